@@ -1,0 +1,71 @@
+# What people and the checks run. `make help` lists it. Nothing here changes anything outside this folder.
+#   verify is read-only: it says what is wrong. fix mends what a program can mend.
+
+CARGO ?= cargo
+DENY_VERSION := 0.20.2
+INSTALL ?= nats/install.sh
+HAS_BENCHES := $(wildcard benches/*.rs)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test verify fix bench install format-check clippy docs deny bench-short
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: install ## NATS and three nodes on :8081 to :8083, until Ctrl-C
+	$(CARGO) build --release --bin nats-ring
+	@exec scripts/run.sh
+
+test: install ## every test, real NATS servers included
+	@start=$$(date +%s); \
+	$(CARGO) test --locked; status=$$?; \
+	echo "make test: $$(($$(date +%s) - start)) s"; exit $$status
+
+verify: ## everything a change must pass; changes nothing
+	@start=$$(date +%s); \
+	for step in format-check clippy docs deny test bench-short; do \
+		begin=$$(date +%s); \
+		$(MAKE) --no-print-directory $$step || { echo "make verify: failed at $$step"; exit 1; }; \
+		echo "make verify: $$step took $$(($$(date +%s) - begin)) s"; \
+	done; \
+	echo "make verify: all passed in $$(($$(date +%s) - start)) s"
+
+fix: ## formats, and mends what clippy can mend
+	$(CARGO) fmt
+	$(CARGO) clippy --fix --allow-dirty --allow-staged --all-targets
+	$(CARGO) fmt
+
+bench: install ## measures; the figures and how to read them are in docs/
+ifeq ($(HAS_BENCHES),)
+	@echo "no benches"
+else
+	$(CARGO) bench --benches
+endif
+
+install: ## nats-server, and the nats command line where it can be had, into nats/.bin
+	@$(INSTALL)
+
+format-check:
+	$(CARGO) fmt --check
+
+clippy:
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
+
+deny:
+	@$(CARGO) deny --version >/dev/null 2>&1 || \
+		{ echo "cargo-deny is missing: cargo install --debug --locked cargo-deny --version $(DENY_VERSION)"; exit 1; }
+	$(CARGO) deny --log-level error check bans licenses sources
+
+# Shows that the benches run, not how fast they are: a second or two each.
+bench-short: install
+ifneq ($(HAS_BENCHES),)
+	NATS_RING_BENCH_SHORT=1 $(CARGO) bench --benches
+endif
+
+# For .ci/run, so that the version is written down once.
+.PHONY: deny-version
+deny-version:
+	@echo $(DENY_VERSION)

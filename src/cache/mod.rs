@@ -1,0 +1,37 @@
+//! The distributed cache: a [`CacheService`] on every node of the ring, and a [`CacheClient`] that reaches all of them.
+//!
+//! Each partition is one bounded map at its owner. The owner numbers its writes: a [`Version`] is epoch and number, a
+//! total order over all owners a partition has had. Entries end by their time to live, on the owner's monotonic clock,
+//! or make room when the node's memory bound is reached.
+//!
+//! # Layout
+//! - `limits`: what is accepted; [`plain`]: the JSON of people and plain clients; `native`: the encoding between nodes.
+//! - `item`, `log`, `deadlines`, `map`: an entry, the memory entries are kept in, which end next, and a partition's bounded map of them.
+//! - `budget`, `partition`, `store`: the partitions held here, and the memory they share.
+//! - `snapshot`: a partition's entries on their way to its next owner.
+//! - `service`: all of it behind the ring's [`Service`](crate::service::Service); `client`: its callers' side.
+
+mod budget;
+mod client;
+mod deadlines;
+mod item;
+mod limits;
+mod log;
+mod map;
+mod native;
+mod partition;
+pub mod plain;
+mod service;
+mod snapshot;
+mod stats;
+mod store;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;
+
+pub use client::{CacheClient, CacheEntry, DeleteReply, GetReply, READ_TIMEOUT, SetReply, WRITE_TIMEOUT};
+pub use item::{Kind, Version};
+pub use limits::{Limits, MAX_KEY_BYTES, MAX_TTL_SECONDS, MAX_VALUE_BYTES, check_key, check_ttl, ttl_from_seconds};
+pub use service::{CacheConfig, CacheService};
+pub use snapshot::SnapshotError;
+pub use stats::CacheStats;

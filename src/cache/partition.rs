@@ -1,0 +1,99 @@
+//! One partition as it is held here: its entries, whose they are, and the number of its last write.
+
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::item::Version;
+use super::map::BoundedMap;
+use crate::service::Grant;
+use crate::types::{Epoch, FencingToken, PartitionId};
+
+/// Whose data a partition's entries are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Tenure {
+    /// Received for a grant that has not begun.
+    Restored(FencingToken),
+    /// Owned at this epoch, or handed over since and not yet discarded.
+    Owned(FencingToken),
+}
+
+impl Tenure {
+    /// Whether the data is still right at the beginning of a grant.
+    ///
+    /// What was received counts for exactly that grant. What was owned counts for the same grant again (`on_own` may be
+    /// repeated) and for the very next epoch (a switch called off): had anybody else owned the partition in between,
+    /// the epoch would be higher, and what is here would be out of date.
+    fn carries_over_to(&self, token: &FencingToken) -> bool {
+        match self {
+            Self::Restored(restored) => restored == token,
+            Self::Owned(owned) => {
+                let same_history = owned.ring == token.ring
+                    && owned.generation == token.generation
+                    && owned.incarnation == token.incarnation;
+                same_history && (owned.epoch == token.epoch || owned.epoch.next() == token.epoch)
+            }
+        }
+    }
+}
+
+/// What is behind a partition's lock.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) map: BoundedMap,
+    tenure: Tenure,
+    last_sequence: u64,
+}
+
+impl Held {
+    /// Whether requests of this epoch are answered from here.
+    pub(super) fn serves(&self, epoch: Epoch) -> bool {
+        matches!(&self.tenure, Tenure::Owned(token) if token.epoch == epoch)
+    }
+
+    /// Begins a grant, if the data is still right for it.
+    pub(super) fn begin(&mut self, grant: &Grant) -> bool {
+        if !self.tenure.carries_over_to(&grant.token) {
+            return false;
+        }
+        let repeated = self.tenure == Tenure::Owned(grant.token.clone());
+        if !repeated {
+            self.tenure = Tenure::Owned(grant.token.clone());
+            self.last_sequence = 0;
+        }
+        true
+    }
+
+    /// The version of the next write.
+    pub(super) fn next_version(&mut self) -> Version {
+        self.last_sequence += 1;
+        let (Tenure::Owned(token) | Tenure::Restored(token)) = &self.tenure;
+        Version { epoch: token.epoch, sequence: self.last_sequence }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) id: PartitionId,
+    held: RwLock<Held>,
+    /// How often memory had been freed when this partition was last refused more; the same count means it is in vain to
+    /// ask again.
+    refused_at: Mutex<Option<u64>>,
+}
+
+impl Partition {
+    pub(super) fn new(id: PartitionId, tenure: Tenure) -> Self {
+        let held = Held { map: BoundedMap::new(), tenure, last_sequence: 0 };
+        Self { id, held: RwLock::new(held), refused_at: Mutex::new(None) }
+    }
+
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Held> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Held> {
+        self.held.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn refused_at(&self) -> MutexGuard<'_, Option<u64>> {
+        self.refused_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,310 @@
+//! The partitions held by this node, their entries, and the memory they share.
+//!
+//! Locks, in this order, and never two partitions at once: budget, table, partition. None is held over an await.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use super::budget::Budget;
+use super::item::{Item, Kind, NEVER, Version, heaviest};
+use super::limits::{UNAVAILABLE, too_large};
+use super::map::BoundedMap;
+use super::partition::{Held, Partition, Tenure};
+use super::stats::{CacheStats, Counters, add, read};
+use crate::service::{Grant, ServiceError};
+use crate::types::{Clock, PartitionId, Time};
+
+/// Expired entries that are looked for before live ones are evicted.
+const SWEPT_BEFORE_EVICTION: usize = 32;
+/// Entries taken out of one partition at a time: the longest that sweeping keeps requests waiting.
+const SWEPT_AT_ONCE: usize = 256;
+
+type Table = BTreeMap<PartitionId, Arc<Partition>>;
+
+/// A value to be stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewValue<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) kind: Kind,
+    pub(super) ttl: Option<Duration>,
+}
+
+pub(super) struct Store {
+    bound_bytes: u64,
+    clock: Arc<dyn Clock>,
+    table: RwLock<Table>,
+    budget: Mutex<Budget>,
+    /// How often memory became free for others to take.
+    freed: AtomicU64,
+    /// The partition swept last.
+    swept_last: Mutex<Option<PartitionId>>,
+    pub(super) counters: Counters,
+}
+
+impl Store {
+    pub(super) fn new(bound_bytes: u64, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            bound_bytes,
+            clock,
+            table: RwLock::default(),
+            budget: Mutex::new(Budget::new(bound_bytes)),
+            freed: AtomicU64::new(0),
+            swept_last: Mutex::new(None),
+            counters: Counters::default(),
+        }
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Reads the live entry with this key, if there is one; `answer` is made of it before it can change.
+    pub(super) fn get<T>(
+        &self,
+        grant: &Grant,
+        key: &[u8],
+        answer: impl FnOnce(Option<Item<'_>>, Time) -> T,
+    ) -> Result<T, ServiceError> {
+        let now = self.clock.now();
+        let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
+        let held = partition.read();
+        ensure_serving(&held, grant)?;
+        let found = held.map.get(key, now);
+        add(if found.is_some() { &self.counters.hits } else { &self.counters.misses }, 1);
+        Ok(answer(found, now))
+    }
+
+    /// Stores a value in place of what is there.
+    pub(super) fn set(&self, grant: &Grant, key: &[u8], value: NewValue<'_>) -> Result<Version, ServiceError> {
+        self.ensure_can_ever_fit(key.len(), value.bytes.len())?;
+        let now = self.clock.now();
+        let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
+        self.prepare_room(&partition, heaviest(key.len(), value.bytes.len()), now);
+        let mut held = partition.write();
+        ensure_serving(&held, grant)?;
+        let version = held.next_version();
+        let deadline = value.ttl.map_or(NEVER, |ttl| now + ttl);
+        let item = Item { key, value: value.bytes, kind: value.kind, version, deadline };
+        self.insert(&mut held, &item, now)?;
+        Ok(version)
+    }
+
+    /// Takes an entry out; says whether a live one was there, and the version of the deletion.
+    pub(super) fn delete(&self, grant: &Grant, key: &[u8]) -> Result<(bool, Version), ServiceError> {
+        let now = self.clock.now();
+        let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
+        let mut held = partition.write();
+        ensure_serving(&held, grant)?;
+        let version = held.next_version();
+        let removed = held.map.remove(key, now);
+        add(&self.counters.expired, u64::from(removed == Some(false)));
+        Ok((removed == Some(true), version))
+    }
+
+    /// Begins a grant with the data that was restored or kept for it, else with none.
+    pub(super) fn own(&self, grant: &Grant) {
+        if self.partition(grant.partition).is_some_and(|partition| partition.write().begin(grant)) {
+            return;
+        }
+        self.install(grant.partition, Tenure::Owned(grant.token.clone()));
+    }
+
+    /// An empty partition that waits for its grant to begin, to be filled with [`Store::put`].
+    pub(super) fn begin_restore(&self, grant: &Grant) -> Arc<Partition> {
+        self.install(grant.partition, Tenure::Restored(grant.token.clone()))
+    }
+
+    /// Puts in an entry with the version it has already.
+    pub(super) fn put(&self, partition: &Arc<Partition>, item: &Item<'_>) -> Result<(), ServiceError> {
+        self.ensure_can_ever_fit(item.key.len(), item.value.len())?;
+        let now = self.clock.now();
+        self.prepare_room(partition, item.weight(), now);
+        self.insert(&mut partition.write(), item, now)
+    }
+
+    /// A partition whose entries are asked for, by its owner.
+    pub(super) fn owned(&self, grant: &Grant) -> Result<Arc<Partition>, ServiceError> {
+        let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
+        ensure_serving(&partition.read(), grant)?;
+        Ok(partition)
+    }
+
+    /// Lets a partition go, with all its entries.
+    pub(super) fn discard(&self, id: PartitionId) {
+        let removed = self.write_table().remove(&id);
+        // Its memory is free for others only once it is.
+        drop(removed);
+        let mut budget = self.budget();
+        if !self.read_table().contains_key(&id) {
+            budget.remove(id);
+            self.freed.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Takes out up to `max_entries` expired entries, partition after partition, going on where the last call ended;
+    /// says how many. Memory that partitions no longer need is made free on the way.
+    pub(super) fn sweep(&self, now: Time, max_entries: usize) -> usize {
+        let mut swept = 0;
+        for partition in self.partitions_to_sweep() {
+            while swept < max_entries {
+                let at_once = SWEPT_AT_ONCE.min(max_entries - swept);
+                let found = partition.write().map.sweep(now, at_once);
+                swept += found;
+                if found < at_once {
+                    break;
+                }
+            }
+            self.give_back(&partition, now);
+            *self.swept_last.lock().unwrap_or_else(PoisonError::into_inner) = Some(partition.id);
+            if swept >= max_entries {
+                break;
+            }
+        }
+        add(&self.counters.expired, swept as u64);
+        swept
+    }
+
+    pub(super) fn stats(&self) -> CacheStats {
+        let (hits, misses) = (read(&self.counters.hits), read(&self.counters.misses));
+        let mut stats = CacheStats {
+            hits,
+            misses,
+            hit_rate: if hits == 0 { 0.0 } else { hits as f64 / (hits + misses) as f64 },
+            expired: read(&self.counters.expired),
+            evicted: read(&self.counters.evicted),
+            failures: read(&self.counters.failures),
+            capacity_bytes: self.bound_bytes,
+            ..CacheStats::default()
+        };
+        for partition in self.read_table().values() {
+            let held = partition.read();
+            stats.entries += held.map.len() as u64;
+            stats.with_ttl += held.map.with_deadline() as u64;
+            stats.bytes += held.map.weight();
+        }
+        stats
+    }
+
+    fn insert(&self, held: &mut Held, item: &Item<'_>, now: Time) -> Result<(), ServiceError> {
+        let (gone, admitted) = held.map.insert(item, now);
+        self.counters.gone(gone);
+        if admitted {
+            return Ok(());
+        }
+        // Between preparing and storing, another partition took the room.
+        Err(ServiceError::new("overloaded", "the cache's memory is being divided anew; not stored, try again"))
+    }
+
+    fn ensure_can_ever_fit(&self, key_len: usize, value_len: usize) -> Result<(), ServiceError> {
+        let needed = BoundedMap::capacity_to_hold(heaviest(key_len, value_len));
+        if needed <= self.bound_bytes {
+            return Ok(());
+        }
+        let bound = self.bound_bytes;
+        Err(too_large(format!(
+            "field \"value\": with {value_len} bytes the entry needs {needed} bytes of memory, over the limit of {bound} \
+             bytes that this node's cache may hold (--memory)"
+        )))
+    }
+
+    /// Sees to it that an entry of this weight fits a partition: sweeps it, then lets it grow; what is still missing is
+    /// evicted from it when the entry is put in.
+    fn prepare_room(&self, partition: &Arc<Partition>, weight: u64, now: Time) {
+        let must = BoundedMap::capacity_to_hold(weight);
+        let fits = |held: &Held| {
+            let capacity = held.map.capacity();
+            held.map.weight() + weight <= capacity && must <= capacity
+        };
+        if fits(&partition.read()) {
+            return;
+        }
+        let mut held = partition.write();
+        let swept = held.map.sweep(now, SWEPT_BEFORE_EVICTION);
+        add(&self.counters.expired, swept as u64);
+        let (fits, wanted, large) = (fits(&held), held.map.weight() + weight, must > held.map.capacity());
+        drop(held);
+        let in_vain = !large && *partition.refused_at() == Some(self.freed.load(Ordering::SeqCst));
+        if !fits && !in_vain {
+            self.grow(partition, wanted, must, now);
+        }
+    }
+
+    fn grow(&self, partition: &Arc<Partition>, wanted: u64, must: u64, now: Time) {
+        let mut budget = self.budget();
+        let freed = self.freed.load(Ordering::SeqCst);
+        let shrunk = budget.grow(partition.id, wanted.max(must), must);
+        let capacity = budget.capacity(partition.id);
+        for victim in shrunk.into_iter().filter_map(|id| self.partition(id)) {
+            let gone = victim.write().map.resize(budget.capacity(victim.id), now);
+            self.counters.gone(gone);
+        }
+        let mut held = partition.write();
+        if capacity != held.map.capacity() {
+            self.counters.gone(held.map.resize(capacity, now));
+        }
+        drop(held);
+        *partition.refused_at() = (capacity < wanted).then_some(freed);
+    }
+
+    fn give_back(&self, partition: &Arc<Partition>, now: Time) {
+        let mut budget = self.budget();
+        let mut held = partition.write();
+        self.counters.gone(held.map.shrink_tables(now));
+        if budget.give_back(partition.id, held.map.weight()) {
+            self.counters.gone(held.map.resize(budget.capacity(partition.id), now));
+            self.freed.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Puts an empty partition in place of what is there.
+    fn install(&self, id: PartitionId, tenure: Tenure) -> Arc<Partition> {
+        self.discard(id);
+        let partition = Arc::new(Partition::new(id, tenure));
+        let mut budget = self.budget();
+        budget.add(id);
+        self.freed.fetch_add(1, Ordering::SeqCst);
+        self.write_table().insert(id, partition.clone());
+        partition
+    }
+
+    /// All partitions, beginning after the one swept last.
+    fn partitions_to_sweep(&self) -> Vec<Arc<Partition>> {
+        let last = *self.swept_last.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.read_table();
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let before = last.map_or(Bound::Excluded(PartitionId::new(0)), Bound::Included);
+        table
+            .range((after, Bound::Unbounded))
+            .chain(table.range((Bound::Unbounded, before)))
+            .map(|(_, p)| p.clone())
+            .collect()
+    }
+
+    fn partition(&self, id: PartitionId) -> Option<Arc<Partition>> {
+        self.read_table().get(&id).cloned()
+    }
+
+    fn read_table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_table(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn ensure_serving(held: &Held, grant: &Grant) -> Result<(), ServiceError> {
+    if held.serves(grant.epoch()) { Ok(()) } else { Err(not_held(grant)) }
+}
+
+fn not_held(grant: &Grant) -> ServiceError {
+    let (partition, epoch) = (grant.partition, grant.epoch());
+    ServiceError::new(UNAVAILABLE, format!("partition {partition} is not held here at epoch {epoch}"))
+}

@@ -1,0 +1,154 @@
+//! The command line: flags, their environment variables, and what `--help` says.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Settings};
+
+const AFTER_HELP: &str = "\
+Flags win over environment variables, those over the file of --config, that over the defaults.
+
+Examples:
+  nats-server -js                                     # NATS, in another terminal
+  nats-ring --node node-1 --http :8081                # a ring of one node
+  nats-ring --node node-2 --http :8082                # and a second
+  nats-ring --config ring.toml --zone a --weight 2
+  NATS_RING_NATS=nats://a:4222,nats://b:4222 nats-ring --node node-1 --http 0.0.0.0:8080
+
+Signals:
+  TERM or INT once drains: partitions move away, entries included, then it exits. Twice ends it at once.
+
+Exit codes:
+  0    ended as asked: drained and left
+  1    something unforeseen
+  2    a flag, variable or file is wrong
+  3    no usable NATS within --wait: absent, without JetStream, too old, TLS
+  4    NATS refused the credentials
+  5    the HTTP address cannot be bound
+  6    a live node holds this name
+  7    the ring was created with other values
+  8    the drain did not finish
+  9    the node left by itself: a hook hung, or a task kept failing
+  130  a second signal ended it before it had drained";
+
+/// The whole command line.
+#[derive(Parser)]
+#[command(
+    name = "nats-ring",
+    version,
+    about = "A node of a partitioned ring on NATS, with a distributed cache on it",
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node (what happens without a command)
+    #[command(after_help = AFTER_HELP)]
+    Serve(Box<ServeArgs>),
+}
+
+impl Cli {
+    /// The settings of the node to run.
+    ///
+    /// # Errors
+    /// [`ConfigError`] where one of them cannot be used.
+    pub(super) fn into_config(self) -> Result<Config, ConfigError> {
+        match self.command {
+            None => self.serve.into_config(),
+            Some(Command::Serve(args)) => args.into_config(),
+        }
+    }
+}
+
+/// Texts throughout: they are checked where those of the file are, with the same messages.
+#[derive(Args)]
+struct ServeArgs {
+    /// This node's name: one live process each [default: node-1]
+    #[arg(long, env = "NATS_RING_NODE", value_name = "NAME")]
+    node: Option<String>,
+    /// Servers of one NATS, comma-separated [default: nats://localhost:4222]
+    #[arg(long, env = "NATS_RING_NATS", value_name = "URLS", hide_env_values = true)]
+    nats: Option<String>,
+    /// User name for NATS
+    #[arg(long, env = "NATS_RING_NATS_USER", value_name = "USER")]
+    nats_user: Option<String>,
+    /// Its password; as a flag, other users of the machine can see it
+    #[arg(long, env = "NATS_RING_NATS_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
+    nats_password: Option<String>,
+    /// Token for NATS; as a flag, other users of the machine can see it
+    #[arg(long, env = "NATS_RING_NATS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    nats_token: Option<String>,
+    /// Credentials file for NATS (.creds)
+    #[arg(long, env = "NATS_RING_NATS_CREDS", value_name = "FILE")]
+    nats_creds: Option<String>,
+    /// File with an nkey seed for NATS
+    #[arg(long, env = "NATS_RING_NATS_NKEY", value_name = "FILE")]
+    nats_nkey: Option<String>,
+    /// :PORT binds loopback, 0.0.0.0:PORT all interfaces, :0 picks a port and logs it [default: :8080]
+    #[arg(long, env = "NATS_RING_HTTP", value_name = "ADDRESS")]
+    http: Option<String>,
+    /// Fixed when the ring is created [default: 64]
+    #[arg(long, env = "NATS_RING_PARTITIONS", value_name = "COUNT", allow_negative_numbers = true)]
+    partitions: Option<String>,
+    /// The ring's name: first token of its subjects [default: cache-platform]
+    #[arg(long, env = "NATS_RING_PLATFORM", value_name = "NAME")]
+    platform: Option<String>,
+    /// Failure zone [default: none]
+    #[arg(long, env = "NATS_RING_ZONE", value_name = "ZONE")]
+    zone: Option<String>,
+    /// Share of the partitions, relative to the other nodes [default: 1]
+    #[arg(long, env = "NATS_RING_WEIGHT", value_name = "NUMBER", allow_negative_numbers = true)]
+    weight: Option<String>,
+    /// How long the others wait before they take over [default: 3s]
+    #[arg(long, env = "NATS_RING_LEASE", value_name = "DURATION")]
+    lease: Option<String>,
+    /// Bound on the cache's memory [default: 1GiB]
+    #[arg(long, env = "NATS_RING_MEMORY", value_name = "SIZE")]
+    memory: Option<String>,
+    /// Copies of the ring's bucket [default: 3 on a JetStream cluster, else 1]
+    #[arg(long, env = "NATS_RING_KV_REPLICAS", value_name = "COUNT", allow_negative_numbers = true)]
+    kv_replicas: Option<String>,
+    /// How long to wait at start for NATS [default: 30s]
+    #[arg(long, env = "NATS_RING_WAIT", value_name = "DURATION")]
+    wait: Option<String>,
+    /// text or json; what is logged says RUST_LOG [default: text]
+    #[arg(long, env = "NATS_RING_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// A file with these settings, by the flags' names: .toml, .yaml or .json
+    #[arg(long, env = "NATS_RING_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ServeArgs {
+    fn into_config(self) -> Result<Config, ConfigError> {
+        let file = self.config.as_deref().map_or_else(|| Ok(Settings::default()), Settings::from_file)?;
+        let given = Settings {
+            node: self.node,
+            nats: self.nats,
+            nats_user: self.nats_user,
+            nats_password: self.nats_password,
+            nats_token: self.nats_token,
+            nats_creds: self.nats_creds,
+            nats_nkey: self.nats_nkey,
+            http: self.http,
+            partitions: self.partitions,
+            platform: self.platform,
+            zone: self.zone,
+            weight: self.weight,
+            lease: self.lease,
+            memory: self.memory,
+            kv_replicas: self.kv_replicas,
+            wait: self.wait,
+            log_format: self.log_format,
+        };
+        Config::new(given.or(file))
+    }
+}

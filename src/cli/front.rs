@@ -1,0 +1,109 @@
+//! What front ends see of the node: its view for HTTP, plain questions over NATS, figures from its events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::cache::CacheService;
+use crate::cache::plain::parse_key;
+use crate::http::{NodeView, OwnerView, bodies, cache_figures, gauges};
+use crate::metrics::{Hook, Metrics, Outcome};
+use crate::node::{Queries, Ring, Status};
+use crate::ring::Event;
+use crate::rpc::server::RequestObserver;
+use crate::service::ServiceError;
+use crate::types::{Epoch, NodeName};
+
+/// The node, its cache and its figures.
+pub(super) struct Front {
+    pub(super) ring: Ring,
+    pub(super) cache: Arc<CacheService>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl NodeView for Front {
+    fn node(&self) -> NodeName {
+        self.ring.name().clone()
+    }
+
+    fn status(&self) -> Status {
+        self.ring.status()
+    }
+
+    fn owner(&self, key: &[u8]) -> OwnerView {
+        let partition = self.ring.partition_for(key);
+        let route = self.ring.route(partition);
+        let epoch = route.as_ref().map_or(Epoch::ZERO, |route| route.epoch);
+        OwnerView { partition, owner: route.map(|route| route.owner.node), epoch }
+    }
+
+    fn cache_stats(&self) -> serde_json::Value {
+        // Figures only: always serialisable.
+        serde_json::to_value(self.cache.stats()).unwrap_or_default()
+    }
+
+    fn metrics_text(&self) -> String {
+        let cache = cache_figures(&self.cache.stats());
+        self.metrics.encode(&gauges(&self.ring.status(), self.ring.dropped_messages(), cache))
+    }
+}
+
+impl Queries for Front {
+    fn answer(&self, query: &str, payload: &[u8]) -> Result<bytes::Bytes, ServiceError> {
+        let text = match query {
+            "owner" => {
+                let key = parse_key(query, payload)?;
+                // It came as JSON: it is text.
+                bodies::owner(self, &String::from_utf8_lossy(&key))
+            }
+            "stats" => bodies::stats(self),
+            "ring" => bodies::ring(&self.ring.status()),
+            other => return Err(ServiceError::new("bad_request", format!("there is no query '{other}'"))),
+        };
+        Ok(text.into())
+    }
+}
+
+/// Plain questions that any node answers by itself.
+pub(super) const QUERIES: [&str; 3] = ["owner", "stats", "ring"];
+
+/// Counts requests.
+pub(super) struct Counting(pub(super) Arc<Metrics>);
+
+impl RequestObserver for Counting {
+    fn answered(&self, operation: &str, code: &str, elapsed: Duration) {
+        let outcome = if code == "ok" { Outcome::Ok } else { Outcome::of_error(code) };
+        self.0.record_request(operation, outcome, elapsed);
+    }
+}
+
+/// Counts events, until the node's handle is gone.
+pub(super) async fn count_events(ring: Ring, metrics: Arc<Metrics>) {
+    let mut events = ring.events();
+    drop(ring);
+    loop {
+        match events.recv().await {
+            Ok(event) => count(&metrics, &event),
+            // Figures are for people: a burst that was missed is missed.
+            Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events not counted"),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn count(metrics: &Metrics, event: &Event) {
+    match event {
+        Event::Owned { .. } => metrics.record_epoch_change(),
+        // The state moves while requests are parked: the whole move is a pause so far.
+        Event::MoveFinished { pause, .. } => metrics.record_move(*pause, *pause),
+        Event::MoveAbandoned { pause, .. } => metrics.record_move_abandoned(*pause),
+        Event::HookFailed { hook, .. } | Event::HookHung { hook, .. } => metrics.record_hook_failure(match *hook {
+            "on_own" => Hook::OnOwn,
+            _ => Hook::OnRelease,
+        }),
+        Event::Evicted { .. } => metrics.record_eviction_seen(),
+        Event::TaskRestarted { .. } => metrics.record_task_restart(),
+        _ => {}
+    }
+}

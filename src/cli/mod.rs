@@ -1,0 +1,65 @@
+//! The program: its command line, the node it runs, and how it ends.
+//!
+//! In: arguments, environment, signals. Out: log lines on stderr, an exit code, and after a failure one last line
+//! `nats-ring: <what happened>: <what to do>`. `args` is the command line, `start` what a node is put together from,
+//! `serve` its life, `exit` the codes.
+
+mod args;
+mod exit;
+mod front;
+mod logging;
+mod serve;
+mod signals;
+mod start;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::{Error, ErrorKind};
+
+pub use exit::{Code, Failure};
+
+use crate::config::Config;
+use args::Cli;
+
+/// Runs the program to its end.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let ended = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli.into_config().map_err(Failure::from).and_then(run_node),
+        Err(said) => usage(&said),
+    };
+    let code = match ended {
+        Ok(()) => Code::Ok,
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.code
+        }
+    };
+    ExitCode::from(code as u8)
+}
+
+fn run_node(config: Config) -> Result<(), Failure> {
+    logging::start(config.log_format)?;
+    let runtime =
+        tokio::runtime::Runtime::new().map_err(|error| Failure::internal("the runtime did not start", error))?;
+    let ended = runtime.block_on(serve::serve(config));
+    // What still runs must not keep a process from ending that has nothing left to do.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Help and version are asked for; anything else is a mistake, told in one line.
+fn usage(said: &Error) -> Result<(), Failure> {
+    if matches!(said.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return said.print().map_err(|error| Failure::internal("the help cannot be printed", error));
+    }
+    let text = said.to_string();
+    // What follows are hints that read badly in one line.
+    let ends = |line: &str| line.starts_with("Usage:") || line.starts_with("tip:");
+    let lines = text.lines().map(str::trim).take_while(|line| !ends(line));
+    let words: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+    let what = words.join(" ");
+    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    Err(Failure::new(Code::Usage, format!("{what}: see nats-ring --help")))
+}

@@ -1,0 +1,163 @@
+//! Every setting of the program, checked.
+//!
+//! In: [`Settings`], the texts as people wrote them in flags, environment and file, merged by precedence. Out: a
+//! [`Config`] whose values are all within their limits, or a [`ConfigError`] naming field, value and limit.
+
+mod parse;
+mod settings;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use settings::Settings;
+
+use crate::types::{NodeName, PartitionCount, RingName};
+
+/// Where the program looks for NATS by default.
+pub const DEFAULT_NATS: &str = "nats://localhost:4222";
+
+/// Who this process says it is, towards NATS.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub enum NatsLogin {
+    /// Nobody in particular, or whom the servers' URLs name.
+    #[default]
+    None,
+    /// User name and password.
+    UserPassword {
+        /// The user.
+        user: String,
+        /// Its password.
+        password: String,
+    },
+    /// A token.
+    Token(String),
+    /// A `.creds` file: JWT and seed.
+    CredsFile(PathBuf),
+    /// A file that holds an nkey seed.
+    NkeySeedFile(PathBuf),
+}
+
+impl fmt::Debug for NatsLogin {
+    /// Names the kind, never the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::UserPassword { .. } => "user and password",
+            Self::Token(_) => "token",
+            Self::CredsFile(_) => "creds file",
+            Self::NkeySeedFile(_) => "nkey seed file",
+        })
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// All settings of a node.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Config {
+    /// This node's name.
+    pub node: NodeName,
+    /// Servers of one NATS, one URL each.
+    pub nats: Vec<String>,
+    /// Who this process says it is.
+    pub login: NatsLogin,
+    /// Where HTTP listens; port 0 picks one.
+    pub http: SocketAddr,
+    /// Partitions of the ring.
+    pub partitions: PartitionCount,
+    /// Name of the ring.
+    pub platform: RingName,
+    /// Failure zone, if any.
+    pub zone: Option<String>,
+    /// Share of the partitions, relative to other nodes.
+    pub weight: u32,
+    /// How long the others wait before they take over.
+    pub lease: Duration,
+    /// Bound on the cache's memory.
+    pub memory_bytes: u64,
+    /// Copies of the ring's bucket; where not given, 3 on a JetStream cluster, else 1.
+    pub kv_replicas: Option<usize>,
+    /// How long to wait for NATS at start.
+    pub wait: Duration,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+impl fmt::Debug for Config {
+    /// Leaves out the servers' URLs: they may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("node", &self.node)
+            .field("platform", &self.platform)
+            .field("login", &self.login)
+            .field("http", &self.http)
+            .field("partitions", &self.partitions.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// Checks every setting; what is not given has its default.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the first setting that cannot be used.
+    pub fn new(settings: Settings) -> Result<Self, ConfigError> {
+        let login = parse::login(&settings)?;
+        Ok(Self {
+            node: parse::given("node", settings.node, "node-1", parse::name)?,
+            nats: parse::given("nats", settings.nats, DEFAULT_NATS, parse::servers)?,
+            login,
+            http: parse::given("http", settings.http, ":8080", parse::http_address)?,
+            partitions: settings
+                .partitions
+                .map_or(Ok(PartitionCount::DEFAULT), |text| parse::checked("partitions", &text, parse::partitions))?,
+            platform: parse::given("platform", settings.platform, "cache-platform", parse::name)?,
+            zone: settings.zone.map(|text| parse::checked("zone", &text, parse::zone)).transpose()?,
+            weight: parse::given("weight", settings.weight, "1", parse::weight)?,
+            lease: parse::given("lease", settings.lease, "3s", parse::lease)?,
+            memory_bytes: parse::given("memory", settings.memory, "1GiB", parse::memory)?,
+            kv_replicas: settings
+                .kv_replicas
+                .map(|text| parse::checked("kv-replicas", &text, parse::kv_replicas))
+                .transpose()?,
+            wait: parse::given("wait", settings.wait, "30s", parse::wait)?,
+            log_format: parse::given("log-format", settings.log_format, "text", parse::log_format)?,
+        })
+    }
+}
+
+/// Why the settings cannot be used: one line that names what to change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A value is outside its limits.
+    #[error("{field} '{given}' is not usable: {limit}")]
+    Invalid {
+        /// Name of the setting: that of its flag and of its key in the file.
+        field: &'static str,
+        /// The text that was refused.
+        given: String,
+        /// What is accepted.
+        limit: String,
+    },
+    /// More than one way to log in, or half of one.
+    #[error("NATS credentials are not usable: {0}")]
+    Credentials(&'static str),
+    /// The file of `--config` cannot be used.
+    #[error("config file '{}' is not usable: {reason}", file.display())]
+    File {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}

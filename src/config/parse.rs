@@ -1,0 +1,149 @@
+//! One setting each: from its text to its value, or to what would have been accepted.
+
+use std::fmt::Display;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::{ConfigError, LogFormat, NatsLogin, Settings};
+use crate::types::{NAME_MAX_BYTES, PartitionCount};
+
+const LEASE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+const WEIGHT: RangeInclusive<u32> = 1..=1000;
+const MEMORY_MIN: ByteSize = ByteSize::mib(16);
+const KV_REPLICAS: [usize; 3] = [1, 3, 5];
+const ZONE_MAX_BYTES: usize = 64;
+
+/// How many bytes of a refused text are repeated.
+const SHOWN_MAX_CHARS: usize = 80;
+
+/// The value of a text, or what is accepted instead.
+type Parsed<T> = Result<T, String>;
+
+/// The value of a setting that has a default.
+pub(super) fn given<T>(
+    field: &'static str,
+    text: Option<String>,
+    default: &str,
+    parse: impl FnOnce(&str) -> Parsed<T>,
+) -> Result<T, ConfigError> {
+    checked(field, text.as_deref().unwrap_or(default), parse)
+}
+
+/// The value of a text.
+pub(super) fn checked<T>(
+    field: &'static str,
+    text: &str,
+    parse: impl FnOnce(&str) -> Parsed<T>,
+) -> Result<T, ConfigError> {
+    parse(text.trim()).map_err(|limit| {
+        // Servers may hold a password.
+        let given = if field == "nats" { "…".to_owned() } else { shown(text) };
+        ConfigError::Invalid { field, given, limit }
+    })
+}
+
+/// One line, and not a long one.
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_MAX_CHARS).flat_map(char::escape_debug).collect()
+}
+
+/// A name that becomes one subject token.
+pub(super) fn name<T: FromStr>(text: &str) -> Parsed<T> {
+    text.parse().map_err(|_| {
+        format!("give 1 to {NAME_MAX_BYTES} of the characters a-z A-Z 0-9 - _ (it becomes one token of NATS subjects)")
+    })
+}
+
+pub(super) fn servers(text: &str) -> Parsed<Vec<String>> {
+    let servers: Vec<String> = text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect();
+    if servers.is_empty() {
+        return Err("no server is named; give nats://host:port, several separated by commas".to_owned());
+    }
+    Ok(servers)
+}
+
+/// `:8081` is loopback: to be reached from elsewhere is asked for, not given.
+pub(super) fn http_address(text: &str) -> Parsed<SocketAddr> {
+    let loopback = |port: &str| port.parse().ok().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let port_alone = text.strip_prefix(':').or_else(|| text.strip_prefix("localhost:"));
+    let address = port_alone.map_or_else(|| text.parse().ok(), loopback);
+    address.ok_or_else(|| {
+        "give :PORT (loopback) or ADDRESS:PORT such as 0.0.0.0:8080, ports 0 (picks one) to 65535".to_owned()
+    })
+}
+
+pub(super) fn partitions(text: &str) -> Parsed<PartitionCount> {
+    let count = text.parse().ok().and_then(PartitionCount::new);
+    count.ok_or_else(|| format!("give a number from 1 to {}", PartitionCount::MAX))
+}
+
+pub(super) fn zone(text: &str) -> Parsed<String> {
+    let fits = (1..=ZONE_MAX_BYTES).contains(&text.len());
+    if fits && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("give 1 to {ZONE_MAX_BYTES} printable ASCII characters"))
+}
+
+pub(super) fn weight(text: &str) -> Parsed<u32> {
+    let limit = || format!("give a number from {} to {}", WEIGHT.start(), WEIGHT.end());
+    text.parse().ok().filter(|weight| WEIGHT.contains(weight)).ok_or_else(limit)
+}
+
+pub(super) fn lease(text: &str) -> Parsed<Duration> {
+    let limit = format!("give {:?} to {:?}, such as 3s or 1500ms", LEASE.start(), LEASE.end());
+    duration(text, limit, |lease| LEASE.contains(lease))
+}
+
+pub(super) fn wait(text: &str) -> Parsed<Duration> {
+    duration(text, "give 0s to 24h, such as 30s or 500ms".to_owned(), |wait| *wait <= WAIT_MAX)
+}
+
+fn duration(text: &str, limit: impl Display, fits: impl FnOnce(&Duration) -> bool) -> Parsed<Duration> {
+    humantime::parse_duration(text).ok().filter(fits).ok_or_else(|| limit.to_string())
+}
+
+pub(super) fn memory(text: &str) -> Parsed<u64> {
+    let size = text.parse::<ByteSize>().ok().filter(|size| *size >= MEMORY_MIN && size.as_u64() < u64::MAX);
+    size.map(|size| size.as_u64()).ok_or_else(|| "give at least 16MiB, such as 1GiB or 512MB".to_owned())
+}
+
+pub(super) fn kv_replicas(text: &str) -> Parsed<usize> {
+    let copies = text.parse().ok().filter(|copies| KV_REPLICAS.contains(copies));
+    copies.ok_or_else(|| "give 1, 3 or 5, and no more than there are JetStream servers".to_owned())
+}
+
+pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("give text or json".to_owned()),
+    }
+}
+
+/// At most one way to log in, whole.
+pub(super) fn login(settings: &Settings) -> Result<NatsLogin, ConfigError> {
+    let user = match (&settings.nats_user, &settings.nats_password) {
+        (Some(user), Some(password)) => {
+            Some(NatsLogin::UserPassword { user: user.clone(), password: password.clone() })
+        }
+        (None, None) => None,
+        _ => return Err(ConfigError::Credentials("give both nats-user and nats-password")),
+    };
+    let token = settings.nats_token.clone().map(NatsLogin::Token);
+    let creds = settings.nats_creds.as_ref().map(|file| NatsLogin::CredsFile(PathBuf::from(file)));
+    let nkey = settings.nats_nkey.as_ref().map(|file| NatsLogin::NkeySeedFile(PathBuf::from(file)));
+    let mut all = [user, token, creds, nkey].into_iter().flatten();
+    match (all.next(), all.next()) {
+        (one, None) => Ok(one.unwrap_or_default()),
+        _ => {
+            Err(ConfigError::Credentials("give one of nats-user with nats-password, nats-token, nats-creds, nats-nkey"))
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A watch on the store in memory: no queue, but a place in the store's history.
+//!
+//! As with the real bucket's history of one, a reader that lags sees the last write of a key and not those before.
+
+use tokio::sync::watch;
+
+use super::super::{Entry, Revision, WatchItem, WatchScope, WatchStream};
+use super::{MemStore, State, hits};
+
+impl State {
+    fn watch_gap(&mut self) -> bool {
+        hits(&mut self.rng, self.faults.watch_gap)
+    }
+
+    fn watch_repeat(&mut self) -> bool {
+        hits(&mut self.rng, self.faults.watch_repeat)
+    }
+}
+
+fn in_scope(scope: &WatchScope, key: &str) -> bool {
+    let lease = key.strip_prefix("lease.");
+    match scope {
+        WatchScope::Ring => {
+            matches!(key, "meta" | "config" | "plan") || key.starts_with("member.") || key.starts_with("own.")
+        }
+        WatchScope::AllLeases => lease.is_some(),
+        WatchScope::Leases(nodes) => lease.is_some_and(|name| nodes.iter().any(|node| node.as_str() == name)),
+    }
+}
+
+/// A watch from now on.
+pub(super) fn start(store: MemStore, scope: WatchScope) -> WatchStream {
+    let state = store.state();
+    let (life, floors) = (state.life, state.floors.len());
+    drop(state);
+    let version = store.shared.version.subscribe();
+    let follower = Follower { store, scope, version, life, floors, at: None, again: None, ended: false };
+    Box::pin(futures::stream::unfold(follower, |mut follower| async move {
+        follower.next().await.map(|item| (item, follower))
+    }))
+}
+
+/// One watch: where it stands in the store's history.
+struct Follower {
+    store: MemStore,
+    scope: WatchScope,
+    version: watch::Receiver<u64>,
+    life: u64,
+    floors: usize,
+    /// Everything up to this revision was yielded; `None` where a snapshot is due.
+    at: Option<Revision>,
+    again: Option<Entry>,
+    ended: bool,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Option<WatchItem> {
+        while !self.ended {
+            self.version.mark_unchanged();
+            if let Some(item) = self.step() {
+                return Some(item);
+            }
+            // Cannot fail: `store` keeps the sender.
+            self.version.changed().await.ok()?;
+        }
+        None
+    }
+
+    fn step(&mut self) -> Option<WatchItem> {
+        if !self.store.is_connected() {
+            self.at = None;
+            return None;
+        }
+        let store = self.store.clone();
+        let mut state = store.state();
+        if state.held {
+            return None;
+        }
+        if let Some(reason) = self.reset(&state) {
+            self.ended = true;
+            return Some(WatchItem::Reset(reason.to_string()));
+        }
+        if let Some(entry) = self.again.take() {
+            return Some(WatchItem::Change(entry));
+        }
+        let Some(at) = self.at else { return Some(self.snapshot(&state)) };
+        let change = self.change_after(at, &state)?;
+        if state.watch_gap() {
+            self.at = None;
+            return Some(WatchItem::Gap("changes were missed".to_owned()));
+        }
+        self.at = Some(change.revision);
+        self.again = state.watch_repeat().then(|| change.clone());
+        Some(WatchItem::Change(change))
+    }
+
+    /// Why the store cannot be the one watched so far.
+    fn reset(&mut self, state: &State) -> Option<String> {
+        if state.life != self.life {
+            return Some(format!("life {}, before {}", state.life, self.life));
+        }
+        let floor = state.floors.get(self.floors..)?.iter().min().copied();
+        self.floors = state.floors.len();
+        let back = floor.filter(|floor| self.at.is_some_and(|at| at > *floor))?;
+        Some(format!("went back to revision {}", back.0))
+    }
+
+    fn snapshot(&mut self, state: &State) -> WatchItem {
+        self.at = Some(state.last);
+        let live = state.by_revision.values().filter_map(|key| state.entries.get(key));
+        let in_scope = live.filter(|entry| entry.value.is_some() && in_scope(&self.scope, &entry.key));
+        WatchItem::Snapshot(in_scope.cloned().collect())
+    }
+
+    fn change_after(&self, at: Revision, state: &State) -> Option<Entry> {
+        let mut later = state.by_revision.range(Revision(at.0 + 1)..);
+        let (_, key) = later.find(|(_, key)| in_scope(&self.scope, key))?;
+        state.entries.get(key).cloned()
+    }
+}

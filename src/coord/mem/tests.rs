@@ -1,0 +1,103 @@
+//! What the twin adds to the store's promises: faults, cuts, rollbacks.
+
+use futures::StreamExt;
+
+use super::*;
+use crate::coord::WatchItem;
+
+const SOON: Duration = Duration::from_secs(1);
+
+async fn put(store: &MemStore, key: &str, expected: u64) -> Result<Revision, CasError> {
+    store.cas(key, Revision(expected), Bytes::from_static(b"v"), SOON).await
+}
+
+#[tokio::test]
+async fn a_timed_out_write_lands_at_once_or_never_or_later_as_scripted() {
+    let store = MemStore::new(1);
+    for fault in [Fault::TimeoutApplied, Fault::TimeoutLost, Fault::TimeoutLate] {
+        store.script(Some(fault));
+    }
+    for key in ["own.1", "own.2", "own.3"] {
+        assert!(matches!(put(&store, key, 0).await, Err(CasError::Unknown(_))));
+    }
+    assert!(store.get("own.1").await.unwrap().is_some());
+    assert!(store.get("own.2").await.unwrap().is_none());
+    assert!(store.get("own.3").await.unwrap().is_none());
+    assert_eq!(store.apply_late(), 1);
+    assert!(store.get("own.3").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_late_write_does_not_land_over_a_later_one() {
+    let store = MemStore::new(1);
+    store.script(Some(Fault::TimeoutLate));
+    put(&store, "own.1", 0).await.unwrap_err();
+    put(&store, "own.1", 0).await.unwrap();
+    assert_eq!(store.apply_late(), 0);
+}
+
+#[tokio::test]
+async fn the_same_seed_gives_the_same_faults() {
+    let run = |seed| async move {
+        let store = MemStore::new(seed);
+        store.set_faults(Faults { cas: vec![(Fault::TimeoutLost, 0.5)], ..Faults::default() });
+        let mut outcomes = Vec::new();
+        for n in 0..64 {
+            outcomes.push(put(&store, &format!("own.{n}"), 0).await.is_ok());
+        }
+        outcomes
+    };
+    assert_eq!(run(7).await, run(7).await);
+    assert_ne!(run(7).await, run(8).await);
+}
+
+#[tokio::test]
+async fn a_rollback_is_a_gap_for_who_saw_more_and_nothing_for_who_did_not() {
+    let store = MemStore::new(1);
+    put(&store, "own.1", 0).await.unwrap();
+    let mut early = store.watch(WatchScope::Ring).await.unwrap();
+    assert!(matches!(early.next().await, Some(WatchItem::Snapshot(all)) if all.len() == 1));
+    put(&store, "own.1", 1).await.unwrap();
+    let mut late = store.watch(WatchScope::Ring).await.unwrap();
+    assert!(matches!(late.next().await, Some(WatchItem::Snapshot(_))));
+    store.rollback(1);
+    assert_eq!(store.get("own.1").await.unwrap().unwrap().revision, Revision(1));
+    put(&store, "own.2", 0).await.unwrap();
+    assert!(matches!(late.next().await, Some(WatchItem::Reset(_))));
+    assert_eq!(late.next().await, None);
+    assert!(matches!(early.next().await, Some(WatchItem::Change(entry)) if entry.key == "own.2"));
+}
+
+#[tokio::test]
+async fn a_watch_cut_off_goes_on_with_a_snapshot_and_a_held_one_with_the_changes() {
+    let store = MemStore::new(1);
+    let other = store.connect();
+    let mut watch = other.watch(WatchScope::Ring).await.unwrap();
+    assert_eq!(watch.next().await, Some(WatchItem::Snapshot(Vec::new())));
+    other.set_connected(false);
+    assert!(futures::FutureExt::now_or_never(watch.next()).is_none());
+    assert!(matches!(put(&other, "own.1", 0).await, Err(CasError::NotSent(_))));
+    put(&store, "own.1", 0).await.unwrap();
+    other.set_connected(true);
+    assert!(matches!(watch.next().await, Some(WatchItem::Snapshot(all)) if all.len() == 1));
+    store.hold_watches(true);
+    put(&store, "own.1", 1).await.unwrap();
+    assert!(futures::FutureExt::now_or_never(watch.next()).is_none());
+    store.hold_watches(false);
+    assert!(matches!(watch.next().await, Some(WatchItem::Change(entry)) if entry.revision == Revision(2)));
+}
+
+#[tokio::test]
+async fn watch_faults_repeat_changes_or_put_a_snapshot_in_their_place() {
+    let store = MemStore::new(1);
+    let mut watch = store.watch(WatchScope::Ring).await.unwrap();
+    watch.next().await.unwrap();
+    store.set_faults(Faults { watch_repeat: 1.0, ..Faults::default() });
+    put(&store, "own.1", 0).await.unwrap();
+    let (first, second) = (watch.next().await, watch.next().await);
+    assert!(first.is_some() && first == second);
+    store.set_faults(Faults { watch_gap: 1.0, ..Faults::default() });
+    put(&store, "own.1", 1).await.unwrap();
+    assert!(matches!(watch.next().await, Some(WatchItem::Gap(_))));
+    assert!(matches!(watch.next().await, Some(WatchItem::Snapshot(all)) if all[0].revision == Revision(2)));
+}

@@ -1,0 +1,344 @@
+//! The records kept in the coordination store: one versioned JSON value per key.
+//!
+//! In: bytes of a KV value. Out: a typed record, or a reason why it cannot be read. A record of a newer format than
+//! this release knows is refused, never guessed at.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+use super::Revision;
+use crate::types::{Epoch, Generation, Incarnation, KeyHash, NodeId, NodeName, PartitionCount, PartitionId};
+
+/// The format this release writes, and the only one it reads.
+pub const FORMAT: u32 = 1;
+
+/// A key of the ring's bucket.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// What never changes but by a rollback: identity of the ring.
+    Meta,
+    /// What operators may change while the ring runs.
+    Config,
+    /// A node's right to act.
+    Lease(NodeName),
+    /// What a node says of itself.
+    Member(NodeName),
+    /// Who should own what.
+    Plan,
+    /// Who owns a partition.
+    Own(PartitionId),
+}
+
+impl Key {
+    /// The key as the store spells it.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Meta => "meta".to_owned(),
+            Self::Config => "config".to_owned(),
+            Self::Plan => "plan".to_owned(),
+            Self::Lease(node) => format!("lease.{node}"),
+            Self::Member(node) => format!("member.{node}"),
+            Self::Own(partition) => format!("own.{partition}"),
+        }
+    }
+
+    /// The key from its spelling; `None` for a key this release does not know.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.split_once('.') {
+            None => match text {
+                "meta" => Some(Self::Meta),
+                "config" => Some(Self::Config),
+                "plan" => Some(Self::Plan),
+                _ => None,
+            },
+            Some(("lease", node)) => NodeName::new(node).ok().map(Self::Lease),
+            Some(("member", node)) => NodeName::new(node).ok().map(Self::Member),
+            Some(("own", partition)) => partition.parse().ok().map(|p| Self::Own(PartitionId::new(p))),
+            Some(_) => None,
+        }
+    }
+}
+
+/// `meta`: what every node of a ring must agree on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// The ring's random number, part of every fencing token.
+    pub nonce: Uuid,
+    /// Counts rollbacks and re-creations of the store.
+    pub generation: Generation,
+    /// How many partitions.
+    pub partitions: PartitionCount,
+    /// How keys map to them.
+    pub key_hash: KeyHash,
+}
+
+/// State of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeaseState {
+    /// Renewed by its holder.
+    Live,
+    /// Given up by its holder.
+    Left,
+    /// Taken away by an observer, after a full lease without a renewal.
+    Evicted,
+}
+
+/// `lease.<node>`: never deleted, so that it stays positive evidence of what became of an incarnation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Whose.
+    pub incarnation: Incarnation,
+    /// Live, left or evicted.
+    pub state: LeaseState,
+    /// Counts renewals.
+    pub beat: u64,
+    /// How long observers wait after a renewal before they may evict.
+    pub lease_ms: u64,
+}
+
+/// State of a member, as it says itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// Takes its share.
+    Active,
+    /// On its way out: gets nothing, gives everything away.
+    Draining,
+    /// Gone by its own will.
+    Left,
+}
+
+/// `member.<node>`: written by that node, under its own incarnation only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// Who writes.
+    pub incarnation: Incarnation,
+    /// Revision at which this incarnation's lease was created: the ring's order of age.
+    pub since: Revision,
+    /// Active or draining.
+    pub state: MemberState,
+    /// Failure zone, if any.
+    pub zone: Option<String>,
+    /// Share relative to other nodes.
+    pub weight: u32,
+    /// Where its HTTP listens, if it does.
+    pub http: Option<String>,
+    /// The program's version.
+    pub version: String,
+    /// Partitions this node could not start and is not to be given until it takes them off the list.
+    pub excluded: Vec<PartitionId>,
+}
+
+/// A member as the plan knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanMember {
+    /// Who, in which incarnation.
+    pub id: NodeId,
+    /// Its age: smaller is older.
+    pub since: Revision,
+    /// On its way out.
+    pub draining: bool,
+    /// Its zone.
+    pub zone: Option<String>,
+    /// Its share relative to other nodes.
+    pub weight: u32,
+    /// Partitions it is not to be given.
+    pub excluded: Vec<PartitionId>,
+}
+
+/// `plan`: who should own what. Written by the coordinator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRecord {
+    /// Grows with each plan.
+    pub version: u64,
+    /// Who wrote it.
+    pub author: NodeId,
+    /// Store generation it was made under.
+    pub generation: Generation,
+    /// Live members, oldest first.
+    pub members: Vec<PlanMember>,
+    /// Incarnations known to be gone that claims still name.
+    pub gone: Vec<NodeId>,
+    /// For each partition its replicas, the owner-to-be first; empty where nobody can hold it.
+    pub rows: Vec<Vec<NodeName>>,
+}
+
+/// State of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClaimState {
+    /// Owned.
+    Held,
+    /// Owned, state still being gathered from the surviving replicas.
+    Recovering,
+    /// Given back: nobody owns it, anybody planned may claim it.
+    Released,
+}
+
+/// `own.<p>`: who owns a partition. The truth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Store generation it was made under.
+    pub generation: Generation,
+    /// Counts owners.
+    pub epoch: Epoch,
+    /// The owner; where `state` is released, the last one.
+    pub owner: NodeId,
+    /// In-sync replicas, the owner included.
+    pub replicas: Vec<NodeId>,
+    /// Held, recovering, released.
+    pub state: ClaimState,
+}
+
+impl Claim {
+    /// The owner, unless the claim was released.
+    pub fn holder(&self) -> Option<&NodeId> {
+        (self.state != ClaimState::Released).then_some(&self.owner)
+    }
+}
+
+/// Any record, by its key.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// `meta`
+    Meta(Meta),
+    /// `config`: not read by this release.
+    Config,
+    /// `lease.<node>`
+    Lease(Lease),
+    /// `member.<node>`
+    Member(Member),
+    /// `plan`
+    Plan(PlanRecord),
+    /// `own.<p>`
+    Own(Claim),
+}
+
+/// A value that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Not JSON of the expected shape.
+    #[error("the value of key '{key}' cannot be read: {source}")]
+    Malformed {
+        /// Which key.
+        key: String,
+        /// What the decoder said.
+        source: serde_json::Error,
+    },
+    /// Written by another release.
+    #[error("the value of key '{key}' has format {found}, this release reads format {FORMAT}: upgrade this node")]
+    Format {
+        /// Which key.
+        key: String,
+        /// Its format.
+        found: u32,
+    },
+}
+
+#[derive(Serialize)]
+struct Outgoing<'a, T> {
+    format: u32,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u32,
+}
+
+fn write<T: Serialize>(body: &T) -> Bytes {
+    // Plain data with string keys: serialising it cannot fail.
+    serde_json::to_vec(&Outgoing { format: FORMAT, body }).unwrap_or_default().into()
+}
+
+fn read<T: DeserializeOwned>(key: &Key, value: &[u8]) -> Result<T, RecordError> {
+    let malformed = |source| RecordError::Malformed { key: key.text(), source };
+    let FormatOnly { format } = serde_json::from_slice(value).map_err(malformed)?;
+    if format != FORMAT {
+        return Err(RecordError::Format { key: key.text(), found: format });
+    }
+    serde_json::from_slice(value).map_err(malformed)
+}
+
+impl Record {
+    /// The record as a KV value.
+    pub fn encode(&self) -> Bytes {
+        match self {
+            Self::Meta(body) => write(body),
+            Self::Config => write(&serde_json::Map::new()),
+            Self::Lease(body) => write(body),
+            Self::Member(body) => write(body),
+            Self::Plan(body) => write(body),
+            Self::Own(body) => write(body),
+        }
+    }
+
+    /// The record in a KV value.
+    ///
+    /// # Errors
+    /// [`RecordError`] where it is not JSON of the expected shape, or of another format.
+    pub fn decode(key: &Key, value: &[u8]) -> Result<Self, RecordError> {
+        Ok(match key {
+            Key::Meta => Self::Meta(read(key, value)?),
+            Key::Config => Self::Config,
+            Key::Lease(_) => Self::Lease(read(key, value)?),
+            Key::Member(_) => Self::Member(read(key, value)?),
+            Key::Plan => Self::Plan(read(key, value)?),
+            Key::Own(_) => Self::Own(read(key, value)?),
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn claim() -> Record {
+        let owner = NodeId {
+            node: NodeName::new("node-1").unwrap(),
+            incarnation: Incarnation { start: 3, id: Uuid::from_u128(9) },
+        };
+        Record::Own(Claim {
+            generation: Generation::new(1),
+            epoch: Epoch::new(4),
+            owner: owner.clone(),
+            replicas: vec![owner],
+            state: ClaimState::Held,
+        })
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        let key = Key::Own(PartitionId::new(7));
+        assert_eq!(Record::decode(&key, &claim().encode()).unwrap(), claim());
+    }
+
+    #[test]
+    fn a_record_of_another_format_is_refused_by_name() {
+        let key = Key::Own(PartitionId::new(7));
+        let newer = String::from_utf8(claim().encode().to_vec()).unwrap().replace("\"format\":1", "\"format\":2");
+        let error = Record::decode(&key, newer.as_bytes()).unwrap_err();
+        assert!(matches!(error, RecordError::Format { found: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn keys_read_back_as_they_are_spelled() {
+        let node = NodeName::new("node-1").unwrap();
+        for key in [
+            Key::Meta,
+            Key::Config,
+            Key::Plan,
+            Key::Lease(node.clone()),
+            Key::Member(node),
+            Key::Own(PartitionId::new(63)),
+        ] {
+            assert_eq!(Key::parse(&key.text()), Some(key));
+        }
+        assert_eq!(Key::parse("own.x"), None);
+        assert_eq!(Key::parse("other"), None);
+    }
+}

@@ -1,0 +1,70 @@
+//! What the node knows: `/owner`, `/stats`, `/health`, `/ready`, `/ring`, `/metrics`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::key::{Key, parameter};
+use super::{ApiError, AppState, bodies};
+use crate::metrics;
+use crate::node::Status;
+
+pub(super) async fn owner(State(state): State<AppState>, Key(key): Key) -> Response {
+    json_text(bodies::owner(state.view.as_ref(), &key))
+}
+
+pub(super) async fn stats(State(state): State<AppState>) -> Response {
+    json_text(bodies::stats(state.view.as_ref()))
+}
+
+pub(super) async fn ring(State(state): State<AppState>) -> Response {
+    json_text(bodies::ring(&state.view.status()))
+}
+
+fn json_text(body: String) -> Response {
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+pub(super) async fn metrics(State(state): State<AppState>) -> Response {
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], state.view.metrics_text()).into_response()
+}
+
+pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
+    let status = state.view.status();
+    match status.not_ready {
+        None => Ok(Json(json!({ "ready": true, "node": status.node }))),
+        Some(reason) => {
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", reason).with("ready", Value::Bool(false)))
+        }
+    }
+}
+
+/// That this answers at all is the health of the process; `?scope=ring` asks for the ring's.
+pub(super) async fn health(State(state): State<AppState>, uri: Uri) -> Result<Json<Value>, ApiError> {
+    match parameter(uri.query().unwrap_or(""), "scope")?.as_deref() {
+        None | Some("node") => Ok(Json(json!({ "status": "ok", "node": state.view.node() }))),
+        Some("ring") => ring_health(&state.view.status()),
+        Some(other) => {
+            let message = format!("parameter \"scope\" is '{}'; 'node' and 'ring' are allowed", other.escape_debug());
+            Err(ApiError::bad_request(message))
+        }
+    }
+}
+
+fn ring_health(status: &Status) -> Result<Json<Value>, ApiError> {
+    let missing: Vec<_> = bodies::missing(status).collect();
+    let partitions = status.partitions.len();
+    if partitions == 0 {
+        return Err(
+            ApiError::unavailable("this node does not know the ring's partitions yet").with("missing", json!([]))
+        );
+    }
+    if missing.is_empty() {
+        return Ok(Json(json!({ "status": "ok", "partitions": partitions })));
+    }
+    let message = format!("{} of {partitions} partitions have no serving owner", missing.len());
+    Err(ApiError::unavailable(message).with("missing", json!(missing)))
+}

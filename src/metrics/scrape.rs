@@ -1,0 +1,104 @@
+//! The state of the moment, asked for at each scrape rather than kept up to date in between.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::{Registry, Unit};
+
+use super::PREFIX;
+
+/// One figure of the service, with what it means.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Figure {
+    name: &'static str,
+    help: &'static str,
+    value: Value,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Value {
+    Counter(u64),
+    Gauge(f64),
+}
+
+impl Figure {
+    /// One that only grows.
+    pub const fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, value: Value::Counter(value) }
+    }
+
+    /// One that goes up and down.
+    pub const fn gauge(name: &'static str, help: &'static str, value: f64) -> Self {
+        Self { name, help, value: Value::Gauge(value) }
+    }
+}
+
+/// The state of a node and of its ring, as far as it is a figure.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Gauges {
+    /// Partitions of the ring.
+    pub partitions: usize,
+    /// Those this node owns.
+    pub owned_partitions: usize,
+    /// How many partitions are in which state.
+    pub partitions_by_state: Vec<(&'static str, usize)>,
+    /// How many members are in which state.
+    pub members_by_state: Vec<(&'static str, usize)>,
+    /// Moves this node has under way as the giving side.
+    pub moves_under_way: usize,
+    /// The plan's version.
+    pub plan_version: u64,
+    /// How long this node may act without a further heartbeat.
+    pub lease_margin: Duration,
+    /// Whether this node is ready.
+    pub ready: bool,
+    /// Messages dropped so far because their reader was too slow.
+    pub dropped_messages: u64,
+    /// Figures of the cache, named without a prefix.
+    pub cache: Vec<Figure>,
+}
+
+impl Gauges {
+    pub(super) fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix(PREFIX);
+        let to = &mut registry;
+        count(to, "partitions", "Partitions of the ring", self.partitions);
+        count(to, "owned_partitions", "Partitions this node owns", self.owned_partitions);
+        by_state(to, "partitions_by_state", "Partitions by state, as this node sees them", &self.partitions_by_state);
+        by_state(to, "members", "Members of the ring by state", &self.members_by_state);
+        count(to, "moves_under_way", "Planned moves that this node has under way", self.moves_under_way);
+        count(to, "plan_version", "Version of the plan this node follows", self.plan_version);
+        let margin = ConstGauge::new(self.lease_margin.as_secs_f64());
+        to.register_with_unit(
+            "lease_margin",
+            "Time this node may act without a further heartbeat",
+            Unit::Seconds,
+            margin,
+        );
+        count(to, "ready", "1 where this node is ready", u8::from(self.ready));
+        let dropped = "Messages dropped because their reader in this process was too slow";
+        to.register("dropped_messages", dropped, ConstCounter::new(self.dropped_messages));
+        let cache = to.sub_registry_with_prefix("cache");
+        for Figure { name, help, value } in &self.cache {
+            match *value {
+                Value::Counter(value) => cache.register(*name, *help, ConstCounter::new(value)),
+                Value::Gauge(value) => cache.register(*name, *help, ConstGauge::new(value)),
+            }
+        }
+        registry
+    }
+}
+
+fn count<N: TryInto<i64>>(to: &mut Registry, name: &str, help: &str, value: N) {
+    to.register(name, help, ConstGauge::new(value.try_into().unwrap_or(i64::MAX)));
+}
+
+fn by_state(to: &mut Registry, name: &str, help: &str, counts: &[(&'static str, usize)]) {
+    let family = Family::<Vec<(&'static str, &'static str)>, Gauge>::default();
+    for (state, number) in counts {
+        family.get_or_create(&vec![("state", *state)]).set(i64::try_from(*number).unwrap_or(i64::MAX));
+    }
+    to.register(name, help, family);
+}

@@ -1,0 +1,207 @@
+//! A node from settings: connects twice, opens the ring's bucket on both connections, and starts.
+//!
+//! In: where NATS is, names, the service. Out: a running [`Ring`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::parts::{NodeParts, SUBSCRIPTION_CAPACITY};
+use super::ring::Ring;
+use super::run::NodeError;
+use crate::connect::{ConnectError, ConnectOptions, Connection};
+use crate::coord::StoreError;
+use crate::coord::nats::NatsStore;
+use crate::ring::Timing;
+use crate::rpc::nats::NatsBus;
+use crate::rpc::server::{RequestObserver, ServerLimits, Unobserved};
+use crate::service::Service;
+use crate::types::{BootClock, Clock, KeyHash, NodeName, PartitionCount, RingName};
+
+/// Default length of the lease.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(3);
+const DEFAULT_STAGING_BYTES: usize = 256 * 1024 * 1024;
+
+/// Why a node could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// NATS is not there, refuses, or will not do.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The ring's bucket cannot be had.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The ring does not want this node.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// Settings of a node. Every one but the names and the service has a default.
+pub struct NodeBuilder {
+    connect: ConnectOptions,
+    ring: RingName,
+    node: NodeName,
+    zone: Option<String>,
+    weight: u32,
+    http: Option<String>,
+    partitions: PartitionCount,
+    key_hash: KeyHash,
+    kv_replicas: Option<usize>,
+    timing: Timing,
+    clock: Arc<dyn Clock>,
+    staging_bytes: usize,
+    queries: Vec<&'static str>,
+    observer: Arc<dyn RequestObserver>,
+}
+
+/// Connections of a node that is about to start: what the server allows is known here.
+pub struct Connected {
+    builder: NodeBuilder,
+    data: Connection,
+    heartbeat: Connection,
+}
+
+impl NodeBuilder {
+    /// A node of this name in the ring of that name.
+    pub fn new(connect: ConnectOptions, ring: RingName, node: NodeName) -> Self {
+        Self {
+            connect,
+            ring,
+            node,
+            zone: None,
+            weight: 1,
+            http: None,
+            partitions: PartitionCount::DEFAULT,
+            key_hash: KeyHash::default(),
+            kv_replicas: None,
+            timing: Timing::for_lease(DEFAULT_LEASE),
+            clock: Arc::new(BootClock),
+            staging_bytes: DEFAULT_STAGING_BYTES,
+            queries: Vec::new(),
+            observer: Arc::new(Unobserved),
+        }
+    }
+
+    /// Failure zone.
+    #[must_use]
+    pub fn zone(mut self, zone: Option<String>) -> Self {
+        self.zone = zone;
+        self
+    }
+
+    /// Share of partitions relative to other nodes; 1 by default.
+    #[must_use]
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// Where this process's HTTP listens, for people who look at the members.
+    #[must_use]
+    pub fn http(mut self, address: Option<String>) -> Self {
+        self.http = address;
+        self
+    }
+
+    /// Partitions of the ring, where this node is the first; 64 by default.
+    #[must_use]
+    pub fn partitions(mut self, partitions: PartitionCount) -> Self {
+        self.partitions = partitions;
+        self
+    }
+
+    /// Copies of the ring's bucket, where this node is the first.
+    #[must_use]
+    pub fn kv_replicas(mut self, replicas: Option<usize>) -> Self {
+        self.kv_replicas = replicas;
+        self
+    }
+
+    /// How long things may take, the lease above all.
+    #[must_use]
+    pub fn timing(mut self, timing: Timing) -> Self {
+        self.timing = timing;
+        self
+    }
+
+    /// The clock; the system's by default.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Most bytes of state on their way to this node at once.
+    #[must_use]
+    pub fn staging_bytes(mut self, bytes: usize) -> Self {
+        self.staging_bytes = bytes;
+        self
+    }
+
+    /// Who is told of every request that was answered here; nobody by default.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn RequestObserver>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// Plain subjects that any node answers by itself: see [`Ring::answer_queries`].
+    #[must_use]
+    pub fn queries(mut self, queries: Vec<&'static str>) -> Self {
+        self.queries = queries;
+        self
+    }
+
+    /// Connects: once for data, once for heartbeats alone, so that bulk data does not delay them.
+    ///
+    /// # Errors
+    /// [`ConnectError`], with what to do about it.
+    pub async fn connect(self) -> Result<Connected, ConnectError> {
+        let named = |what: &str| ConnectOptions {
+            name: format!("{} {} {what}", self.ring, self.node),
+            reconnect_delay_max: self.timing.beat(),
+            ..self.connect.clone()
+        };
+        let data_options = ConnectOptions { subscription_capacity: SUBSCRIPTION_CAPACITY, ..named("data") };
+        let data = Connection::open(&data_options).await?;
+        let heartbeat = Connection::open(&named("heartbeat")).await?;
+        Ok(Connected { builder: self, data, heartbeat })
+    }
+}
+
+impl Connected {
+    /// Largest message the server takes, in bytes.
+    pub fn max_payload(&self) -> usize {
+        self.data.max_payload()
+    }
+
+    /// Starts the node with this service.
+    ///
+    /// # Errors
+    /// [`StartError`]: what is wrong and what to do about it.
+    pub async fn start(self, service: Arc<dyn Service>) -> Result<Ring, StartError> {
+        let Self { builder, data, heartbeat } = self;
+        let store = NatsStore::open(&data, &builder.ring, builder.kv_replicas).await?;
+        let heartbeat_store = NatsStore::open(&heartbeat, &builder.ring, builder.kv_replicas).await?;
+        let parts = NodeParts {
+            ring: builder.ring,
+            node: builder.node,
+            zone: builder.zone,
+            weight: builder.weight,
+            http: builder.http,
+            partitions: builder.partitions,
+            key_hash: builder.key_hash,
+            timing: builder.timing,
+            service,
+            store: Arc::new(store),
+            heartbeat_store: Arc::new(heartbeat_store),
+            connected: data.connected(),
+            bus: Arc::new(NatsBus::new(data)),
+            clock: builder.clock,
+            limits: ServerLimits::default(),
+            staging_bytes: builder.staging_bytes,
+            queries: builder.queries,
+            observer: builder.observer,
+        };
+        Ok(Ring::start(parts).await?)
+    }
+}

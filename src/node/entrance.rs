@@ -1,0 +1,295 @@
+//! Where requests come in from NATS: the ring's plain subjects, a partition's own subject, this node's subject.
+//!
+//! Each subject has one reader; what it reads is handed to the server at once.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::sync::{Notify, mpsc};
+
+use super::offers::{Handed, Offers, Pending};
+use super::parts::Queries;
+use super::supervise::Supervisor;
+use super::transfer::{Staging, seal_verdict};
+use crate::ring::{Input, Offer, OpId};
+use crate::rpc::envelope::{CallHead, ChunkHead, FarewellHead, OfferHead, open};
+use crate::rpc::micro::MicroService;
+use crate::rpc::server::{Answer, Job, Refusal, Server, plain_message};
+use crate::rpc::subject::{self, Intent};
+use crate::rpc::{Bus, Message, RouteTable, Subscription};
+use crate::service::{Form, Request, Service, ServiceError};
+use crate::types::{Clock, Epoch, KeyHash, NodeId, PartitionCount, Time};
+
+/// Marks messages that only count: sent by a leaving member to reach the number at which its subscription ends.
+pub(super) const NOP_HEADER: &str = "Nats-Ring-Nop";
+/// How long a plain client is expected to wait where it does not say; header, in milliseconds.
+pub(super) const TIMEOUT_HEADER: &str = "Nats-Ring-Timeout-Ms";
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a leaving node waits to be forgotten.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(3);
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+/// What readers need.
+pub(super) struct Entrance {
+    /// Executes or passes on.
+    pub(super) server: Arc<Server>,
+    /// Knows the key of a plain request.
+    pub(super) service: Arc<dyn Service>,
+    /// For refusals.
+    pub(super) bus: Arc<dyn Bus>,
+    /// For deadlines.
+    pub(super) clock: Arc<dyn Clock>,
+    /// Key to partition.
+    pub(super) key_hash: KeyHash,
+    /// Key to partition.
+    pub(super) partitions: PartitionCount,
+    /// State on its way here.
+    pub(super) staging: Arc<Staging>,
+    /// The machine's inputs.
+    pub(super) inputs: mpsc::Sender<Input>,
+    /// Offers not answered yet.
+    pub(super) offers: Offers,
+    /// Answers what any node can answer by itself.
+    pub(super) queries: QueryBoard,
+    /// Which questions those are.
+    pub(super) query_names: Vec<&'static str>,
+    /// Who owns what.
+    pub(super) table: RouteTable,
+    /// For what must wait.
+    pub(super) tasks: Supervisor,
+    /// Tells the world which plain subjects there are, and how often they were asked.
+    pub(super) micro: Arc<MicroService>,
+}
+
+/// Where whoever answers plain questions is put, once.
+pub(super) type QueryBoard = Arc<OnceLock<Arc<dyn Queries>>>;
+
+/// A subscription's reader, from outside: tells it to let go.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reader {
+    let_go: Arc<Notify>,
+}
+
+/// How many messages come, to tell how many can be in flight.
+struct Pace {
+    since: Time,
+    counted: u64,
+    before: u64,
+}
+
+impl Pace {
+    /// Length of the window that is counted in.
+    const WINDOW: Duration = Duration::from_millis(500);
+    /// In flight for less than half a window; and some, however few there were.
+    const AT_LEAST: u64 = 128;
+
+    fn new(now: Time) -> Self {
+        Self { since: now, counted: 0, before: 0 }
+    }
+
+    fn count(&mut self, now: Time) {
+        if now.since(self.since) >= Self::WINDOW {
+            (self.since, self.before, self.counted) = (now, self.counted, 0);
+        }
+        self.counted += 1;
+    }
+
+    fn in_flight_at_most(&self) -> u64 {
+        Self::AT_LEAST + self.before.max(self.counted) / 2
+    }
+}
+
+impl Reader {
+    /// Ends the subscription once more messages have come than can be in flight, none of them lost.
+    pub(super) fn let_go(&self) {
+        self.let_go.notify_one();
+    }
+}
+
+impl Entrance {
+    /// Reads a plain subject until it ends.
+    pub(super) async fn read_plain(self: Arc<Self>, mut messages: Subscription, reader: Reader) {
+        let mut pace = Pace::new(self.clock.now());
+        loop {
+            tokio::select! {
+                message = messages.next() => match message {
+                    Some(message) => {
+                        pace.count(self.clock.now());
+                        self.plain(message).await;
+                    }
+                    None => return,
+                },
+                () = reader.let_go.notified() => messages.let_go(pace.in_flight_at_most()),
+            }
+        }
+    }
+
+    /// Reads this node's own subject until it ends.
+    pub(super) async fn read_own(self: Arc<Self>, mut messages: Subscription) {
+        while let Some(message) = messages.next().await {
+            match Intent::parse(subject::last_token(&message.subject)) {
+                Some(Intent::Call) => self.call(message).await,
+                Some(Intent::Chunk) => self.chunk(message).await,
+                Some(Intent::Offer) => self.offer(message).await,
+                Some(Intent::Farewell) => self.farewell(message),
+                None => tracing::debug!(subject = message.subject, "not a subject of this release"),
+            }
+        }
+    }
+
+    async fn plain(&self, message: Message) {
+        if header(&message, NOP_HEADER).is_some() {
+            return;
+        }
+        let operation = subject::last_token(&message.subject).to_owned();
+        let began = self.clock.now();
+        let refused = self.plain_request(&operation, message).await;
+        // Requests passed on or still executing count with the time they took here.
+        let elapsed = self.clock.now().since(began);
+        self.micro.record(&operation, elapsed, refused.as_ref().map(|error| error.message.as_str()));
+    }
+
+    /// Answers why it was refused right here, if it was.
+    async fn plain_request(&self, operation: &str, message: Message) -> Option<ServiceError> {
+        if self.query_names.contains(&operation) {
+            self.answer_query(operation, message).await;
+            return None;
+        }
+        match guarded(|| self.service.plain_key(operation, &message.payload)) {
+            Ok(key) => {
+                self.server.dispatch(self.plain_job(operation.to_owned(), key, message)).await;
+                None
+            }
+            Err(error) => {
+                self.refuse(message.reply, error.clone()).await;
+                Some(error)
+            }
+        }
+    }
+
+    async fn answer_query(&self, query: &str, message: Message) {
+        let Some(reply) = message.reply else { return };
+        let result = match self.queries.get() {
+            Some(queries) => guarded(|| queries.answer(query, &message.payload)).map_err(Refusal::Service),
+            None => Err(Refusal::NotExecuted("this node has just started".to_owned())),
+        };
+        self.send(plain_message(reply, result)).await;
+    }
+
+    fn plain_job(&self, operation: String, key: Bytes, message: Message) -> Job {
+        let asked = header(&message, TIMEOUT_HEADER).and_then(|text| text.parse().ok()).map(Duration::from_millis);
+        let remaining = asked.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
+        Job {
+            partition: self.key_hash.partition(&key, self.partitions),
+            epoch: Epoch::ZERO,
+            hops: 0,
+            trace: header(&message, "traceparent").map(str::to_owned),
+            request: Request { operation, key, payload: message.payload, form: Form::Plain, remaining },
+            deadline: self.clock.now() + remaining,
+            answer: message.reply.map_or(Answer::Nobody, Answer::Plain),
+        }
+    }
+
+    async fn refuse(&self, reply: Option<String>, error: ServiceError) {
+        if let Some(reply) = reply {
+            self.send(plain_message(reply, Err(Refusal::Service(error)))).await;
+        }
+    }
+
+    async fn send(&self, message: Message) {
+        if let Err(error) = self.bus.publish(message).await {
+            tracing::debug!(%error, "answer not sent");
+        }
+    }
+
+    async fn call(&self, message: Message) {
+        let (head, payload) = match open::<CallHead>(&message.payload) {
+            Ok(opened) => opened,
+            Err(error) => return tracing::warn!(%error, "request of another node not understood"),
+        };
+        let remaining = Duration::from_millis(u64::from(head.remaining_ms));
+        let form = head.form();
+        let job = Job {
+            partition: head.partition,
+            epoch: head.epoch,
+            hops: head.hops,
+            trace: head.trace,
+            request: Request { operation: head.operation, key: head.key.into(), payload, form, remaining },
+            deadline: self.clock.now() + remaining,
+            answer: match (message.reply, form) {
+                (Some(reply), Form::Plain) => Answer::Plain(reply),
+                (Some(reply), Form::Native) => Answer::Native(reply),
+                (None, _) => Answer::Nobody,
+            },
+        };
+        self.server.dispatch(job).await;
+    }
+
+    async fn chunk(&self, message: Message) {
+        let Some(reply) = message.reply else { return };
+        let verdict = match open::<ChunkHead>(&message.payload) {
+            Ok((head, payload)) => self.staging.take(&head, payload),
+            Err(error) => Err(error.to_string()),
+        };
+        self.send(Message { subject: reply, payload: seal_verdict(&verdict), ..Message::default() }).await;
+    }
+
+    /// Answered once the owners it names, or later ones, are known here; by then nothing is sent to the leaving node.
+    fn farewell(&self, message: Message) {
+        let (Some(reply), Ok((head, _))) = (message.reply, open::<FarewellHead>(&message.payload)) else { return };
+        let (table, bus) = (self.table.clone(), Arc::clone(&self.bus));
+        self.tasks.once(async move {
+            if tokio::time::timeout(FAREWELL_LIMIT, table.reached(&head.epochs)).await.is_ok() {
+                let message = Message { subject: reply, payload: seal_verdict(&Ok(())), ..Message::default() };
+                let _ = bus.publish(message).await;
+            }
+        });
+    }
+
+    /// Checked here for completeness; whether this node may take the partition is for the machine to say.
+    async fn offer(&self, message: Message) {
+        let Some(reply) = message.reply else { return };
+        let checked = open::<OfferHead>(&message.payload).map_err(|error| error.to_string());
+        let checked = checked.and_then(|(head, _)| self.staging.take_whole(&head).map(|chunks| (head, chunks)));
+        match checked {
+            Ok((head, chunks)) => {
+                let OfferHead { partition, epoch, revision, from, age_ms, .. } = head;
+                let made = self.clock.now() - Duration::from_millis(u64::from(age_ms));
+                let op: OpId = self.offers.add(Pending { reply, partition, epoch, handed: Handed { chunks, made } });
+                let offer = Offer { partition, epoch, revision, from };
+                let _ = self.inputs.send(Input::Offered { op, offer }).await;
+            }
+            Err(reason) => {
+                let payload = seal_verdict(&Err(reason));
+                self.send(Message { subject: reply, payload, ..Message::default() }).await;
+            }
+        }
+    }
+}
+
+/// A message that makes the service panic must not take the reader of its subject with it.
+fn guarded<T>(work: impl FnOnce() -> Result<T, ServiceError>) -> Result<T, ServiceError> {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    outcome.unwrap_or_else(|_| Err(ServiceError::new("internal", "the service panicked over this request")))
+}
+
+fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
+    message.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+}
+
+/// Messages that only count, to one subject: what a leaving member sends until its subscription has ended.
+pub(super) async fn send_nops(bus: &dyn Bus, subject: &str, count: u64) {
+    for _ in 0..count {
+        let headers = vec![(NOP_HEADER.to_owned(), "1".to_owned())];
+        let message = Message { subject: subject.to_owned(), headers, ..Message::default() };
+        if bus.publish(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The subject of everything between nodes that is for this one.
+pub(super) fn own_subject(ring: &crate::types::RingName, me: &NodeId) -> String {
+    format!("{}.*", subject::node(ring, me))
+}

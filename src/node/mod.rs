@@ -1,0 +1,29 @@
+//! A node: the loop that drives the ring's machine, and the handle that services and front ends hold.
+//!
+//! `run` is a node's life over incarnations, `session` the loop of one of them, `executor` its hands; `entrance` and
+//! `readers` where requests come in, `hooks` and `transfer` what happens as ownership moves, `watches` what the store
+//! says, `supervise` what keeps tasks running, `ring` the handle.
+
+mod builder;
+mod entrance;
+mod events;
+mod executor;
+mod hooks;
+mod meta;
+mod offers;
+mod parts;
+mod readers;
+mod ring;
+mod run;
+mod session;
+mod status;
+mod supervise;
+mod transfer;
+mod watches;
+
+pub use builder::{Connected, DEFAULT_LEASE, NodeBuilder, StartError};
+pub use meta::MetaError;
+pub use parts::{NodeParts, Queries, READ_TIMEOUT, RingShape, SUBSCRIPTION_CAPACITY, WRITE_TIMEOUT};
+pub use ring::Ring;
+pub use run::NodeError;
+pub use status::{MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};

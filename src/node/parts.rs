@@ -1,0 +1,85 @@
+//! What a node is made of: handed in by whoever starts it, so that tests hand in twins.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::coord::Store;
+use crate::ring::Timing;
+use crate::rpc::Bus;
+use crate::rpc::server::{RequestObserver, ServerLimits};
+use crate::service::{Service, ServiceError};
+use crate::types::{Clock, Generation, KeyHash, NodeName, PartitionCount, RingName};
+
+/// Messages that may wait in one subscription.
+pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
+
+/// Everything around the ring's machine.
+pub struct NodeParts {
+    /// Name of the ring.
+    pub ring: RingName,
+    /// Name of the node.
+    pub node: NodeName,
+    /// Failure zone, if any.
+    pub zone: Option<String>,
+    /// Share relative to other nodes.
+    pub weight: u32,
+    /// Where its HTTP listens, if it does.
+    pub http: Option<String>,
+    /// Partitions of the ring, if this node creates it; must agree with the ring's if not.
+    pub partitions: PartitionCount,
+    /// Key hash of the ring, likewise.
+    pub key_hash: KeyHash,
+    /// How long things may take.
+    pub timing: Timing,
+    /// What runs on the ring.
+    pub service: Arc<dyn Service>,
+    /// The coordination store, on the data connection.
+    pub store: Arc<dyn Store>,
+    /// The same on a connection of its own, so that bulk data does not delay heartbeats.
+    pub heartbeat_store: Arc<dyn Store>,
+    /// Core NATS, on the data connection.
+    pub bus: Arc<dyn Bus>,
+    /// Whether the data connection is up.
+    pub connected: watch::Receiver<bool>,
+    /// Monotonic time.
+    pub clock: Arc<dyn Clock>,
+    /// Bounds of request execution.
+    pub limits: ServerLimits,
+    /// Told of every request that was answered here.
+    pub observer: Arc<dyn RequestObserver>,
+    /// Most bytes of state on their way here at once.
+    pub staging_bytes: usize,
+    /// Plain subjects that any node answers by itself, once [`super::Ring::answer_queries`] was called.
+    pub queries: Vec<&'static str>,
+}
+
+/// Answers plain questions that any node can answer by itself: `<ring>.<query>`.
+pub trait Queries: Send + Sync + 'static {
+    /// The answer to one of [`NodeParts::queries`], as text.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the question is malformed, or cannot be answered now.
+    fn answer(&self, query: &str, payload: &[u8]) -> Result<Bytes, ServiceError>;
+}
+
+/// What the ring's `meta` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RingShape {
+    /// The ring's random number.
+    pub nonce: Uuid,
+    /// Store generation.
+    pub generation: Generation,
+    /// How many partitions.
+    pub partitions: PartitionCount,
+    /// How keys map to them.
+    pub key_hash: KeyHash,
+}
+
+/// How long reads and writes wait for an answer by default.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// See [`READ_TIMEOUT`].
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);

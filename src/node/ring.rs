@@ -1,0 +1,246 @@
+//! The handle of a running node: what services and front ends hold.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{broadcast, watch};
+
+use super::entrance::QueryBoard;
+use super::events::EventSender;
+use super::meta;
+use super::parts::{NodeParts, Queries, RingShape};
+use super::run::{Life, NodeError};
+use super::session::Command;
+use super::status::{MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
+use crate::ring::{Event, Report, Standing};
+use crate::rpc::{CallError, Caller, Reply, RouteTable, Router};
+use crate::service::Gate;
+use crate::types::{NodeId, NodeName, PartitionId, Time};
+
+type Ended = Option<Result<(), NodeError>>;
+
+/// A node of a ring, running in the background. Cheap to clone; when the last clone is dropped, the node drains.
+#[derive(Clone)]
+pub struct Ring {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: Arc<NodeParts>,
+    shape: RingShape,
+    router: Arc<Router>,
+    events: EventSender,
+    reports: watch::Receiver<Arc<Report>>,
+    gates: watch::Receiver<Arc<Gate>>,
+    commands: watch::Sender<Command>,
+    ended: watch::Receiver<Ended>,
+    started: Time,
+    queries: QueryBoard,
+}
+
+impl Ring {
+    /// Agrees with the ring on its shape and starts the node. It serves once [`Ring::status`] says so.
+    ///
+    /// # Errors
+    /// [`NodeError::Meta`] where the ring was created with other values, or its bucket cannot be used.
+    pub async fn start(parts: NodeParts) -> Result<Self, NodeError> {
+        let parts = Arc::new(parts);
+        let (shape, identity) = meta::agree(&parts, None).await?;
+        let table = RouteTable::new(parts.ring.clone(), shape.partitions);
+        let clock = Arc::clone(&parts.clock);
+        let router =
+            Arc::new(Router::new(Arc::clone(&parts.bus), table, Arc::clone(&clock), shape.key_hash, shape.partitions));
+        let events = EventSender::new(parts.node.clone());
+        let (report_sender, reports) = watch::channel(Arc::new(Report::default()));
+        let (gate_sender, gates) = watch::channel(Gate::closed(Arc::clone(&clock)));
+        let (commands, command_receiver) = watch::channel(Command::Run);
+        let (ended_sender, ended) = watch::channel(None);
+        let queries = QueryBoard::default();
+        let life = Life {
+            parts: Arc::clone(&parts),
+            router: Arc::clone(&router),
+            events: events.clone(),
+            reports: report_sender,
+            gates: gate_sender,
+            commands: command_receiver,
+            queries: queries.clone(),
+        };
+        let started = clock.now();
+        let (first_shape, first_identity) = (shape.clone(), identity);
+        tokio::spawn(async move {
+            let run = tokio::spawn(life.run(first_shape, first_identity)).await;
+            let result = run.unwrap_or_else(|panic| Err(NodeError::GaveUp(format!("the node's loop ended: {panic}"))));
+            ended_sender.send_replace(Some(result));
+        });
+        let inner = Inner { parts, shape, router, events, reports, gates, commands, ended, started, queries };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Asks the node to give everything away and leave; returns at once. See [`Ring::wait`].
+    pub fn drain(&self) {
+        self.inner.commands.send_replace(Command::Drain);
+    }
+
+    /// Waits until the node has ended.
+    ///
+    /// # Errors
+    /// [`NodeError`]: why it ended other than by leaving.
+    pub async fn wait(&self) -> Result<(), NodeError> {
+        let mut ended = self.inner.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or(Ok(())),
+            Err(_) => Err(NodeError::GaveUp("the node's task is gone".to_owned())),
+        }
+    }
+
+    /// Drains and waits until the node has left.
+    ///
+    /// # Errors
+    /// As [`Ring::wait`].
+    pub async fn shutdown(&self) -> Result<(), NodeError> {
+        self.drain();
+        self.wait().await
+    }
+
+    /// From now on plain questions are answered by this; only the first call counts.
+    pub fn answer_queries(&self, queries: Arc<dyn Queries>) {
+        let _ = self.inner.queries.set(queries);
+    }
+
+    /// Events from now on. A listener that is slow misses the oldest and is told how many.
+    pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.inner.events.subscribe()
+    }
+
+    /// This node's name.
+    pub fn name(&self) -> &NodeName {
+        &self.inner.parts.node
+    }
+
+    /// The partition of a key.
+    pub fn partition_for(&self, key: &[u8]) -> PartitionId {
+        self.inner.router.partition(key)
+    }
+
+    /// The owner of a key's partition, as far as is known here.
+    pub fn node_for(&self, key: &[u8]) -> Option<NodeId> {
+        self.inner.router.table().route(self.partition_for(key)).map(|route| route.owner)
+    }
+
+    /// Whether this node owns the key right now, as far as it can know by itself.
+    pub fn owns_key(&self, key: &[u8]) -> bool {
+        self.inner.router.serves(self.partition_for(key))
+    }
+
+    /// The partitions this node owns.
+    pub fn owned_partitions(&self) -> Vec<PartitionId> {
+        let status = self.status();
+        status.partitions.iter().filter(|p| p.owner.as_ref() == Some(&status.node)).map(|p| p.partition).collect()
+    }
+
+    /// The partition's owner and epoch.
+    pub fn route(&self, partition: PartitionId) -> Option<crate::rpc::Route> {
+        self.inner.router.table().route(partition)
+    }
+
+    /// Messages dropped because a subscription's reader was too slow.
+    pub fn dropped_messages(&self) -> u64 {
+        self.inner.parts.bus.dropped()
+    }
+
+    /// The ring's shape.
+    pub fn shape(&self) -> &RingShape {
+        &self.inner.shape
+    }
+
+    /// What this node knows right now.
+    pub fn status(&self) -> Status {
+        let inner = &self.inner;
+        let report = inner.reports.borrow().clone();
+        let margin = inner.gates.borrow().margin();
+        let phase = phase(&report, margin);
+        Status {
+            ring: inner.parts.ring.clone(),
+            node: inner.parts.node.clone(),
+            start: report.start,
+            zone: inner.parts.zone.clone(),
+            phase,
+            uptime: inner.parts.clock.now().since(inner.started),
+            plan_version: report.plan_version,
+            members: report.members.iter().map(member_status).collect(),
+            partitions: partitions(&report, inner.shape.partitions.ids()),
+            moves: moves(&report),
+            lease_margin: margin,
+            not_ready: not_ready(&report, phase, inner.parts.bus.is_connected()),
+        }
+    }
+}
+
+fn phase(report: &Report, margin: Duration) -> Phase {
+    match report {
+        _ if report.over => Phase::Left,
+        _ if report.start == 0 => Phase::Joining,
+        _ if margin.is_zero() => Phase::Suspended,
+        _ if report.draining => Phase::Draining,
+        _ if report.joined => Phase::Active,
+        _ => Phase::Joining,
+    }
+}
+
+fn not_ready(report: &Report, phase: Phase, connected: bool) -> Option<String> {
+    let reason = match phase {
+        Phase::Joining if !report.table_seen => "the state of the ring was not read yet",
+        Phase::Joining => "not in the plan yet",
+        Phase::Suspended => "suspended: no heartbeat got through for 3/4 of a lease",
+        Phase::Draining => "draining",
+        Phase::Left => "not in the ring any more",
+        Phase::Active if !connected => "not connected to NATS",
+        Phase::Active => return None,
+    };
+    Some(reason.to_owned())
+}
+
+fn member_status(member: &crate::ring::MemberReport) -> MemberStatus {
+    MemberStatus {
+        node: member.node.clone(),
+        state: member.state,
+        zone: member.member.zone.clone(),
+        weight: member.member.weight,
+        http: member.member.http.clone(),
+        version: member.member.version.clone(),
+        owned: member.owned,
+        coordinator: member.coordinator,
+    }
+}
+
+fn partitions(report: &Report, ids: impl Iterator<Item = PartitionId>) -> Vec<PartitionStatus> {
+    let unknown = (None, crate::types::Epoch::ZERO, Standing::Unowned);
+    let known = report.partitions.iter().cloned().chain(std::iter::repeat(unknown));
+    let status = |(partition, (owner, epoch, standing))| {
+        let state = match standing {
+            Standing::Unowned => PartitionState::Unowned,
+            Standing::Starting => PartitionState::Starting,
+            Standing::Serving => PartitionState::Serving,
+            Standing::Moving => PartitionState::Moving,
+            Standing::Orphaned => PartitionState::Orphaned,
+        };
+        PartitionStatus { partition, owner, epoch, state }
+    };
+    ids.zip(known).map(status).collect()
+}
+
+fn moves(report: &Report) -> Vec<MoveStatus> {
+    let status = |m: &crate::ring::MoveReport| {
+        Some(MoveStatus { partition: m.partition, to: m.to.clone()?, step: m.step, elapsed: m.elapsed })
+    };
+    report.moves.iter().filter_map(status).collect()
+}
+
+#[async_trait]
+impl Caller for Ring {
+    async fn call(&self, key: Bytes, operation: &str, payload: Bytes, timeout: Duration) -> Result<Reply, CallError> {
+        self.inner.router.call(key, operation, payload, timeout).await
+    }
+}

@@ -1,0 +1,134 @@
+//! A node's life: agree with the ring, run an incarnation, and start over as a new one where that is safe.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::entrance::QueryBoard;
+use super::events::EventSender;
+use super::meta::{self, MetaError};
+use super::parts::{NodeParts, RingShape};
+use super::session::{Command, Session};
+use crate::coord::StoreIdentity;
+use crate::ring::{Identity, Outcome, Report, Timing};
+use crate::rpc::Router;
+use crate::service::Gate;
+use crate::types::NodeId;
+
+/// Pauses between looks at a store that cannot be used.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Why a node ended other than by leaving.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// The ring's `meta` does not fit.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// Another process holds the name.
+    #[error(
+        "the name '{}' is held by a live node (start {}): choose another name with --node, or stop that process first",
+        holder.node, holder.incarnation.start
+    )]
+    NameLive {
+        /// Which incarnation.
+        holder: NodeId,
+    },
+    /// The drain did not finish; what was still owned is taken over by others.
+    #[error("the drain did not finish in time; partitions still held are taken over by the others, their data is lost")]
+    DrainIncomplete,
+    /// A hook met its limit.
+    #[error("a hook of the service met its limit; the lease was given up")]
+    HookHung,
+    /// A background task kept failing.
+    #[error("{0}; the lease was given up")]
+    GaveUp(String),
+}
+
+/// What the node's task works with.
+pub(super) struct Life {
+    pub(super) parts: Arc<NodeParts>,
+    pub(super) router: Arc<Router>,
+    pub(super) events: EventSender,
+    pub(super) reports: watch::Sender<Arc<Report>>,
+    pub(super) gates: watch::Sender<Arc<Gate>>,
+    pub(super) commands: watch::Receiver<Command>,
+    pub(super) queries: QueryBoard,
+}
+
+impl Life {
+    /// Runs incarnations until the node is meant to end.
+    pub(super) async fn run(self, mut shape: RingShape, mut identity: StoreIdentity) -> Result<(), NodeError> {
+        let mut timing = self.parts.timing.clone();
+        loop {
+            match self.incarnation(&shape, &identity, timing.clone()).run().await {
+                Outcome::Left => return Ok(()),
+                Outcome::DrainIncomplete => return Err(NodeError::DrainIncomplete),
+                Outcome::NameLive { holder } => return Err(NodeError::NameLive { holder }),
+                Outcome::HookHung => return Err(NodeError::HookHung),
+                Outcome::GaveUp(reason) => return Err(NodeError::GaveUp(reason)),
+                Outcome::Evicted => timing = self.parts.timing.clone(),
+                Outcome::StoreReset(reason) => {
+                    tracing::warn!(reason, "the store is not what it was: the ring resumes under a new generation");
+                    match self.agree_again(&shape).await? {
+                        Some(agreed) => (shape, identity) = agreed,
+                        None => return Ok(()),
+                    }
+                    // A full lease, so that every gate of the former generation is closed before anything is claimed.
+                    timing = Timing { hold_off: self.parts.timing.lease, ..self.parts.timing.clone() };
+                }
+            }
+            if *self.commands.borrow() == Command::Drain {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Agrees on the next generation, for as long as it takes the store to be there again: no reason to end. `None`
+    /// where the node is to leave meanwhile: it owns nothing.
+    async fn agree_again(&self, before: &RingShape) -> Result<Option<(RingShape, StoreIdentity)>, MetaError> {
+        let mut pause = FIRST_PAUSE;
+        while *self.commands.borrow() != Command::Drain {
+            let agreed = match self.parts.store.ensure().await {
+                Ok(()) => meta::agree(&self.parts, Some(before)).await,
+                Err(error) => Err(MetaError::Store(error.to_string())),
+            };
+            match agreed {
+                Err(MetaError::Store(reason)) => tracing::warn!(reason, "the ring's bucket cannot be used yet"),
+                agreed => return agreed.map(Some),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+        Ok(None)
+    }
+
+    #[allow(clippy::disallowed_methods)] // Where randomness enters a node: the machine is handed it.
+    fn incarnation(&self, shape: &RingShape, identity: &StoreIdentity, timing: Timing) -> Session {
+        let parts = &self.parts;
+        Session {
+            parts: Arc::clone(parts),
+            shape: shape.clone(),
+            identity: identity.clone(),
+            who: Identity {
+                node: parts.node.clone(),
+                incarnation_id: Uuid::new_v4(),
+                generation: shape.generation,
+                partitions: shape.partitions,
+                zone: parts.zone.clone(),
+                weight: parts.weight,
+                http: parts.http.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+            timing,
+            router: Arc::clone(&self.router),
+            events: self.events.clone(),
+            reports: self.reports.clone(),
+            gates: self.gates.clone(),
+            commands: self.commands.clone(),
+            queries: self.queries.clone(),
+        }
+    }
+}

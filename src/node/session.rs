@@ -1,0 +1,349 @@
+//! One incarnation of a node, driven: the only loop that feeds the machine and carries out what it answers.
+//!
+//! In: inputs from watches, compare-and-set tasks, hooks, peers and commands, all through one bounded channel; notices
+//! of the server; time. Out: tasks, and the server told what to do with each partition. The loop itself waits for
+//! nothing but its inputs: a node whose loop does not turn renews no lease.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::entrance::{Entrance, QueryBoard, own_subject};
+use super::events::EventSender;
+use super::executor::Executor;
+use super::hooks::Hooks;
+use super::offers::Offers;
+use super::parts::{NodeParts, RingShape, SUBSCRIPTION_CAPACITY};
+use super::readers::Readers;
+use super::supervise::Supervisor;
+use super::transfer::Staging;
+use super::watches::Follower;
+use crate::coord::{StoreIdentity, WatchScope};
+use crate::ring::{Action, Identity, Input, Machine, Outcome, Report, Timing};
+use crate::rpc::micro::{EndpointInfo, MicroService, ServiceInfo};
+use crate::rpc::server::{Notice, Notices, Server, ServerParts};
+use crate::rpc::{Router, subject};
+use crate::service::Gate;
+use crate::types::{NodeId, Time};
+
+/// Inputs waiting for the loop; whoever has one more waits.
+const INPUTS: usize = 4096;
+/// Inputs taken in one turn of the loop before others get their turn.
+const BATCH: usize = 64;
+/// The loop turns at least this often.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+/// How often requests held back are looked through for those past their deadline.
+const EXPIRY_TICK: Duration = Duration::from_millis(50);
+/// How long tasks may take to end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What an incarnation is given.
+pub(super) struct Session {
+    pub(super) parts: Arc<NodeParts>,
+    pub(super) shape: RingShape,
+    pub(super) identity: StoreIdentity,
+    pub(super) who: Identity,
+    pub(super) timing: Timing,
+    pub(super) router: Arc<Router>,
+    pub(super) events: EventSender,
+    pub(super) reports: watch::Sender<Arc<Report>>,
+    pub(super) gates: watch::Sender<Arc<Gate>>,
+    pub(super) commands: watch::Receiver<Command>,
+    pub(super) queries: QueryBoard,
+}
+
+/// What the node is asked to do from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Command {
+    /// Go on.
+    #[default]
+    Run,
+    /// Give everything away and leave.
+    Drain,
+}
+
+impl Session {
+    /// Runs the incarnation to its end.
+    pub(super) async fn run(self) -> Outcome {
+        let now = self.parts.clock.now();
+        let machine = Machine::new(self.who.clone(), self.timing.clone(), now);
+        let (inputs, receiver) = mpsc::channel(INPUTS);
+        let stop = CancellationToken::new();
+        let supervisor =
+            Supervisor::new(stop.clone(), Arc::clone(&self.parts.clock), inputs.clone(), self.events.clone());
+        self.follow(&supervisor, WatchScope::Ring, &inputs);
+        self.watch_connection(&supervisor, &inputs);
+        let mut drive = Drive {
+            executor: None,
+            lease_watch: CancellationToken::new(),
+            commands: self.commands.clone(),
+            session: self,
+            machine,
+            receiver,
+            inputs,
+            supervisor,
+            notices: Arc::new(Notices::default()),
+            drained: false,
+        };
+        let outcome = drive.turn_until_over().await;
+        drive.close().await;
+        outcome
+    }
+
+    fn follow(&self, supervisor: &Supervisor, scope: WatchScope, inputs: &mpsc::Sender<Input>) -> CancellationToken {
+        let stop = CancellationToken::new();
+        let follower = Arc::new(Follower {
+            store: Arc::clone(&self.parts.store),
+            scope,
+            identity: self.identity.clone(),
+            inputs: inputs.clone(),
+        });
+        let ended = stop.clone();
+        supervisor.keep("watch", move || {
+            let (follower, stop) = (Arc::clone(&follower), ended.clone());
+            async move {
+                stop.run_until_cancelled(follower.run()).await;
+                // Its end is meant: superseded, or the incarnation is over.
+                std::future::pending().await
+            }
+        });
+        stop
+    }
+
+    fn watch_connection(&self, supervisor: &Supervisor, inputs: &mpsc::Sender<Input>) {
+        let (mut connected, inputs) = (self.parts.connected.clone(), inputs.clone());
+        supervisor.once(async move {
+            loop {
+                let up = *connected.borrow_and_update();
+                if inputs.send(Input::Connection(up)).await.is_err() || connected.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+struct Drive {
+    session: Session,
+    machine: Machine,
+    /// From the lease on; before it there is nothing to execute.
+    executor: Option<Executor>,
+    lease_watch: CancellationToken,
+    receiver: mpsc::Receiver<Input>,
+    inputs: mpsc::Sender<Input>,
+    supervisor: Supervisor,
+    notices: Arc<Notices>,
+    commands: watch::Receiver<Command>,
+    drained: bool,
+}
+
+impl Drive {
+    async fn turn_until_over(&mut self) -> Outcome {
+        let first_scope = self.machine.first_scope();
+        self.watch_leases(first_scope);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let sleep = self.sleep();
+            tokio::select! {
+                _ = self.receiver.recv_many(&mut batch, BATCH) => {}
+                notices = self.notices.next() => batch.extend(notices.into_iter().map(input_of)),
+                () = tokio::time::sleep(sleep) => {}
+                changed = self.commands.changed(), if !self.drained => {
+                    // The handle is gone: nobody can want this node any more.
+                    self.drained = changed.is_err() || *self.commands.borrow() == Command::Drain;
+                    if self.drained {
+                        batch.push(Input::Drain);
+                    }
+                }
+            }
+            batch.push(Input::Wake);
+            for input in batch.drain(..) {
+                let actions = self.machine.step(self.session.parts.clock.now(), input);
+                if let Some(outcome) = self.carry_out(actions) {
+                    return outcome;
+                }
+            }
+            if let Some(executor) = &mut self.executor {
+                executor.publish_routes();
+            }
+            self.session.reports.send_replace(Arc::new(self.machine.report()));
+        }
+    }
+
+    fn sleep(&self) -> Duration {
+        let now: Time = self.session.parts.clock.now();
+        self.machine.next_wake().map_or(LONGEST_SLEEP, |at| at.since(now)).min(LONGEST_SLEEP)
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) -> Option<Outcome> {
+        for action in actions {
+            match action {
+                Action::Finish(outcome) => return Some(outcome),
+                Action::Emit(event) => self.session.events.emit(event),
+                Action::WatchLeases(scope) => self.watch_leases(scope),
+                action => {
+                    if self.executor.is_none()
+                        && let Some(me) = self.machine.id()
+                    {
+                        self.executor = Some(self.enter(me));
+                    }
+                    match &mut self.executor {
+                        Some(executor) => executor.carry_out(action),
+                        None => self.before_the_lease(action),
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Before there is a lease, only the lease itself is written. The state of the ring is seen before it: routes known
+    /// now are told once.
+    fn before_the_lease(&self, action: Action) {
+        match action {
+            Action::Route { partition, owner } => self.session.router.table().update([(partition, owner)]),
+            Action::Cas { op, key, expected, record, timeout, .. } => {
+                let (store, inputs) = (Arc::clone(&self.session.parts.heartbeat_store), self.inputs.clone());
+                self.supervisor.once(async move {
+                    let result = store.cas(&key.text(), expected, record.encode(), timeout).await;
+                    let _ = inputs.send(Input::Cas { op, result }).await;
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn watch_leases(&mut self, scope: WatchScope) {
+        self.lease_watch.cancel();
+        self.lease_watch = self.session.follow(&self.supervisor, scope, &self.inputs);
+    }
+
+    /// The lease is held: this node can be spoken to.
+    fn enter(&mut self, me: NodeId) -> Executor {
+        let session = &self.session;
+        let parts = &session.parts;
+        let gate = Gate::closed(Arc::clone(&parts.clock));
+        session.gates.send_replace(Arc::clone(&gate));
+        let server = Server::new(ServerParts {
+            me: me.clone(),
+            partitions: session.shape.partitions,
+            service: Arc::clone(&parts.service),
+            bus: Arc::clone(&parts.bus),
+            gate: Arc::clone(&gate),
+            clock: Arc::clone(&parts.clock),
+            table: session.router.table().clone(),
+            limits: parts.limits.clone(),
+            notices: Arc::clone(&self.notices),
+            observer: Arc::clone(&parts.observer),
+        });
+        let staging = Arc::new(Staging::new(Arc::clone(&parts.clock), parts.staging_bytes));
+        let entrance = Arc::new(Entrance {
+            server: Arc::clone(&server),
+            service: Arc::clone(&parts.service),
+            bus: Arc::clone(&parts.bus),
+            clock: Arc::clone(&parts.clock),
+            key_hash: session.shape.key_hash,
+            partitions: session.shape.partitions,
+            staging: Arc::clone(&staging),
+            inputs: self.inputs.clone(),
+            offers: Offers::default(),
+            queries: session.queries.clone(),
+            query_names: parts.queries.clone(),
+            table: session.router.table().clone(),
+            tasks: self.supervisor.clone(),
+            micro: self.micro(&me),
+        });
+        self.listen(&me, &entrance);
+        session.router.set_server(Some(Arc::clone(&server)));
+        let executor = Executor {
+            parts: Arc::clone(parts),
+            shape: session.shape.clone(),
+            me,
+            hooks: Hooks::new(Arc::clone(&parts.service), session.shape.partitions),
+            readers: Readers::new(Arc::clone(&entrance)),
+            entrance,
+            gate,
+            supervisor: self.supervisor.clone(),
+            table: session.router.table().clone(),
+            routes: Vec::new(),
+            grants: HashMap::new(),
+            handed: HashMap::new(),
+            transfers: HashMap::new(),
+        };
+        executor.readers.open_plain(&parts.ring);
+        executor
+    }
+
+    /// One micro service a node: what plain clients can ask for, found by `nats micro ls`.
+    fn micro(&self, me: &NodeId) -> Arc<MicroService> {
+        let parts = &self.session.parts;
+        let operations = parts.service.operations();
+        let endpoint = |name: &str| EndpointInfo {
+            name: name.to_owned(),
+            subject: subject::entry(&parts.ring, name),
+            queue_group: subject::QUEUE.to_owned(),
+            metadata: BTreeMap::new(),
+        };
+        let metadata = BTreeMap::from([
+            ("node".to_owned(), me.node.to_string()),
+            ("start".to_owned(), me.incarnation.start.to_string()),
+        ]);
+        MicroService::new(ServiceInfo {
+            name: parts.ring.to_string(),
+            id: format!("{}-{}", me.node, me.incarnation.start),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            description: format!("nats-ring '{}', node {}", parts.ring, me.node),
+            metadata,
+            endpoints: operations.iter().chain(&parts.queries).map(|name| endpoint(name)).collect(),
+        })
+    }
+
+    fn listen(&self, me: &NodeId, entrance: &Arc<Entrance>) {
+        let own = own_subject(&self.session.parts.ring, me);
+        let (bus, readers) = (Arc::clone(&self.session.parts.bus), Arc::clone(entrance));
+        self.supervisor.keep("node subject", move || {
+            let (bus, entrance, own) = (Arc::clone(&bus), Arc::clone(&readers), own.clone());
+            async move {
+                let messages = bus.subscribe(&own, None, SUBSCRIPTION_CAPACITY).await.map_err(|e| e.to_string())?;
+                entrance.read_own(messages).await;
+                Ok(())
+            }
+        });
+        let (bus, micro) = (Arc::clone(&self.session.parts.bus), Arc::clone(&entrance.micro));
+        self.supervisor.keep("discovery", move || {
+            let (bus, micro) = (Arc::clone(&bus), Arc::clone(&micro));
+            // Ended with the others of this incarnation: it needs no sign of its own.
+            async move { micro.run(bus, CancellationToken::new()).await.map_err(|error| error.to_string()) }
+        });
+        let server = Arc::clone(&entrance.server);
+        self.supervisor.keep("deadlines", move || {
+            let server = Arc::clone(&server);
+            async move {
+                loop {
+                    tokio::time::sleep(EXPIRY_TICK).await;
+                    server.expire_parked().await;
+                }
+            }
+        });
+    }
+
+    /// Ends what the incarnation started.
+    async fn close(self) {
+        self.session.router.set_server(None);
+        if let Some(executor) = self.executor {
+            executor.close().await;
+        }
+        self.session.reports.send_replace(Arc::new(self.machine.report()));
+        self.supervisor.close(CLOSE_TIMEOUT).await;
+    }
+}
+
+fn input_of(notice: Notice) -> Input {
+    match notice {
+        Notice::Idle(partition, epoch) => Input::Idle { partition, epoch },
+        Notice::Pressure(partition) => Input::Pressure { partition },
+    }
+}

@@ -1,0 +1,122 @@
+//! What a node knows of itself and of the ring, as one snapshot: the source of `/stats`, `/ring`, `/ready`, `/health`.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::types::{Epoch, NodeName, PartitionId, RingName};
+
+/// Where a node stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Getting its lease, or not yet in the plan.
+    Joining,
+    /// Takes part.
+    Active,
+    /// Its lease ran out without anybody having evicted it: nothing is executed until a heartbeat gets through.
+    Suspended,
+    /// Gives everything away.
+    Draining,
+    /// Out of the ring.
+    Left,
+}
+
+/// State of a partition, as this node sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartitionState {
+    /// Nobody owns it.
+    Unowned,
+    /// Claimed, its owner not ready to serve yet (known for this node's own partitions only).
+    Starting,
+    /// Owned and, as far as known here, served.
+    Serving,
+    /// On its way to another owner (known for this node's own partitions only).
+    Moving,
+    /// Its owner is not a live member; waits to be taken over.
+    Orphaned,
+}
+
+/// One partition.
+#[derive(Debug, Clone, Serialize)]
+pub struct PartitionStatus {
+    /// Which.
+    pub partition: PartitionId,
+    /// Its owner; `None` while there is none.
+    pub owner: Option<NodeName>,
+    /// Its epoch; zero before the first owner.
+    pub epoch: Epoch,
+    /// Its state.
+    pub state: PartitionState,
+}
+
+/// One member.
+#[derive(Debug, Clone, Serialize)]
+pub struct MemberStatus {
+    /// Its name.
+    pub node: NodeName,
+    /// `joining`, `active`, `draining`, `left`, `unreachable`.
+    pub state: &'static str,
+    /// Its zone.
+    pub zone: Option<String>,
+    /// Its weight.
+    pub weight: u32,
+    /// Where its HTTP listens.
+    pub http: Option<String>,
+    /// Its program version.
+    pub version: String,
+    /// How many partitions it owns.
+    pub owned: usize,
+    /// Whether it writes the plan.
+    pub coordinator: bool,
+}
+
+/// A move this node has under way as the giving side.
+#[derive(Debug, Clone, Serialize)]
+pub struct MoveStatus {
+    /// What moves.
+    pub partition: PartitionId,
+    /// Where to.
+    pub to: NodeName,
+    /// `parking`, `releasing`, `transferring`, `switching`, `abandoning`.
+    pub step: &'static str,
+    /// For how long.
+    pub elapsed: Duration,
+}
+
+/// The snapshot.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// The ring.
+    pub ring: RingName,
+    /// This node.
+    pub node: NodeName,
+    /// Which of its lives: its start number.
+    pub start: u64,
+    /// This node's zone.
+    pub zone: Option<String>,
+    /// Where this node stands.
+    pub phase: Phase,
+    /// Since the process started.
+    pub uptime: Duration,
+    /// The plan's version; zero before the first.
+    pub plan_version: u64,
+    /// All members known, also those that are gone; by name.
+    pub members: Vec<MemberStatus>,
+    /// All partitions, by number.
+    pub partitions: Vec<PartitionStatus>,
+    /// Moves this node has under way.
+    pub moves: Vec<MoveStatus>,
+    /// How long this node may act without a further heartbeat.
+    pub lease_margin: Duration,
+    /// Why this node is not ready; `None` when it is.
+    pub not_ready: Option<String>,
+}
+
+impl Status {
+    /// How many partitions this node owns.
+    pub fn owned(&self) -> usize {
+        self.partitions.iter().filter(|p| p.owner.as_ref() == Some(&self.node)).count()
+    }
+}

@@ -1,0 +1,174 @@
+//! What happens to a node and its ring, as typed events: the source of log lines and of whatever else listens.
+
+use std::time::Duration;
+
+use crate::service::Release;
+use crate::types::{Epoch, Incarnation, NodeName, PartitionId};
+
+/// How a partition came to this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody had it.
+    Initial,
+    /// Its owner is gone.
+    Takeover,
+    /// Handed over by its owner.
+    Switch,
+    /// Kept: this node's own move was abandoned.
+    Abandoned,
+}
+
+/// What became of another member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberChange {
+    /// In the plan for the first time.
+    Joined,
+    /// Gives everything away.
+    Draining,
+    /// Not in the plan any more.
+    Gone,
+}
+
+/// Something an operator would want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// This node holds its name.
+    LeaseAcquired {
+        /// Its new incarnation.
+        incarnation: Incarnation,
+    },
+    /// The name is held by an incarnation that does not renew it: waiting for its lease to run out.
+    LeaseWaiting {
+        /// How long at the most.
+        at_most: Duration,
+    },
+    /// No heartbeat got through for 3/4 of a lease: nothing is executed for now.
+    Suspended,
+    /// A heartbeat got through and nobody had evicted this node: it goes on, same epochs.
+    Resumed {
+        /// How long it was suspended.
+        after: Duration,
+    },
+    /// This node was evicted: it owns nothing any more.
+    LeaseLost {
+        /// What was seen.
+        reason: String,
+    },
+    /// This node evicted another.
+    Evicted {
+        /// Whom.
+        node: NodeName,
+        /// How long it had not renewed its lease.
+        silent: Duration,
+    },
+    /// A member came, drains or went.
+    Member {
+        /// Who.
+        node: NodeName,
+        /// What.
+        change: MemberChange,
+    },
+    /// This node began or ceased to write the plan.
+    Coordinating(bool),
+    /// This node wrote a plan.
+    Planned {
+        /// Its version.
+        version: u64,
+        /// Its members.
+        members: usize,
+        /// Partitions that change owner by it.
+        moves: usize,
+    },
+    /// The planner refused: a defect, or bad input.
+    PlanFailed {
+        /// Why.
+        reason: String,
+    },
+    /// This node serves a partition.
+    Owned {
+        /// Which.
+        partition: PartitionId,
+        /// At which epoch.
+        epoch: Epoch,
+        /// How it came here.
+        origin: Origin,
+    },
+    /// This node ceased to own a partition.
+    Released {
+        /// Which.
+        partition: PartitionId,
+        /// Its epoch here.
+        epoch: Epoch,
+        /// Why.
+        why: Release,
+    },
+    /// A planned move began here.
+    MoveStarted {
+        /// What.
+        partition: PartitionId,
+        /// Where to.
+        to: NodeName,
+    },
+    /// A planned move is done: the target owns the partition.
+    MoveFinished {
+        /// What.
+        partition: PartitionId,
+        /// Where to.
+        to: NodeName,
+        /// From parking the first request until the target's claim was seen here.
+        pause: Duration,
+        /// Bytes of state handed over.
+        bytes: u64,
+    },
+    /// A planned move was given up; it will be tried again.
+    MoveAbandoned {
+        /// What.
+        partition: PartitionId,
+        /// Where to.
+        to: NodeName,
+        /// Why.
+        reason: String,
+        /// For how long requests had been parked by then.
+        pause: Duration,
+    },
+    /// A hook returned an error.
+    HookFailed {
+        /// `on_own` or `on_release`.
+        hook: &'static str,
+        /// For which partitions.
+        partitions: Vec<PartitionId>,
+        /// What it said.
+        reason: String,
+    },
+    /// A hook runs for longer than expected.
+    HookSlow {
+        /// `on_own` or `on_release`.
+        hook: &'static str,
+        /// For which partitions.
+        partitions: Vec<PartitionId>,
+        /// For how long by now.
+        running: Duration,
+    },
+    /// A hook met its limit: this node gives up its lease.
+    HookHung {
+        /// `on_own` or `on_release`.
+        hook: &'static str,
+        /// For which partitions.
+        partitions: Vec<PartitionId>,
+        /// The limit.
+        limit: Duration,
+    },
+    /// Drain began.
+    Draining,
+    /// Nothing is owned any more and the lease is given up.
+    Left,
+    /// A background task ended and is started again.
+    TaskRestarted {
+        /// Its name.
+        task: &'static str,
+        /// Why it ended.
+        reason: String,
+        /// How often within the window.
+        restarts: u32,
+    },
+}

@@ -1,0 +1,396 @@
+//! Judging others and planning.
+//!
+//! Members are ordered by age, the creation of their incarnation's lease. Whoever finds everybody older gone or silent
+//! evicts the silent ones and writes the plan: no election. Two nodes that both think so do no harm: an eviction is a
+//! compare-and-set at the revision last seen, and so is a plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Action, Event, Machine, OpId};
+use crate::coord::{
+    CasError, Key, Lease, LeaseState, Member, MemberState, PlanMember, PlanRecord, Record, Revision, WatchScope,
+};
+use crate::ring::event::MemberChange;
+use crate::ring::plan::{self, Candidate, CurrentRow, PlanInput};
+use crate::types::{NodeId, NodeName, Time};
+
+/// What the judging and planning side remembers.
+#[derive(Debug, Default)]
+pub(super) struct Coordination {
+    scope: Option<WatchScope>,
+    pub(super) all_leases_seen: bool,
+    coordinating: bool,
+    /// Whom, and how long it had been silent.
+    evictions: BTreeMap<OpId, (NodeId, Duration)>,
+    plan_op: Option<PlanWrite>,
+    plan_retry_at: Time,
+    newcomers: BTreeMap<NodeId, Time>,
+    known_members: BTreeMap<NodeName, bool>,
+    plan_failed: bool,
+    /// The plan at this revision is known to be what this node would plan with nobody frozen. Any other is computed
+    /// again once nobody is.
+    sound_at: Option<Revision>,
+}
+
+/// A plan on its way to the store.
+#[derive(Debug)]
+struct PlanWrite {
+    op: OpId,
+    plan: PlanRecord,
+    /// Whether nobody was frozen when its rows were computed.
+    sound: bool,
+}
+
+/// A member by age.
+struct Elder {
+    id: NodeId,
+    since: Revision,
+}
+
+impl Machine {
+    pub(super) fn coordinate(&mut self) {
+        self.note_member_changes();
+        let elders = self.elders();
+        let first_live = elders.iter().find(|elder| !self.view.is_gone(&elder.id) && !self.is_silent(&elder.id));
+        let coordinating = first_live.is_none();
+        let scope = if coordinating { WatchScope::AllLeases } else { self.scope_of(&elders) };
+        self.follow(scope);
+        if std::mem::replace(&mut self.coordination.coordinating, coordinating) != coordinating {
+            self.emit(Event::Coordinating(coordinating));
+        }
+        if !coordinating || !self.may_judge() {
+            return;
+        }
+        self.evict_silent();
+        if self.coordination.all_leases_seen {
+            self.plan_if_needed();
+        }
+    }
+
+    /// Whether this node writes the plan, as it believes itself.
+    pub(super) fn is_coordinating(&self) -> bool {
+        self.coordination.coordinating
+    }
+
+    /// The oldest member that is not known to be gone: who writes the plan, as far as is known here.
+    pub(super) fn coordinator(&self) -> Option<NodeId> {
+        let elder = self.elders().into_iter().find(|elder| !self.view.is_gone(&elder.id)).map(|elder| elder.id);
+        elder.or_else(|| self.id())
+    }
+
+    /// Members older than this node, oldest first: those of the plan, and those that only announced themselves.
+    fn elders(&self) -> Vec<Elder> {
+        let Some(own) = &self.lease else { return Vec::new() };
+        let planned = self.view.plan.iter().flat_map(|plan| &plan.record.members);
+        let planned = planned.map(|member| (member.id.clone(), member.since));
+        let announced = self.view.members.iter().filter(|(_, seen)| seen.record.state != MemberState::Left);
+        let announced = announced.map(|(node, seen)| {
+            (NodeId { node: node.clone(), incarnation: seen.record.incarnation }, seen.record.since)
+        });
+        let older: BTreeMap<NodeId, Revision> =
+            planned.chain(announced).filter(|(id, since)| *since < own.since && id.node != self.who.node).collect();
+        let mut elders: Vec<Elder> = older.into_iter().map(|(id, since)| Elder { id, since }).collect();
+        elders.sort_by_key(|elder| elder.since);
+        elders
+    }
+
+    /// Own lease, and those of the elders up to the first that seems to live.
+    fn scope_of(&self, elders: &[Elder]) -> WatchScope {
+        let mut names = BTreeSet::from([self.who.node.clone()]);
+        for elder in elders.iter().filter(|elder| !self.view.is_gone(&elder.id)) {
+            names.insert(elder.id.node.clone());
+            if !self.is_silent(&elder.id) {
+                break;
+            }
+        }
+        WatchScope::Leases(names.into_iter().collect())
+    }
+
+    fn follow(&mut self, scope: WatchScope) {
+        if self.coordination.scope.as_ref() == Some(&scope) {
+            return;
+        }
+        self.coordination.all_leases_seen = false;
+        self.coordination.scope = Some(scope.clone());
+        self.out.push(Action::WatchLeases(scope));
+    }
+
+    /// Whether this incarnation holds a live lease that was not seen renewed for the whole of it.
+    fn is_silent(&self, id: &NodeId) -> bool {
+        self.view.leases.get(&id.node).is_some_and(|seen| {
+            let lease = &seen.record;
+            lease.state == LeaseState::Live
+                && lease.incarnation == id.incarnation
+                && self.now >= self.observer.expires_at(&id.node, seen)
+        })
+    }
+
+    /// An observer judges only while its own heartbeats get through: shortly after one was acknowledged.
+    fn may_judge(&self) -> bool {
+        self.may_act()
+            && self.lease.as_ref().is_some_and(|lease| self.now.since(lease.acked_at()) <= self.timing.beat())
+    }
+
+    fn evict_silent(&mut self) {
+        let silent: Vec<(NodeName, Revision, Lease)> = self
+            .view
+            .leases
+            .iter()
+            .filter(|(node, seen)| {
+                **node != self.who.node
+                    && seen.record.state == LeaseState::Live
+                    && self.now >= self.observer.expires_at(node, seen)
+            })
+            .map(|(node, seen)| (node.clone(), seen.revision, seen.record.clone()))
+            .collect();
+        for (node, expected, lease) in silent {
+            let id = NodeId { node: node.clone(), incarnation: lease.incarnation };
+            if self.coordination.evictions.values().any(|(known, _)| *known == id) {
+                continue;
+            }
+            let op = self.op();
+            let silent = self.observer.silent_for(&node, self.now);
+            self.coordination.evictions.insert(op, (id, silent));
+            self.out.push(Action::Cas {
+                op,
+                key: Key::Lease(node),
+                expected,
+                record: Record::Lease(Lease { state: LeaseState::Evicted, ..lease }),
+                heartbeat: true,
+                subscribe: None,
+                timeout: self.timing.beat(),
+            });
+        }
+    }
+
+    pub(super) fn coordination_cas_done(&mut self, op: OpId, result: &Result<Revision, CasError>) -> bool {
+        if let Some((id, silent)) = self.coordination.evictions.remove(&op) {
+            self.eviction_done(&id, silent, result);
+            return true;
+        }
+        let Some(written) = self.coordination.plan_op.take_if(|written| written.op == op) else { return false };
+        match result {
+            Ok(revision) => {
+                if written.sound {
+                    self.coordination.sound_at = Some(*revision);
+                }
+                // The acknowledgement may be ahead of the watch: without this the same plan would be written again.
+                self.view.apply(Key::Plan, *revision, Record::Plan(written.plan));
+            }
+            Err(_) => self.coordination.plan_retry_at = self.now + self.timing.beat(),
+        }
+        true
+    }
+
+    fn eviction_done(&mut self, id: &NodeId, silent: Duration, result: &Result<Revision, CasError>) {
+        match result {
+            Ok(revision) => {
+                if let Some(seen) = self.view.leases.get(&id.node) {
+                    let lease = Lease { state: LeaseState::Evicted, ..seen.record.clone() };
+                    self.view.apply(Key::Lease(id.node.clone()), *revision, Record::Lease(lease));
+                }
+                self.emit(Event::Evicted { node: id.node.clone(), silent });
+            }
+            // It was renewed meanwhile, or somebody else evicted it, or nobody knows: judge anew.
+            Err(_) => self.observer.restart(self.now),
+        }
+    }
+
+    /// Live members by their own records and leases, oldest first. Newcomers count once they were seen for the
+    /// debounce, so that nodes that start together are planned together.
+    fn live_members(&mut self) -> Vec<PlanMember> {
+        let planned: BTreeSet<NodeId> =
+            self.view.plan.iter().flat_map(|plan| &plan.record.members).map(|member| member.id.clone()).collect();
+        let mut live: Vec<PlanMember> = self
+            .view
+            .members
+            .iter()
+            .filter(|(node, seen)| self.holds_lease(node, &seen.record))
+            .map(|(node, seen)| plan_member(node, &seen.record))
+            .collect();
+        live.sort_by_key(|member| member.since);
+        let (now, debounce) = (self.now, self.timing.join_debounce);
+        let newcomers: BTreeMap<NodeId, Time> = live
+            .iter()
+            .filter(|member| !planned.contains(&member.id))
+            .map(|member| (member.id.clone(), *self.coordination.newcomers.get(&member.id).unwrap_or(&now)))
+            .collect();
+        // Every further newcomer extends the wait a little, up to four times the debounce.
+        let (first, last) = (newcomers.values().min().copied(), newcomers.values().max().copied());
+        let waiting = first.zip(last).is_some_and(|(first, last)| now < (last + debounce).min(first + debounce * 4));
+        if waiting {
+            live.retain(|member| planned.contains(&member.id));
+        }
+        self.coordination.newcomers = newcomers;
+        live
+    }
+
+    fn holds_lease(&self, node: &NodeName, member: &Member) -> bool {
+        member.state != MemberState::Left
+            && self.view.leases.get(node).is_some_and(|seen| {
+                seen.record.state == LeaseState::Live && seen.record.incarnation == member.incarnation
+            })
+    }
+
+    fn plan_if_needed(&mut self) {
+        let members = self.live_members();
+        if members.is_empty() || self.coordination.plan_op.is_some() || self.now < self.coordination.plan_retry_at {
+            return;
+        }
+        let frozen = members.iter().any(|member| self.is_frozen(member));
+        let current = self.view.plan.as_ref().filter(|plan| plan.record.generation == self.who.generation);
+        let was_sound = current.is_some_and(|plan| self.coordination.sound_at == Some(plan.revision));
+        let kept = current.filter(|plan| plan.record.members == members && (frozen || was_sound));
+        let sound = if kept.is_some() { was_sound } else { !frozen };
+        let rows = match kept.map(|plan| plan.record.rows.clone()) {
+            Some(rows) => Ok(rows),
+            None => self.plan_rows(&members),
+        };
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(reason) => return self.plan_failed(reason),
+        };
+        self.coordination.plan_failed = false;
+        let gone = self.gone_but_named();
+        let unchanged = self.view.plan.as_ref().filter(|plan| {
+            let plan = &plan.record;
+            plan.generation == self.who.generation && plan.members == members && plan.gone == gone && plan.rows == rows
+        });
+        match unchanged.map(|plan| plan.revision) {
+            Some(revision) if sound => self.coordination.sound_at = Some(revision),
+            Some(_) => {}
+            None => self.write_plan(members, gone, rows, sound),
+        }
+    }
+
+    fn plan_failed(&mut self, reason: String) {
+        self.coordination.plan_retry_at = self.now + self.timing.lease;
+        if !std::mem::replace(&mut self.coordination.plan_failed, true) {
+            self.emit(Event::PlanFailed { reason });
+        }
+    }
+
+    fn write_plan(&mut self, members: Vec<PlanMember>, gone: Vec<NodeId>, rows: Vec<Vec<NodeName>>, sound: bool) {
+        let Some(author) = self.id() else { return };
+        let known = self.view.plan.as_ref();
+        let version = known.map_or(0, |plan| plan.record.version) + 1;
+        let expected = known.map_or(Revision::NONE, |plan| plan.revision);
+        let moves = rows
+            .iter()
+            .zip(self.who.partitions.ids())
+            .filter(|(row, partition)| {
+                let holder = self.view.holder(*partition).filter(|id| !self.view.is_gone(id));
+                holder.is_some_and(|id| row.first().is_some_and(|name| *name != id.node))
+            })
+            .count();
+        self.emit(Event::Planned { version, members: members.len(), moves });
+        let op = self.op();
+        let generation = self.who.generation;
+        let plan = PlanRecord { version, author, generation, members, gone, rows };
+        self.coordination.plan_op = Some(PlanWrite { op, plan: plan.clone(), sound });
+        self.out.push(Action::Cas {
+            op,
+            key: Key::Plan,
+            expected,
+            record: Record::Plan(plan),
+            heartbeat: false,
+            subscribe: None,
+            timeout: self.timing.lease / 2,
+        });
+    }
+
+    /// Incarnations that claims still name and that are proven gone. Rebuilt from the leases each time, so that it is
+    /// the same whoever coordinates.
+    fn gone_but_named(&self) -> Vec<NodeId> {
+        let named = self.view.claims.values().filter_map(|seen| seen.record.holder());
+        let gone: BTreeSet<NodeId> = named.filter(|id| self.view.is_gone(id)).cloned().collect();
+        gone.into_iter().collect()
+    }
+
+    fn plan_rows(&self, members: &[PlanMember]) -> Result<Vec<Vec<NodeName>>, String> {
+        let live: BTreeMap<&NodeName, &NodeId> = members.iter().map(|member| (&member.id.node, &member.id)).collect();
+        let candidates: Vec<Candidate> = members.iter().map(|member| self.candidate(member)).collect();
+        let current: Vec<CurrentRow> = self
+            .who
+            .partitions
+            .ids()
+            .map(|partition| {
+                let holder = self.view.holder(partition).filter(|id| live.get(&id.node) == Some(id));
+                CurrentRow { owner: holder.map(|id| id.node.clone()), replicas: Vec::new() }
+            })
+            .collect();
+        let input =
+            PlanInput { partitions: self.who.partitions, replicas: 1, candidates: &candidates, current: &current };
+        plan::plan(&input).map(|assignment| assignment.rows).map_err(|error| error.to_string())
+    }
+
+    /// Not renewed for half a lease: may be suspended. It keeps what it has and gets nothing new.
+    fn is_frozen(&self, member: &PlanMember) -> bool {
+        let silent = self.observer.silent_for(&member.id.node, self.now);
+        member.id.node != self.who.node && silent > self.timing.lease / 2
+    }
+
+    fn candidate(&self, member: &PlanMember) -> Candidate {
+        Candidate {
+            node: member.id.node.clone(),
+            zone: member.zone.clone(),
+            weight: member.weight,
+            draining: member.draining,
+            frozen: self.is_frozen(member),
+            excluded: member.excluded.iter().copied().collect(),
+        }
+    }
+
+    /// Tells of members that came, drain or went, by the plan.
+    fn note_member_changes(&mut self) {
+        let Some(plan) = &self.view.plan else { return };
+        let now: BTreeMap<NodeName, bool> =
+            plan.record.members.iter().map(|member| (member.id.node.clone(), member.draining)).collect();
+        if now == self.coordination.known_members {
+            return;
+        }
+        let before = std::mem::replace(&mut self.coordination.known_members, now.clone());
+        for (node, draining) in &now {
+            match before.get(node) {
+                None => self.emit(Event::Member { node: node.clone(), change: MemberChange::Joined }),
+                Some(false) if *draining => {
+                    self.emit(Event::Member { node: node.clone(), change: MemberChange::Draining });
+                }
+                Some(_) => {}
+            }
+        }
+        for node in before.keys().filter(|node| !now.contains_key(*node)) {
+            self.emit(Event::Member { node: node.clone(), change: MemberChange::Gone });
+        }
+    }
+
+    pub(super) fn coordination_wakes(&self) -> Vec<Time> {
+        let mut wakes: Vec<Time> = self
+            .view
+            .leases
+            .iter()
+            .filter(|(node, seen)| **node != self.who.node && seen.record.state == LeaseState::Live)
+            .map(|(node, seen)| self.observer.expires_at(node, seen))
+            .collect();
+        let newcomers = self.coordination.newcomers.values();
+        wakes.extend(
+            newcomers.flat_map(|seen| [*seen + self.timing.join_debounce, *seen + self.timing.join_debounce * 4]),
+        );
+        if self.coordination.plan_op.is_none() {
+            wakes.push(self.coordination.plan_retry_at);
+        }
+        wakes
+    }
+}
+
+fn plan_member(node: &NodeName, member: &Member) -> PlanMember {
+    PlanMember {
+        id: NodeId { node: node.clone(), incarnation: member.incarnation },
+        since: member.since,
+        draining: member.state == MemberState::Draining,
+        zone: member.zone.clone(),
+        weight: member.weight,
+        excluded: member.excluded.clone(),
+    }
+}

@@ -1,0 +1,249 @@
+//! Planned moves, both sides: park, finish what runs, release, hand the state over, offer; and the target's claim.
+//!
+//! The owner never reopens an epoch it has offered: it abandons a switch only by claiming the next epoch at the same
+//! revision, so that either it or the target wins. Whatever happens, the claim in the store says who.
+
+use super::partition::{Hook, Phase};
+use super::{Action, Event, Machine, OpId};
+use crate::coord::Revision;
+use crate::ring::event::Origin;
+use crate::ring::io::Offer;
+use crate::service::Release;
+use crate::types::{Epoch, NodeId, PartitionId, Time};
+
+/// How far a move is.
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    /// New requests are parked, those running finish; idle once none runs.
+    Parking { idle: bool },
+    /// `on_release(Handoff)` runs.
+    Releasing { hook: Hook },
+    /// The state is streamed to the target.
+    Transferring,
+    /// The target may claim: this epoch is given away.
+    Offering,
+}
+
+/// A move away from this node.
+#[derive(Debug, Clone)]
+pub(super) struct Move {
+    /// The target; `None` gives the partition back to nobody (the last node leaves).
+    pub(super) to: Option<NodeId>,
+    pub(super) epoch: Epoch,
+    pub(super) revision: Revision,
+    pub(super) step: Step,
+    pub(super) started: Time,
+    pub(super) deadline: Time,
+    pub(super) bytes: u64,
+}
+
+impl Machine {
+    /// Begins a move where the plan wants the partition elsewhere.
+    pub(super) fn consider_move(&mut self, partition: PartitionId, epoch: Epoch, revision: Revision) {
+        if !self.plan_is_current() || !self.may_act() || self.now < self.slot(partition).move_retry_at {
+            return;
+        }
+        let row_is_empty = self.view.planned_owner(partition).is_none();
+        let to = match self.planned(partition) {
+            Some(target) if self.is_me(&target) => return,
+            Some(target) if self.is_live_target(&target) => Some(target),
+            // Only a node that leaves gives back what nobody is planned for.
+            None if row_is_empty && self.is_draining() => None,
+            _ => return,
+        };
+        let under_way = self.slots.iter().filter(|slot| matches!(slot.phase, Phase::Moving(_))).count();
+        if under_way >= self.timing.parallel_moves {
+            return;
+        }
+        if let Some(target) = &to {
+            self.emit(Event::MoveStarted { partition, to: target.node.clone() });
+        }
+        let (started, deadline) = (self.now, self.now + self.timing.move_timeout);
+        let step = Step::Parking { idle: false };
+        self.out.push(Action::Park { partition, epoch });
+        self.set_phase(partition, Phase::Moving(Move { to, epoch, revision, step, started, deadline, bytes: 0 }));
+    }
+
+    fn moving(&mut self, partition: PartitionId) -> Option<&mut Move> {
+        match &mut self.slots[partition.index()].phase {
+            Phase::Moving(moving) => Some(moving),
+            _ => None,
+        }
+    }
+
+    /// Nothing runs any more for the parked partition.
+    pub(super) fn idle(&mut self, partition: PartitionId, parked_epoch: Epoch) {
+        let Some(moving) = self.moving(partition) else { return };
+        if moving.epoch == parked_epoch
+            && let Step::Parking { idle } = &mut moving.step
+        {
+            *idle = true;
+        }
+    }
+
+    /// Tells the service to flush as the owner: only while this node is known to be that.
+    fn begin_release(&mut self, partition: PartitionId, epoch: Epoch) {
+        if !self.may_act() {
+            return;
+        }
+        let hook = self.start_hook();
+        if let Some(moving) = self.moving(partition) {
+            moving.step = Step::Releasing { hook };
+        }
+        self.out.push(Action::OnRelease { op: hook.op, grants: vec![(partition, epoch)], why: Release::Handoff });
+    }
+
+    /// `on_release(Handoff)` is done (an error was reported; the handoff goes on).
+    pub(super) fn move_released(&mut self, partition: PartitionId) {
+        let now = self.now;
+        let Some(moving) = self.moving(partition) else { return };
+        moving.step = Step::Transferring;
+        if moving.to.is_some() && now >= moving.deadline {
+            return self.abandon(partition, "its time was over when on_release was done".to_owned());
+        }
+        let (to, epoch, revision) = (moving.to.clone(), moving.epoch, moving.revision);
+        match to {
+            Some(to) => self.out.push(Action::Transfer { partition, epoch, to }),
+            None => self.release_claim(partition, epoch, revision),
+        }
+    }
+
+    /// The state is with the target: offer. From here on this epoch is never served here again.
+    pub(super) fn transferred(&mut self, partition: PartitionId, epoch: Epoch, result: Result<u64, String>) {
+        let from = self.id();
+        let Some(moving) = self.moving(partition) else { return };
+        if moving.epoch != epoch || !matches!(moving.step, Step::Transferring) {
+            return;
+        }
+        let (Some(from), Some(to)) = (from, moving.to.clone()) else { return };
+        match result {
+            Ok(bytes) => {
+                moving.bytes = bytes;
+                moving.step = Step::Offering;
+                let offer = Offer { partition, epoch, revision: moving.revision, from };
+                self.out.push(Action::Revoke { partition });
+                self.out.push(Action::SendOffer { to, offer });
+            }
+            Err(reason) => self.abandon(partition, reason),
+        }
+    }
+
+    pub(super) fn offer_refused(&mut self, partition: PartitionId, epoch: Epoch, reason: String) {
+        if self.moving(partition).is_some_and(|m| m.epoch == epoch && matches!(m.step, Step::Offering)) {
+            self.abandon(partition, reason);
+        }
+    }
+
+    /// Requests pile up: the move is given up; where `on_release` runs, as soon as it is done.
+    pub(super) fn pressure(&mut self, partition: PartitionId) {
+        let now = self.now;
+        if let Some(moving) = self.moving(partition) {
+            moving.deadline = moving.deadline.min(now);
+            self.abandon(partition, "three quarters of the parked bound were taken".to_owned());
+        }
+    }
+
+    pub(super) fn advance_move(&mut self, partition: PartitionId) {
+        let Phase::Moving(moving) = &self.slot(partition).phase else { return };
+        let claim = self.view.claims.get(&partition);
+        if claim.is_some_and(|seen| seen.revision > moving.revision) {
+            let moving = moving.clone();
+            // Whoever took it before it was offered took it over: this node was evicted and does not know it yet.
+            return match moving.step {
+                Step::Offering => self.handed_over(partition, moving),
+                _ => self.lose_partition(partition),
+            };
+        }
+        let target_left = moving.to.as_ref().is_some_and(|to| !self.is_live_target(to));
+        if target_left {
+            self.abandon(partition, "the target left the ring".to_owned());
+        } else if self.now >= moving.deadline {
+            self.abandon(partition, format!("not done within {:?}", self.timing.move_timeout));
+        } else if matches!(moving.step, Step::Parking { idle: true }) {
+            self.begin_release(partition, moving.epoch);
+        }
+    }
+
+    /// Gives the move up. Before `on_release` the partition is simply served on; after it, only under a new epoch.
+    fn abandon(&mut self, partition: PartitionId, reason: String) {
+        let Phase::Moving(moving) = self.slot(partition).phase.clone() else { return };
+        // A hook that runs is waited for: calls for one partition never overlap.
+        if matches!(moving.step, Step::Releasing { .. }) {
+            return;
+        }
+        let slot = &mut self.slots[partition.index()];
+        slot.move_failures += 1;
+        slot.move_retry_at = self.now + self.timing.backoff_after(slot.move_failures);
+        if let Some(to) = &moving.to {
+            let pause = self.now.since(moving.started);
+            self.emit(Event::MoveAbandoned { partition, to: to.node.clone(), reason, pause });
+        }
+        if matches!(moving.step, Step::Parking { .. }) {
+            self.set_phase(partition, Phase::Serving { epoch: moving.epoch, revision: moving.revision });
+            self.out.push(Action::Serve { partition, epoch: moving.epoch });
+        } else {
+            self.out.push(Action::Revoke { partition });
+            let (revision, next) = (moving.revision, moving.epoch.next());
+            self.claim(partition, revision, next, Origin::Abandoned, Some(moving));
+        }
+    }
+
+    /// The claim is somebody else's: forward what was parked, and let go.
+    pub(super) fn handed_over(&mut self, partition: PartitionId, moving: Move) {
+        self.slots[partition.index()].move_failures = 0;
+        self.emit(Event::Released { partition, epoch: moving.epoch, why: Release::Handoff });
+        if let Some(to) = moving.to {
+            let pause = self.now.since(moving.started);
+            self.emit(Event::MoveFinished { partition, to: to.node, pause, bytes: moving.bytes });
+        }
+        self.step_aside(partition);
+    }
+
+    /// In the middle of a move this node lost everything: tells whether the service is still to be told.
+    pub(super) fn lose_move(&mut self, partition: PartitionId, moving: Move) -> Option<(PartitionId, Epoch)> {
+        match moving.step {
+            Step::Parking { .. } => Some((partition, moving.epoch)),
+            // `on_release(Handoff)` runs: it was told, and is waited for.
+            Step::Releasing { hook } => {
+                self.set_phase(partition, Phase::Losing { hook });
+                None
+            }
+            Step::Transferring | Step::Offering => {
+                self.step_aside(partition);
+                None
+            }
+        }
+    }
+
+    /// A peer offers a partition whose state is here: claim it, if this node is free to.
+    pub(super) fn offered(&mut self, op: OpId, offer: &Offer) {
+        let result = self.may_accept(offer);
+        let accepted = result.is_ok();
+        self.out.push(Action::AnswerOffer { op, result });
+        if accepted {
+            self.claim(offer.partition, offer.revision, offer.epoch.next(), Origin::Switch, None);
+        }
+    }
+
+    fn may_accept(&self, offer: &Offer) -> Result<(), String> {
+        let partition = offer.partition;
+        if !self.who.partitions.contains(partition) {
+            return Err(format!("there is no partition {partition}"));
+        }
+        if self.is_draining() {
+            return Err("draining".to_owned());
+        }
+        if !self.may_claim() {
+            return Err("less than half a lease is left".to_owned());
+        }
+        let slot = self.slot(partition);
+        if slot.is_excluded(self.now) {
+            return Err("this partition could not be started here a moment ago".to_owned());
+        }
+        if !matches!(slot.phase, Phase::Away) {
+            return Err("this partition is busy here".to_owned());
+        }
+        let newer = self.view.claims.get(&partition).is_some_and(|seen| seen.revision > offer.revision);
+        if newer { Err("a newer claim is known here".to_owned()) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,16 @@
+//! The ring's rules, pure: leases, planning, the phases of each partition. No I/O, no clock, no randomness.
+//!
+//! In: [`Input`]s with the time they came. Out: [`Action`]s. [`Machine`] is the whole of it.
+
+mod event;
+mod io;
+mod lease;
+mod machine;
+pub mod plan;
+mod settings;
+mod view;
+
+pub use event::{Event, MemberChange, Origin};
+pub use io::{Action, Input, Offer, OpId, Outcome, Update};
+pub use machine::{Machine, MemberReport, MoveReport, Report, Standing};
+pub use settings::{Identity, Timing};

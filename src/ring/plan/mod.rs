@@ -1,0 +1,150 @@
+//! Who should own what: a pure function from members and claims to a plan.
+//!
+//! In: the candidates, and for each partition who holds it now. Out: for each partition its replicas, owner-to-be first.
+//!
+//! # What is best
+//! *Eligible* is every candidate that is not draining. A node *may own* a partition it does not exclude; a frozen node
+//! only what it owns already. A partition that some node may own is always assigned, one that nobody may own never.
+//! Let `Q` be the number of those assigned, and `W` the weight of all eligible nodes, frozen ones included (so that
+//! freezing a node moves nothing). A node of weight `w` has the quota `Q * w / W`. Among all assignments, in this order:
+//!
+//! 1. **Balance.** Every owner count is the quota rounded down or up. Frozen nodes keep every partition they own, and
+//!    with them or with exclusions this can be out of reach; then the sum of `d * d / w` is the smallest possible, `d`
+//!    being a node's distance from its rounded quota. So what one node must leave or cannot give up is shared by weight.
+//! 2. **Moves.** As few partitions as possible that have a live owner get another.
+//! 3. **Copies.** As few owners-to-be as possible that are not in sync.
+//! 4. A fixed choice by name and number, so that the order of the candidates plays no part.
+//!
+//! Given the owners, the replicas are chosen in the same way: each partition has as many as asked for or, with fewer
+//! nodes, as there are; frozen nodes keep theirs; then as many different zones as there can be (nodes without a zone
+//! count as one zone), then balance as above, then the fewest copies.
+//!
+//! # How it is found
+//! Every partition starts on a node that is cheapest for it: its owner, else one in sync, else any (`start`). That
+//! may be out of balance. A *chain* mends it: `a` gives a partition to `b`, `b` gives one to `c`, and so on; only the
+//! counts of its two ends change. In terms of minimum-cost flow with convex costs a chain is an augmenting path, and
+//! two theorems apply: as long as no closed chain saves anything, an assignment is the cheapest for its counts, and it
+//! stays so if each chain taken is a cheapest one between its ends; and if no chain improves such an assignment, it is
+//! the best of all. At the start nothing closed can save anything, since each partition is where it is cheapest. So:
+//! take cheapest improving chains until there is none (`chain`). The last, fruitless search proves the optimum.
+//!
+//! A second call on the result finds no improving chain at its start, therefore moves nothing.
+
+mod chain;
+mod problem;
+mod rules;
+mod share;
+mod start;
+mod validate;
+
+use std::collections::BTreeSet;
+
+use crate::types::{NodeName, PartitionCount, PartitionId};
+use problem::Problem;
+use rules::Rules;
+
+/// A live member that the plan may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Who.
+    pub node: NodeName,
+    /// Its failure zone.
+    pub zone: Option<String>,
+    /// Its share relative to other nodes; at least 1.
+    pub weight: u32,
+    /// On its way out: gets nothing and loses everything, also where it is frozen.
+    pub draining: bool,
+    /// Suspended: keeps what it has and gets nothing new, neither as owner nor as replica.
+    pub frozen: bool,
+    /// Partitions it must not hold, neither as owner nor as replica.
+    pub excluded: BTreeSet<PartitionId>,
+}
+
+/// Who holds a partition now. Names that are no candidates are passed over: they are not live.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CurrentRow {
+    /// The live owner, if there is one.
+    pub owner: Option<NodeName>,
+    /// The other in-sync replicas.
+    pub replicas: Vec<NodeName>,
+}
+
+/// Everything a plan depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanInput<'a> {
+    /// How many partitions the ring has.
+    pub partitions: PartitionCount,
+    /// Copies of each partition, the owner's included; at least 1.
+    pub replicas: usize,
+    /// Live members, in any order.
+    pub candidates: &'a [Candidate],
+    /// One row per partition.
+    pub current: &'a [CurrentRow],
+}
+
+/// The plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// For each partition the owner-to-be, then the other replicas by name; empty where nobody may own it.
+    pub rows: Vec<Vec<NodeName>>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The current rows are not those of this ring.
+    #[error("current has {given} rows, the ring has {partitions} partitions")]
+    Rows {
+        /// Rows given.
+        given: usize,
+        /// Rows needed.
+        partitions: usize,
+    },
+    /// No copy at all was asked for.
+    #[error("replicas is 0, at least 1 is needed (the owner counts)")]
+    NoReplicas,
+    /// A weight below the limit.
+    #[error("the weight of node {node} is 0, at least 1 is needed")]
+    ZeroWeight {
+        /// Whose.
+        node: NodeName,
+    },
+    /// Two candidates of one name.
+    #[error("node {node} is a candidate twice")]
+    Duplicate {
+        /// Which.
+        node: NodeName,
+    },
+    /// The planner's own check of its result failed: a bug, and the result must not be used.
+    #[error("the computed plan breaks the rule '{rule}' at {at}: this is a bug of the planner")]
+    Invalid {
+        /// Which rule.
+        rule: &'static str,
+        /// The partition or node.
+        at: String,
+    },
+}
+
+/// The best plan for `input`, as the [module](self) defines it.
+///
+/// # Errors
+/// [`PlanError`] where the input contradicts itself.
+pub fn plan(input: &PlanInput<'_>) -> Result<Assignment, PlanError> {
+    let problem = Problem::new(input)?;
+    let owners: Vec<Option<usize>> =
+        solve(&Rules::for_owners(&problem)).iter().map(|holders| holders.first().copied()).collect();
+    let mut rows: Vec<Vec<usize>> = owners.iter().map(|owner| owner.iter().copied().collect()).collect();
+    if problem.replicas > 1 {
+        for (row, mut others) in rows.iter_mut().zip(solve(&Rules::for_replicas(&problem, owners))) {
+            others.sort_unstable();
+            row.append(&mut others);
+        }
+    }
+    validate::check(&problem, &rows)?;
+    let named = |row: Vec<usize>| row.into_iter().map(|node| problem.nodes[node].node.clone()).collect();
+    Ok(Assignment { rows: rows.into_iter().map(named).collect() })
+}
+
+fn solve(rules: &Rules<'_>) -> Vec<Vec<usize>> {
+    chain::improve(rules, start::place(rules)).holders
+}

@@ -1,0 +1,96 @@
+//! One stage of planning as a table: how many places each partition has to fill, and what each node costs there.
+//!
+//! Owners and replicas are the same problem with different tables.
+
+use super::problem::{Problem, Row};
+use super::share::Share;
+
+/// The node must not have a place in the partition.
+pub(super) const FORBIDDEN: u32 = u32::MAX;
+
+/// What a stage has to decide, and within which bounds.
+pub(super) struct Rules<'a> {
+    /// Zone of each node.
+    pub(super) zones: &'a [usize],
+    /// Nodes that neither give nor take.
+    pub(super) frozen: Vec<bool>,
+    /// Share of each node in all places.
+    pub(super) shares: Vec<Share>,
+    /// Places to fill per partition.
+    pub(super) places: Vec<usize>,
+    /// Per partition a node placed already: its zone counts as used.
+    pub(super) placed: Vec<Option<usize>>,
+    costs: Vec<u32>,
+}
+
+/// Who fills the places.
+pub(super) struct Placement {
+    /// Per partition.
+    pub(super) holders: Vec<Vec<usize>>,
+    /// Per node its partitions, in no order.
+    pub(super) held: Vec<Vec<usize>>,
+}
+
+impl<'a> Rules<'a> {
+    /// One place per partition: its owner's. A move outweighs all copies there can be.
+    pub(super) fn for_owners(problem: &'a Problem<'_>) -> Self {
+        let copies_at_most = u32::try_from(problem.rows.len()).unwrap_or(u32::MAX / 4);
+        let cost = |row: &Row, node: usize| {
+            // Where the owner has to go anyway its move is the same in every plan, so it need not be counted.
+            let keeper = row.owner.filter(|&owner| problem.may_own(row, owner));
+            let copy = u32::from(!row.in_sync.contains(&node));
+            match keeper {
+                _ if !problem.may_own(row, node) => FORBIDDEN,
+                Some(owner) if owner == node => 0,
+                Some(_) => copies_at_most + 1 + copy,
+                None => copy,
+            }
+        };
+        Self::new(problem, vec![None; problem.rows.len()], 1, cost)
+    }
+
+    /// The places beside the owner's.
+    pub(super) fn for_replicas(problem: &'a Problem<'_>, owners: Vec<Option<usize>>) -> Self {
+        let owners_by_index = owners.clone();
+        let cost = move |row: &Row, node: usize| {
+            let owner = owners_by_index[row.partition.index()];
+            if owner.is_none() || owner == Some(node) || !problem.may_replicate(row, node) {
+                FORBIDDEN
+            } else {
+                u32::from(!row.in_sync.contains(&node))
+            }
+        };
+        Self::new(problem, owners, problem.replicas - 1, cost)
+    }
+
+    fn new(
+        problem: &'a Problem<'_>,
+        placed: Vec<Option<usize>>,
+        wanted: usize,
+        cost: impl Fn(&Row, usize) -> u32,
+    ) -> Self {
+        let nodes = problem.nodes.len();
+        let cost = &cost;
+        let costs: Vec<u32> = problem.rows.iter().flat_map(|row| (0..nodes).map(move |n| cost(row, n))).collect();
+        let available = |p: usize| costs[p * nodes..][..nodes].iter().filter(|&&cost| cost != FORBIDDEN).count();
+        let places: Vec<usize> = (0..problem.rows.len()).map(|p| available(p).min(wanted)).collect();
+        let weights: Vec<u32> = problem.nodes.iter().map(|node| node.weight).collect();
+        Self {
+            zones: &problem.zones,
+            frozen: problem.nodes.iter().map(|node| node.frozen).collect(),
+            shares: Share::of(places.iter().sum(), &weights),
+            places,
+            placed,
+            costs,
+        }
+    }
+
+    pub(super) fn nodes(&self) -> usize {
+        self.zones.len()
+    }
+
+    /// What each node costs in this partition.
+    pub(super) fn costs(&self, partition: usize) -> &[u32] {
+        &self.costs[partition * self.nodes()..][..self.nodes()]
+    }
+}

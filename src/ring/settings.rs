@@ -1,0 +1,94 @@
+//! What a machine is told when it is made: who it is, and how long things may take.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::types::{Generation, NodeName, PartitionCount};
+
+/// Who this node is in the ring.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Its name.
+    pub node: NodeName,
+    /// Fresh and random: becomes part of the incarnation.
+    pub incarnation_id: Uuid,
+    /// The store generation to act under.
+    pub generation: Generation,
+    /// How many partitions the ring has.
+    pub partitions: PartitionCount,
+    /// Failure zone, if any.
+    pub zone: Option<String>,
+    /// Share relative to other nodes.
+    pub weight: u32,
+    /// Where its HTTP listens, if it does.
+    pub http: Option<String>,
+    /// The program's version.
+    pub version: String,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// The node's lease: heartbeats every sixth of it, act until three quarters, evicted after the whole.
+    pub lease: Duration,
+    /// How long the coordinator waits for more nodes after it saw a new one.
+    pub join_debounce: Duration,
+    /// How long a partition may stay parked in a move before the move is abandoned.
+    pub move_timeout: Duration,
+    /// When a running hook is reported.
+    pub hook_slow: Duration,
+    /// When a running hook costs the node its lease.
+    pub hook_limit: Duration,
+    /// How long a node that owns nothing any more goes on forwarding at the least.
+    pub linger: Duration,
+    /// How long it may take to let go of all subscriptions and to have all peers know.
+    pub let_go_limit: Duration,
+    /// How long a drain may take altogether.
+    pub drain_timeout: Duration,
+    /// How many partitions a node gives away at once.
+    pub parallel_moves: usize,
+    /// First pause after a failed `on_own` or an abandoned move; doubles up to [`Timing::backoff_max`].
+    pub backoff: Duration,
+    /// Longest such pause.
+    pub backoff_max: Duration,
+    /// Wait this long before taking a lease: a full lease after a store reset, so that all gates of the former
+    /// generation are closed.
+    pub hold_off: Duration,
+}
+
+impl Timing {
+    /// The defaults for a lease of this length.
+    pub fn for_lease(lease: Duration) -> Self {
+        Self {
+            lease,
+            join_debounce: Duration::from_millis(500),
+            // Below what plain clients wait: what was parked at its start is still answered.
+            move_timeout: Duration::from_secs(3),
+            hook_slow: Duration::from_secs(2),
+            hook_limit: Duration::from_secs(30),
+            linger: Duration::from_millis(250),
+            let_go_limit: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(60),
+            parallel_moves: 4,
+            backoff: Duration::from_millis(250),
+            backoff_max: Duration::from_secs(60),
+            hold_off: Duration::ZERO,
+        }
+    }
+
+    /// Time between heartbeats, their time-out, and the longest reconnect delay: a sixth of the lease.
+    pub fn beat(&self) -> Duration {
+        self.lease / 6
+    }
+
+    /// How long after sending an acknowledged heartbeat the node may act: three quarters of the lease.
+    pub fn act(&self) -> Duration {
+        self.lease * 3 / 4
+    }
+
+    /// The pause before the next try after this many failures in a row.
+    pub fn backoff_after(&self, failures: u32) -> Duration {
+        self.backoff.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(self.backoff_max)
+    }
+}

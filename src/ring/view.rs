@@ -1,0 +1,92 @@
+//! What the store last said, per key.
+//!
+//! In: watch snapshots and changes. Out: the newest record of each key. A view orders the changes of one key, never of
+//! two, and that a key is not in it proves nothing: whoever acts on it decides by compare-and-set.
+
+use std::collections::BTreeMap;
+
+use crate::coord::{Claim, Key, Lease, LeaseState, Member, PlanRecord, Record, Revision};
+use crate::types::{NodeId, NodeName, PartitionId};
+
+/// A record and the revision it was seen at.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Seen<T> {
+    /// When it was written.
+    pub(crate) revision: Revision,
+    /// What it says.
+    pub(crate) record: T,
+}
+
+/// The newest records seen.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    /// The plan, if seen.
+    pub(crate) plan: Option<Seen<PlanRecord>>,
+    /// By name.
+    pub(crate) members: BTreeMap<NodeName, Seen<Member>>,
+    /// By name; only those in the scope of the lease watch.
+    pub(crate) leases: BTreeMap<NodeName, Seen<Lease>>,
+    /// By partition.
+    pub(crate) claims: BTreeMap<PartitionId, Seen<Claim>>,
+}
+
+fn newer<K: Ord, T>(map: &mut BTreeMap<K, Seen<T>>, key: K, seen: Seen<T>) -> bool {
+    if map.get(&key).is_some_and(|known| known.revision >= seen.revision) {
+        return false;
+    }
+    map.insert(key, seen);
+    true
+}
+
+impl View {
+    /// Takes in one record; `false` if a newer one of that key was known. Revisions of one key never go back here: a
+    /// store that goes back is another generation, and the node starts anew.
+    pub(crate) fn apply(&mut self, key: Key, revision: Revision, record: Record) -> bool {
+        match (key, record) {
+            (Key::Plan, Record::Plan(record)) => {
+                let newer = self.plan.as_ref().is_none_or(|known| known.revision < revision);
+                if newer {
+                    self.plan = Some(Seen { revision, record });
+                }
+                newer
+            }
+            (Key::Member(node), Record::Member(record)) => newer(&mut self.members, node, Seen { revision, record }),
+            (Key::Lease(node), Record::Lease(record)) => newer(&mut self.leases, node, Seen { revision, record }),
+            (Key::Own(partition), Record::Own(record)) => newer(&mut self.claims, partition, Seen { revision, record }),
+            _ => false,
+        }
+    }
+
+    /// Whether the leases seen prove that this incarnation will never act again: evicted, left, or its name taken by a
+    /// later start. (A name is only taken over from an incarnation that was seen to run out.)
+    pub(crate) fn is_gone(&self, id: &NodeId) -> bool {
+        self.leases.get(&id.node).is_some_and(|seen| {
+            let lease = &seen.record;
+            if lease.incarnation == id.incarnation {
+                lease.state != LeaseState::Live
+            } else {
+                lease.incarnation.start >= id.incarnation.start
+            }
+        })
+    }
+
+    /// The owner a claim names, while it is held.
+    pub(crate) fn holder(&self, partition: PartitionId) -> Option<&NodeId> {
+        self.claims.get(&partition).and_then(|seen| seen.record.holder())
+    }
+
+    /// The plan's owner-to-be of a partition.
+    pub(crate) fn planned_owner(&self, partition: PartitionId) -> Option<&NodeName> {
+        self.plan.as_ref()?.record.rows.get(partition.index())?.first()
+    }
+
+    /// A plan member by name.
+    pub(crate) fn plan_member(&self, node: &NodeName) -> Option<&NodeId> {
+        self.plan.as_ref()?.record.members.iter().map(|m| &m.id).find(|id| id.node == *node)
+    }
+
+    /// Whether the plan lists this incarnation as gone.
+    pub(crate) fn plan_says_gone(&self, id: &NodeId) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.record.gone.contains(id))
+    }
+}

@@ -1,0 +1,55 @@
+//! NATS subjects: which are well formed, and which pattern matches which.
+
+/// Whether messages can be sent to it: tokens without spaces, none empty, no wildcards.
+pub(super) fn is_publishable(subject: &str) -> bool {
+    is_pattern(subject) && subject.split('.').all(|token| token != "*" && token != ">")
+}
+
+/// Whether it can be subscribed to: `>` stands last, if it is there.
+pub(super) fn is_pattern(subject: &str) -> bool {
+    let mut tokens = subject.split('.').peekable();
+    while let Some(token) = tokens.next() {
+        let fits = !token.is_empty() && !token.contains(char::is_whitespace);
+        if !fits || (token == ">" && tokens.peek().is_some()) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether a subscription to `pattern` gets what is sent to `subject`.
+pub(super) fn matches(pattern: &str, subject: &str) -> bool {
+    let mut subject = subject.split('.');
+    for token in pattern.split('.') {
+        match (token, subject.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(_)) => {}
+            (token, Some(other)) if token == other => {}
+            _ => return false,
+        }
+    }
+    subject.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_match_one_token_or_all_that_follow() {
+        for (pattern, subject) in [("a.b", "a.b"), ("a.*", "a.b"), ("*.*", "a.b"), ("a.>", "a.b.c"), (">", "a")] {
+            assert!(matches(pattern, subject), "{pattern} {subject}");
+        }
+        for (pattern, subject) in [("a.b", "a"), ("a", "a.b"), ("a.*", "a.b.c"), ("a.*", "a"), ("a.>", "a")] {
+            assert!(!matches(pattern, subject), "{pattern} {subject}");
+        }
+    }
+
+    #[test]
+    fn malformed_subjects_are_known() {
+        for bad in ["", "a..b", ".a", "a b", "a.>.b"] {
+            assert!(!is_pattern(bad), "{bad}");
+        }
+        assert!(is_pattern("a.*.>") && !is_publishable("a.*") && is_publishable("a.b"));
+    }
+}

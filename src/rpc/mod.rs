@@ -1,0 +1,20 @@
+//! Requests between clients and nodes, over core NATS.
+//!
+//! `bus` is what is needed of NATS (`nats` the real one, `mem` its twin); `subject` and `envelope` what goes over it;
+//! `table` who owns what; `router` the caller's side, `server` the owner's.
+
+mod bus;
+mod call;
+pub mod envelope;
+pub mod mem;
+pub mod micro;
+pub mod nats;
+mod router;
+pub mod server;
+pub mod subject;
+mod table;
+
+pub use bus::{Bus, BusError, Headers, Message, RequestError, Source, Subscription};
+pub use call::{CallError, Caller, Reply};
+pub use router::Router;
+pub use table::{Route, RouteTable};

@@ -1,0 +1,102 @@
+//! The right to act for a partition, and the gate that closes by itself when the node's lease runs out.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::types::{Clock, Epoch, FencingToken, PartitionId, Time};
+
+/// Open while the node may act: until 3/4 of a lease after it sent its last acknowledged heartbeat, by its own clock.
+///
+/// Every request passes it before it executes, and every answer before it is handed to the network.
+pub struct Gate {
+    open_until_nanos: AtomicU64,
+    clock: Arc<dyn Clock>,
+}
+
+impl Gate {
+    /// A closed gate.
+    pub fn closed(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { open_until_nanos: AtomicU64::new(0), clock })
+    }
+
+    /// Open until that moment; a moment in the past closes it.
+    pub fn open_until(&self, moment: Time) {
+        self.open_until_nanos.store(moment.as_nanos(), Ordering::SeqCst);
+    }
+
+    /// Closes it now.
+    pub fn close(&self) {
+        self.open_until_nanos.store(0, Ordering::SeqCst);
+    }
+
+    /// Whether the node may act now.
+    pub fn is_open(&self) -> bool {
+        self.clock.now().as_nanos() < self.open_until_nanos.load(Ordering::SeqCst)
+    }
+
+    /// How long it stays open without a further heartbeat; zero when closed.
+    pub fn margin(&self) -> std::time::Duration {
+        Time::from_nanos(self.open_until_nanos.load(Ordering::SeqCst)).since(self.clock.now())
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("margin", &self.margin()).finish()
+    }
+}
+
+/// Ends a grant before its gate closes: set when the partition is handed over or lost.
+#[derive(Debug)]
+pub struct Validity {
+    revoked: AtomicBool,
+    gate: Arc<Gate>,
+}
+
+impl Validity {
+    /// Valid while the gate is open, until revoked.
+    pub fn new(gate: Arc<Gate>) -> Arc<Self> {
+        Arc::new(Self { revoked: AtomicBool::new(false), gate })
+    }
+
+    /// Ends it for good.
+    pub fn revoke(&self) {
+        self.revoked.store(true, Ordering::SeqCst);
+    }
+
+    /// Not revoked, and the gate is open.
+    pub fn holds(&self) -> bool {
+        !self.revoked.load(Ordering::SeqCst) && self.gate.is_open()
+    }
+}
+
+/// The right to act for one partition in one epoch.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// What an external store compares.
+    pub token: FencingToken,
+    validity: Arc<Validity>,
+}
+
+impl Grant {
+    /// A grant that holds as long as `validity` does.
+    pub fn new(partition: PartitionId, token: FencingToken, validity: Arc<Validity>) -> Self {
+        Self { partition, token, validity }
+    }
+
+    /// The partition's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.token.epoch
+    }
+
+    /// Whether this node may still act for the partition in this epoch, as far as it can know by itself.
+    ///
+    /// A local check cannot exclude that the process is paused right after it: whoever writes to an external store
+    /// sends [`Grant::token`] along, and the store refuses lower ones ([`FencingToken::admits`]).
+    pub fn is_current(&self) -> bool {
+        self.validity.holds()
+    }
+}

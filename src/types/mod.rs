@@ -1,0 +1,15 @@
+//! The words of the ring as types: what every other layer speaks in.
+//!
+//! Nothing here does I/O. Identifiers are validated when they are made, so that a value of one of these types
+//! can be used in a subject, a KV key or a URL as it is.
+
+mod hash;
+mod ids;
+mod time;
+
+pub use hash::{KeyHash, UnknownKeyHash};
+pub use ids::{
+    Epoch, FencingToken, Generation, Incarnation, InvalidName, NAME_MAX_BYTES, NodeId, NodeName, PartitionCount,
+    PartitionId, RingName,
+};
+pub use time::{BootClock, Clock, ManualClock, Time};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::nats_args::NatsArgs;
 use crate::config::{Config, ConfigError, Settings};
 
 const AFTER_HELP: &str = "\
@@ -74,24 +75,8 @@ struct ServeArgs {
     /// This node's name: one live process each [default: node-1]
     #[arg(long, env = "NATS_RING_NODE", value_name = "NAME")]
     node: Option<String>,
-    /// Servers of one NATS, comma-separated [default: nats://localhost:4222]
-    #[arg(long, env = "NATS_RING_NATS", value_name = "URLS", hide_env_values = true)]
-    nats: Option<String>,
-    /// User name for NATS
-    #[arg(long, env = "NATS_RING_NATS_USER", value_name = "USER")]
-    nats_user: Option<String>,
-    /// Its password; as a flag, other users of the machine can see it
-    #[arg(long, env = "NATS_RING_NATS_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
-    nats_password: Option<String>,
-    /// Token for NATS; as a flag, other users of the machine can see it
-    #[arg(long, env = "NATS_RING_NATS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-    nats_token: Option<String>,
-    /// Credentials file for NATS (.creds)
-    #[arg(long, env = "NATS_RING_NATS_CREDS", value_name = "FILE")]
-    nats_creds: Option<String>,
-    /// File with an nkey seed for NATS
-    #[arg(long, env = "NATS_RING_NATS_NKEY", value_name = "FILE")]
-    nats_nkey: Option<String>,
+    #[command(flatten)]
+    nats: NatsArgs,
     /// :PORT binds loopback, 0.0.0.0:PORT all interfaces, :0 picks a port and logs it [default: :8080]
     #[arg(long, env = "NATS_RING_HTTP", value_name = "ADDRESS")]
     http: Option<String>,
@@ -132,12 +117,12 @@ impl ServeArgs {
         let file = self.config.as_deref().map_or_else(|| Ok(Settings::default()), Settings::from_file)?;
         let given = Settings {
             node: self.node,
-            nats: self.nats,
-            nats_user: self.nats_user,
-            nats_password: self.nats_password,
-            nats_token: self.nats_token,
-            nats_creds: self.nats_creds,
-            nats_nkey: self.nats_nkey,
+            nats: self.nats.nats,
+            nats_user: self.nats.nats_user,
+            nats_password: self.nats.nats_password,
+            nats_token: self.nats.nats_token,
+            nats_creds: self.nats.nats_creds,
+            nats_nkey: self.nats.nats_nkey,
             http: self.http,
             partitions: self.partitions,
             platform: self.platform,

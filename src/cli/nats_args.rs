@@ -1,0 +1,26 @@
+//! Where NATS is and who asks: the flags that every command shares.
+
+use clap::Args;
+
+/// Texts: they are checked where those of the file are, with the same messages.
+#[derive(Args, Clone, Default)]
+pub(super) struct NatsArgs {
+    /// Servers of one NATS, comma-separated [default: nats://localhost:4222]
+    #[arg(long, env = "NATS_RING_NATS", value_name = "URLS", hide_env_values = true)]
+    pub(super) nats: Option<String>,
+    /// User name for NATS
+    #[arg(long, env = "NATS_RING_NATS_USER", value_name = "USER")]
+    pub(super) nats_user: Option<String>,
+    /// Its password; as a flag, other users of the machine can see it
+    #[arg(long, env = "NATS_RING_NATS_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
+    pub(super) nats_password: Option<String>,
+    /// Token for NATS; as a flag, other users of the machine can see it
+    #[arg(long, env = "NATS_RING_NATS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(super) nats_token: Option<String>,
+    /// Credentials file for NATS (.creds)
+    #[arg(long, env = "NATS_RING_NATS_CREDS", value_name = "FILE")]
+    pub(super) nats_creds: Option<String>,
+    /// File with an nkey seed for NATS
+    #[arg(long, env = "NATS_RING_NATS_NKEY", value_name = "FILE")]
+    pub(super) nats_nkey: Option<String>,
+}

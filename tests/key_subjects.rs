@@ -5,8 +5,10 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::Duration;
 
+use async_nats::client::RequestErrorKind;
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use common::eventually::eventually;
 use common::http::Http;
@@ -18,6 +20,7 @@ use serde_json::{Value, json};
 
 const READY: Duration = Duration::from_secs(30);
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+const ATTEMPT_LIMIT: Duration = Duration::from_millis(500);
 const MAPPING: &str = include_str!("../nats/mapping.conf");
 
 /// Two nodes, each with half of the partitions.
@@ -170,6 +173,40 @@ async fn with_the_mapping_the_owner_gets_the_request_at_the_first_hop() {
     assert_eq!(ring.heard(partitions).await, keys.iter().flat_map(both).collect::<Vec<_>>());
 }
 
+/// The mapping of another ring, made by the command in the file's head.
+fn mapping_of_orders() -> String {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("nats")).unwrap();
+    std::fs::write(folder.path().join("nats/mapping.conf"), MAPPING).unwrap();
+    let command = MAPPING.lines().find_map(|line| line.strip_prefix("#   sed ")).unwrap();
+    let run = Command::new("sh").args(["-c", &format!("sed {command}")]).current_dir(folder.path()).status().unwrap();
+    assert!(run.success(), "sed {command}");
+    std::fs::read_to_string(folder.path().join("nats/mapping-orders.conf")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_mapping_for_another_name_and_count_is_made_by_the_command_in_its_head() {
+    let server = NatsServer::start_with(ServerOptions { extra: mapping_of_orders(), ..ServerOptions::default() });
+    let flags = ["--platform", "orders", "--partitions", "256", "--key-hash", "nats"];
+    let node = NodeProcess::spawn("node-1", &server.url(), &flags);
+    let (http, url) = (Http::new(), node.url("/health?scope=ring").await);
+    eventually(READY, "all partitions are served", || async {
+        let answer = http.get(&url).await?;
+        if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
+    })
+    .await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let mut overheard = client.subscribe("orders.p.>").await.unwrap();
+    for number in 0..50 {
+        let key = format!("order:{number}");
+        let answer = client.request(format!("orders.key.set.{key}"), "1".into()).await.unwrap();
+        assert!(answer.payload.starts_with(br#"{"success":true"#), "{answer:?}");
+        let heard = tokio::time::timeout(REQUEST_LIMIT, overheard.next()).await.unwrap().unwrap();
+        let partition = KeyHash::Nats.partition(key.as_bytes(), PartitionCount::new(256).unwrap());
+        assert_eq!(heard.subject.as_str(), format!("orders.p.{partition}.set.{key}"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tagged_key_that_the_server_takes_elsewhere_is_forwarded_to_the_owner_of_its_tag() {
     let ring = Ring::start(MAPPING, &["--key-hash", "nats"]).await;
@@ -215,4 +252,31 @@ async fn a_request_at_another_partitions_subject_is_executed_by_the_keys_owner()
         elsewhere += usize::from(status["partitions"][fnv_modulo(&key)]["owner"] != owner);
     }
     assert!(elsewhere > 0, "no key was taken elsewhere: the test does not test");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_an_owner_that_crashed_is_taken_over_its_keys_have_no_responders_and_then_the_next_owner_answers() {
+    let ring = Ring::start(MAPPING, &["--key-hash", "nats"]).await;
+    let mut key = String::new();
+    for number in 0..64 {
+        key = format!("user:{number}");
+        if ring.owner(&key).await == "node-2" {
+            break;
+        }
+    }
+    // One that the server still sent to the dead node is not waited for.
+    let request = || ring.client.request(format!("cache-platform.key.get.{key}"), "".into());
+    let mapped = || async { tokio::time::timeout(ATTEMPT_LIMIT, request()).await.map_err(|_| "no answer") };
+    ring.nodes[1].kill9();
+    // At once, as soon as the server has noticed; long before the lease is over.
+    eventually(READY, "nobody is on the subject", || async {
+        match mapped().await {
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let answer = eventually(READY, "it is taken over", || async { mapped().await?.map_err(|_| "no responders") }).await;
+    let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert_eq!((&answer["found"], &answer["node"]), (&json!(false), &json!("node-1")), "{answer}");
 }

@@ -7,7 +7,7 @@ INSTALL ?= nats/install.sh
 HAS_BENCHES := $(wildcard benches/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify fix bench install format-check clippy docs deny bench-short
+.PHONY: help run test verify fix bench install clients format-check clippy docs deny bench-short
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -16,7 +16,7 @@ run: install ## NATS and three nodes on :8081 to :8083, until Ctrl-C
 	$(CARGO) build --release --bin nats-ring
 	@exec scripts/run.sh
 
-test: install ## every test, real NATS servers included
+test: install clients ## every test, real NATS servers included
 	@start=$$(date +%s); \
 	$(CARGO) test --locked; status=$$?; \
 	echo "make test: $$(($$(date +%s) - start)) s"; exit $$status
@@ -44,6 +44,9 @@ endif
 
 install: ## nats-server, and the nats command line where it can be had, into nats/.bin
 	@$(INSTALL)
+
+clients: ## the clients that the programs of docs/clients.md use, into target/clients
+	@scripts/client_deps.sh
 
 format-check:
 	$(CARGO) fmt --check

@@ -61,6 +61,7 @@ const DOCUMENTS: &[&str] = &[
     "LICENSE-MIT",
     "LICENSE-APACHE",
     "docs/protocol.md",
+    "docs/clients.md",
     "docs/decisions/README.md",
 ];
 

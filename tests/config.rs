@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nats_ring::config::{Config, ConfigError, LogFormat, NatsLogin, Settings};
+use nats_ring::types::KeyHash;
 use tempfile::TempDir;
 
 const ZONE_TOO_LONG: &str = "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz";
@@ -46,6 +47,7 @@ fn what_is_not_given_has_the_documented_default() {
     assert_eq!((config.nats, config.login), (vec!["nats://localhost:4222".to_owned()], NatsLogin::None));
     assert_eq!(config.http.to_string(), "127.0.0.1:8080");
     assert_eq!((config.partitions.get(), config.weight, config.zone, config.kv_replicas), (64, 1, None, None));
+    assert_eq!(config.key_hash, KeyHash::Xxh3);
     assert_eq!((config.lease, config.wait), (Duration::from_secs(3), Duration::from_secs(30)));
     assert_eq!((config.memory_bytes, config.log_format), (1 << 30, LogFormat::Text));
 }
@@ -123,6 +125,7 @@ fn values_outside_their_limits_are_refused_by_field_value_and_limit() {
         ("partitions", "-1", "1 to 4096"),
         ("partitions", "70000", "1 to 4096"),
         ("partitions", "many", "1 to 4096"),
+        ("key-hash", "fnv1a", "xxh3 or nats"),
         ("lease", "999ms", "1s to 60s"),
         ("lease", "61s", "1s to 60s"),
         ("lease", "3", "such as 3s"),
@@ -157,6 +160,7 @@ fn values_at_their_limits_are_taken() {
     for (field, given) in [
         ("partitions", "1"),
         ("partitions", "4096"),
+        ("key-hash", "nats"),
         ("lease", "1s"),
         ("lease", "1m"),
         ("weight", "1000"),

@@ -90,6 +90,19 @@ fn every_configuration_is_valid_and_drops_frozen_clients_quickly() {
     }
 }
 
+#[test]
+fn every_configuration_takes_the_mapping_by_the_line_that_is_there_for_it() {
+    let folder = ConfFolder::new();
+    for name in CONFS {
+        let path = folder.path().join("nats").join(name);
+        let (conf, line) = (std::fs::read_to_string(&path).unwrap(), "\n# include \"./mapping.conf\"");
+        assert!(conf.contains(line), "{name} does not name the mapping");
+        std::fs::write(&path, conf.replace(line, &line.replace("# ", ""))).unwrap();
+        let checked = Command::new(cli::nats_server()).arg("-t").arg("-c").arg(&path).output().unwrap();
+        assert!(checked.status.success(), "{name}: {}", text(&checked.stderr));
+    }
+}
+
 #[tokio::test]
 async fn the_single_server_answers_jetstream() {
     let folder = ConfFolder::new();

@@ -38,6 +38,7 @@ const EXPECTED: &[(&str, &[&str])] = &[
     ("nats req cache-platform.get", &["\"found\":true", "\"Bob\""]),
     ("nats req cache-platform.owner", &["\"partition\":"]),
     ("nats req cache-platform.delete", &["\"deleted\":true"]),
+    ("nats req cache-platform.key", &["\"success\":true", "\"found\":true", "\"Carol\""]),
     ("nats kv watch", &["own.63", "plan"]),
     ("nats req cache-platform.stats", &["\"hits\":", "\"plan_version\":", "\"epoch\":"]),
     ("nats micro", &["cache-platform", "node-3-1", "cache-platform.get"]),
@@ -225,7 +226,7 @@ fn make_test_fetches_the_servers_and_runs_all_tests() {
     eprintln!("make test runs this test: of it only what it would do is looked at");
     let plan = Command::new("make").args(["-n", "test", "CARGO=cargo"]).current_dir(cli::root()).output().unwrap();
     let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
-    for step in ["nats/install.sh", "cargo test --locked"] {
+    for step in ["nats/install.sh", "scripts/client_deps.sh", "cargo test --locked"] {
         assert!(plan.contains(step), "make test does not run {step}:\n{plan}");
     }
 }

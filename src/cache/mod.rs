@@ -5,7 +5,7 @@
 //! or make room when the node's memory bound is reached.
 //!
 //! # Layout
-//! - `limits`: what is accepted; [`plain`]: the JSON of people and plain clients; `native`: the encoding between nodes.
+//! - `limits`: what is accepted; [`plain`]: the JSON of people and plain clients; `keyed`: with the key in the subject; `native`: the encoding between nodes.
 //! - `item`, `log`, `deadlines`, `map`: an entry, the memory entries are kept in, which end next, and a partition's bounded map of them.
 //! - `budget`, `partition`, `store`: the partitions held here, and the memory they share.
 //! - `snapshot`: a partition's entries on their way to its next owner.
@@ -15,6 +15,7 @@ mod budget;
 mod client;
 mod deadlines;
 mod item;
+mod keyed;
 mod limits;
 mod log;
 mod map;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::item::{Item, Kind, Version};
+use super::keyed;
 use super::limits::{Limits, bad_request, check_key, check_ttl};
 use super::native::{Answer, Found, Operation, decode, encode};
 use super::plain::{self, check_json};
@@ -174,6 +175,17 @@ impl Service for CacheService {
 
     fn plain_key(&self, operation: &str, payload: &[u8]) -> Result<Bytes, ServiceError> {
         plain::parse_key(operation, payload)
+    }
+
+    fn keyed_payload(
+        &self,
+        operation: &str,
+        key: &str,
+        payload: Bytes,
+        headers: &[(String, String)],
+    ) -> Result<Bytes, ServiceError> {
+        check_key(key.as_bytes())?;
+        keyed::body(operation, key, payload, headers, &self.limits)
     }
 
     async fn snapshot(&self, grant: &Grant, max_bytes: usize) -> Result<Chunks, BoxError> {

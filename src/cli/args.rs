@@ -83,6 +83,9 @@ struct ServeArgs {
     /// Fixed when the ring is created [default: 64]
     #[arg(long, env = "NATS_RING_PARTITIONS", value_name = "COUNT", allow_negative_numbers = true)]
     partitions: Option<String>,
+    /// xxh3 or nats; nats is what NATS servers compute in a mapping. Fixed when the ring is created [default: xxh3]
+    #[arg(long, env = "NATS_RING_KEY_HASH", value_name = "HASH")]
+    key_hash: Option<String>,
     /// The ring's name: first token of its subjects [default: cache-platform]
     #[arg(long, env = "NATS_RING_PLATFORM", value_name = "NAME")]
     platform: Option<String>,
@@ -125,6 +128,7 @@ impl ServeArgs {
             nats_nkey: self.nats.nats_nkey,
             http: self.http,
             partitions: self.partitions,
+            key_hash: self.key_hash,
             platform: self.platform,
             zone: self.zone,
             weight: self.weight,

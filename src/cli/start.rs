@@ -47,6 +47,7 @@ pub(super) async fn start(config: &Config, address: SocketAddr) -> Result<Starte
         .weight(config.weight)
         .http(Some(address.to_string()))
         .partitions(config.partitions)
+        .key_hash(config.key_hash)
         .kv_replicas(config.kv_replicas)
         .timing(Timing::for_lease(config.lease))
         .staging_bytes(staging_bytes(config.memory_bytes))

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use settings::Settings;
 
-use crate::types::{NodeName, PartitionCount, RingName};
+use crate::types::{KeyHash, NodeName, PartitionCount, RingName};
 
 /// Where the program looks for NATS by default.
 pub const DEFAULT_NATS: &str = "nats://localhost:4222";
@@ -75,6 +75,8 @@ pub struct Config {
     pub http: SocketAddr,
     /// Partitions of the ring.
     pub partitions: PartitionCount,
+    /// How the ring maps keys to them.
+    pub key_hash: KeyHash,
     /// Name of the ring.
     pub platform: RingName,
     /// Failure zone, if any.
@@ -121,6 +123,9 @@ impl Config {
             partitions: settings
                 .partitions
                 .map_or(Ok(PartitionCount::DEFAULT), |text| parse::checked("partitions", &text, parse::partitions))?,
+            key_hash: settings
+                .key_hash
+                .map_or(Ok(KeyHash::default()), |text| parse::checked("key-hash", &text, parse::key_hash))?,
             platform: parse::given("platform", settings.platform, "cache-platform", parse::name)?,
             zone: settings.zone.map(|text| parse::checked("zone", &text, parse::zone)).transpose()?,
             weight: parse::given("weight", settings.weight, "1", parse::weight)?,

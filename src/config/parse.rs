@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::{ConfigError, LogFormat, NatsLogin, Settings};
-use crate::types::{NAME_MAX_BYTES, PartitionCount};
+use crate::types::{KeyHash, NAME_MAX_BYTES, PartitionCount};
 
 const LEASE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -81,6 +81,10 @@ pub(super) fn http_address(text: &str) -> Parsed<SocketAddr> {
 pub(super) fn partitions(text: &str) -> Parsed<PartitionCount> {
     let count = text.parse().ok().and_then(PartitionCount::new);
     count.ok_or_else(|| format!("give a number from 1 to {}", PartitionCount::MAX))
+}
+
+pub(super) fn key_hash(text: &str) -> Parsed<KeyHash> {
+    text.parse().map_err(|_| format!("give {}", KeyHash::ALL.map(|hash| hash.to_string()).join(" or ")))
 }
 
 pub(super) fn zone(text: &str) -> Parsed<String> {

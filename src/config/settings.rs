@@ -29,6 +29,8 @@ pub struct Settings {
     pub http: Option<String>,
     /// Number of partitions.
     pub partitions: Option<String>,
+    /// How keys are mapped to them.
+    pub key_hash: Option<String>,
     /// Name of the ring.
     pub platform: Option<String>,
     /// Failure zone.
@@ -88,6 +90,7 @@ impl Settings {
             nats_nkey,
             http,
             partitions,
+            key_hash,
             platform,
             zone,
             weight,

@@ -109,6 +109,13 @@ impl NodeBuilder {
         self
     }
 
+    /// How keys are mapped to partitions, where this node is the first; XXH3 by default.
+    #[must_use]
+    pub fn key_hash(mut self, key_hash: KeyHash) -> Self {
+        self.key_hash = key_hash;
+        self
+    }
+
     /// Copies of the ring's bucket, where this node is the first.
     #[must_use]
     pub fn kv_replicas(mut self, replicas: Option<usize>) -> Self {

@@ -54,6 +54,8 @@ pub(super) struct Entrance {
     pub(super) queries: QueryBoard,
     /// Which questions those are.
     pub(super) query_names: Vec<&'static str>,
+    /// What else plain clients may ask for.
+    pub(super) operations: Vec<&'static str>,
     /// Who owns what.
     pub(super) table: RouteTable,
     /// For what must wait.
@@ -142,23 +144,24 @@ impl Entrance {
         if header(&message, NOP_HEADER).is_some() {
             return;
         }
-        let operation = subject::last_token(&message.subject).to_owned();
         let began = self.clock.now();
-        let refused = self.plain_request(&operation, message).await;
+        let asked = subject::asked(&message.subject);
+        let (operation, key) = (asked.operation.to_owned(), asked.key.map(str::to_owned));
+        let refused = self.plain_request(&operation, key.as_deref(), message).await;
         // Requests passed on or still executing count with the time they took here.
         let elapsed = self.clock.now().since(began);
         self.micro.record(&operation, elapsed, refused.as_ref().map(|error| error.message.as_str()));
     }
 
-    /// Answers why it was refused right here, if it was.
-    async fn plain_request(&self, operation: &str, message: Message) -> Option<ServiceError> {
+    /// Answers why it was refused right here, if it was. `key` is what the subject has of it.
+    async fn plain_request(&self, operation: &str, key: Option<&str>, message: Message) -> Option<ServiceError> {
         if self.query_names.contains(&operation) {
-            self.answer_query(operation, message).await;
+            self.answer_query(operation, key, message).await;
             return None;
         }
-        match guarded(|| self.service.plain_key(operation, &message.payload)) {
-            Ok(key) => {
-                self.server.dispatch(self.plain_job(operation.to_owned(), key, message)).await;
+        match guarded(|| self.plain_parts(operation, key, &message)) {
+            Ok((key, payload)) => {
+                self.server.dispatch(self.plain_job(operation.to_owned(), key, payload, message)).await;
                 None
             }
             Err(error) => {
@@ -168,16 +171,48 @@ impl Entrance {
         }
     }
 
-    async fn answer_query(&self, query: &str, message: Message) {
+    /// Key and payload, as the service handles them. Which partition the subject names does not matter: the key says
+    /// where a request belongs, and a mapping or a client may have put another key's hash, or an older count, into it.
+    fn plain_parts(
+        &self,
+        operation: &str,
+        key: Option<&str>,
+        message: &Message,
+    ) -> Result<(Bytes, Bytes), ServiceError> {
+        if !self.operations.contains(&operation) {
+            let known: Vec<_> = self.operations.iter().chain(&self.query_names).copied().collect();
+            let message = format!("operation '{operation}' is not known; known: {}", known.join(", "));
+            return Err(ServiceError::new("bad_request", message));
+        }
+        let payload = message.payload.clone();
+        match key {
+            Some(key) => {
+                let payload = self.service.keyed_payload(operation, key, payload, &message.headers)?;
+                Ok((Bytes::copy_from_slice(key.as_bytes()), payload))
+            }
+            None if subject::wants_key(&message.subject) => {
+                let message = format!("{operation}: there is no key behind '{}'", message.subject);
+                Err(ServiceError::new("bad_request", message))
+            }
+            None => Ok((self.service.plain_key(operation, &payload)?, payload)),
+        }
+    }
+
+    /// A question about a key of the subject is asked as one about a key of the payload.
+    async fn answer_query(&self, query: &str, key: Option<&str>, message: Message) {
         let Some(reply) = message.reply else { return };
+        let payload = match key {
+            Some(key) => serde_json::json!({ "key": key }).to_string().into(),
+            None => message.payload,
+        };
         let result = match self.queries.get() {
-            Some(queries) => guarded(|| queries.answer(query, &message.payload)).map_err(Refusal::Service),
+            Some(queries) => guarded(|| queries.answer(query, &payload)).map_err(Refusal::Service),
             None => Err(Refusal::NotExecuted("this node has just started".to_owned())),
         };
         self.send(plain_message(reply, result)).await;
     }
 
-    fn plain_job(&self, operation: String, key: Bytes, message: Message) -> Job {
+    fn plain_job(&self, operation: String, key: Bytes, payload: Bytes, message: Message) -> Job {
         let asked = header(&message, TIMEOUT_HEADER).and_then(|text| text.parse().ok()).map(Duration::from_millis);
         let remaining = asked.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
         Job {
@@ -185,7 +220,7 @@ impl Entrance {
             epoch: Epoch::ZERO,
             hops: 0,
             trace: header(&message, "traceparent").map(str::to_owned),
-            request: Request { operation, key, payload: message.payload, form: Form::Plain, remaining },
+            request: Request { operation, key, payload, form: Form::Plain, remaining },
             deadline: self.clock.now() + remaining,
             answer: message.reply.map_or(Answer::Nobody, Answer::Plain),
         }

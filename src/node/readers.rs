@@ -78,11 +78,14 @@ impl Readers {
         })
     }
 
-    /// Listens on the ring's plain subjects: one for each operation of the service, and for each query.
+    /// Listens on the ring's plain subjects: one for each operation of the service, one for each query, and one for all
+    /// requests that have their key in the subject.
     pub(super) fn open_plain(self: &Arc<Self>, ring: &RingName) {
-        let operations = self.entrance.service.operations().into_iter();
-        for operation in operations.chain(self.entrance.query_names.iter().copied()) {
-            let (subject, reader) = (subject::entry(ring, operation), Reader::default());
+        let entrance = &self.entrance;
+        let operations = entrance.operations.iter().chain(&entrance.query_names);
+        let entries = operations.map(|operation| subject::entry(ring, operation));
+        for subject in entries.chain([subject::keyed(ring)]) {
+            let reader = Reader::default();
             locked(&self.plain).push(reader.clone());
             let (readers, counted) = (Arc::clone(self), Counted::new(self, &subject));
             self.spawn(async move {
@@ -161,8 +164,8 @@ impl Readers {
     }
 
     async fn count_along(&self, subject: &str) {
-        // The last token of a partition's subject is the operation: any will do.
-        send_nops(&*self.entrance.bus, &subject.replace('*', "nop"), NOPS_A_ROUND).await;
+        // What they ask for does not matter: they are known by their header.
+        send_nops(&*self.entrance.bus, &subject::any_of(subject), NOPS_A_ROUND).await;
         // Also where nothing can be sent: others must get their turn.
         tokio::time::sleep(NOP_PAUSE).await;
     }

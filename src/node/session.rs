@@ -252,6 +252,7 @@ impl Drive {
             offers: Offers::default(),
             queries: session.queries.clone(),
             query_names: parts.queries.clone(),
+            operations: parts.service.operations(),
             table: session.router.table().clone(),
             tasks: self.supervisor.clone(),
             micro: self.micro(&me),
@@ -285,7 +286,7 @@ impl Drive {
             name: name.to_owned(),
             subject: subject::entry(&parts.ring, name),
             queue_group: subject::QUEUE.to_owned(),
-            metadata: BTreeMap::new(),
+            metadata: BTreeMap::from([("key_subject".to_owned(), subject::keyed_operation(&parts.ring, name))]),
         };
         let metadata = BTreeMap::from([
             ("node".to_owned(), me.node.to_string()),

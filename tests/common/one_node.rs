@@ -1,6 +1,6 @@
 //! A node in one place, without NATS: the real cache behind a caller that fails, hangs or panics as it is told, and a
 //! status to be set.
-#![allow(unreachable_pub, clippy::unwrap_used)] // shared by tests as a module
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // shared by tests as a module
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use nats_ring::types::{
     RingName, Time,
 };
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 pub const VALUE_MAX_BYTES: usize = 2000;
@@ -33,6 +34,8 @@ pub enum Mood {
     Fails(CallError),
     Hangs,
     Panics,
+    /// Serves once a permit is there, one for each call.
+    Waits(Arc<Semaphore>),
 }
 
 /// A ring of one node, in one place: the real cache, and a status to be set.
@@ -47,7 +50,10 @@ pub struct Fake {
 
 impl Fake {
     pub async fn new() -> Arc<Self> {
-        let clock: Arc<dyn Clock> = Arc::new(BootClock);
+        Self::on_clock(Arc::new(BootClock)).await
+    }
+
+    pub async fn on_clock(clock: Arc<dyn Clock>) -> Arc<Self> {
         let gate = Gate::closed(clock.clone());
         gate.open_until(Time::from_nanos(u64::MAX));
         let config = CacheConfig { memory_bytes: 16 << 20, max_value_bytes: VALUE_MAX_BYTES, node: name("node-2") };
@@ -97,6 +103,7 @@ impl Caller for Fake {
             Mood::Fails(error) => return Err(error),
             Mood::Hangs => std::future::pending().await,
             Mood::Panics => panic!("as told by the test"),
+            Mood::Waits(permits) => permits.acquire().await.unwrap().forget(),
         }
         let partition = self.partition(&key);
         let request =

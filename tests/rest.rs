@@ -253,6 +253,31 @@ async fn failures_of_the_ring_have_the_status_they_have_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_arrive_and_a_call_that_does_not_end_are_given_up() {
+    let (fake, _) = fake().await;
+    let limits = RequestLimits {
+        body_timeout: Duration::from_millis(50),
+        request_timeout: Duration::from_millis(500),
+        all_bodies_bytes: 0,
+    };
+    let client = CacheClient::new(fake.clone(), Limits { max_value_bytes: VALUE_MAX_BYTES });
+    let app = app(AppState::new(client, fake.clone(), limits));
+    let put = |body: Body| Request::put("/v1/keys/k").body(body).unwrap();
+    let never = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+    let slow = Answer::of(app.clone().oneshot(put(never)).await.unwrap()).await;
+    slow.refused(408, "timeout", "nothing was executed");
+    let pieces = (0..30).map(|_| Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 1000])));
+    let pieces = Body::from_stream(futures::stream::iter(pieces));
+    Answer::of(app.clone().oneshot(put(pieces)).await.unwrap()).await.refused(413, "too_large", "in pieces");
+    fake.becomes(Mood::Hangs);
+    let hung = Answer::of(app.clone().oneshot(put("v".into())).await.unwrap()).await;
+    hung.refused(504, "unknown", "may have been executed");
+    fake.becomes(Mood::Serves);
+    // The budget holds one body: had any of them kept its share, this one would wait in vain.
+    Answer::of(app.oneshot(put("v".into())).await.unwrap()).await.status_is(201);
+}
+
+#[tokio::test]
 async fn a_reader_that_has_the_value_gets_no_body_and_writers_are_refused_with_412() {
     let (fake, _) = fake().await;
     ask(&fake, "PUT /v1/keys/k", &["cache-control: max-age=60"], "v").await;

@@ -72,15 +72,15 @@ pub(super) async fn post(State(state): State<AppState>, uri: Uri, headers: Heade
         return Ok(not_for_post(path));
     }
     let (key, condition) = (Bytes::from(key_in_path(&resource[KEYS.len()..])?), preconditions(&headers)?);
-    let ttl = ttl(&headers)?;
-    let reply = match (action, ttl) {
-        ("touch", Some(ttl)) => state.cache.touch(key, ttl, condition).await?,
-        ("touch", None) => {
-            let message =
-                "touch: header cache-control is missing; write max-age=<seconds>, or POST to /persist for no end";
-            return Err(ApiError::bad_request(message));
-        }
-        _ => state.cache.persist(key, condition).await?,
+    let reply = if action == "touch" {
+        let ttl = ttl(&headers)?.ok_or_else(|| {
+            ApiError::bad_request(
+                "touch: header cache-control is missing; write max-age=<seconds>, or POST to /persist for no end",
+            )
+        })?;
+        state.cache.touch(key, ttl, condition).await?
+    } else {
+        state.cache.persist(key, condition).await?
     };
     Ok(done(StatusCode::NO_CONTENT, reply.version.ok_or_else(missing)?))
 }

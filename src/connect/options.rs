@@ -49,14 +49,23 @@ impl std::fmt::Debug for Credentials {
 pub struct Tls {
     /// Refuse a server that does not encrypt.
     pub required: bool,
-    /// Trust this authority in addition to the system's.
+    /// Encrypt before the server's first word: for servers with `handshake_first`.
+    pub first: bool,
+    /// Trust the authorities of this file in place of the system's.
     pub ca_file: Option<PathBuf>,
     /// Certificate and key of this process.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
 }
 
+impl Tls {
+    /// Whether a server that does not encrypt is refused: asked for, or implied by what only makes sense encrypted.
+    fn demanded(&self) -> bool {
+        self.required || self.first || self.ca_file.is_some() || self.client_certificate.is_some()
+    }
+}
+
 /// How to connect.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ConnectOptions {
     /// Servers of one cluster; each entry may hold several, comma-separated.
     pub servers: Vec<String>,
@@ -64,6 +73,9 @@ pub struct ConnectOptions {
     pub credentials: Credentials,
     /// Encryption.
     pub tls: Tls,
+    /// First tokens of the subjects that answers come back on, where they are not `_INBOX`: accounts that let each
+    /// user listen to its own answers alone need it.
+    pub inbox_prefix: Option<String>,
     /// Name of the connection, as server monitoring shows it.
     pub name: String,
     /// How long to wait for an absent server, or for a cluster that has no leader yet.
@@ -78,6 +90,17 @@ pub struct ConnectOptions {
     pub subscription_capacity: usize,
 }
 
+impl std::fmt::Debug for ConnectOptions {
+    /// Leaves out the servers' URLs: they may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectOptions")
+            .field("credentials", &self.credentials)
+            .field("tls", &self.tls)
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
+    }
+}
+
 impl ConnectOptions {
     /// Options for these servers, with defaults for everything else.
     pub fn new<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Self {
@@ -85,6 +108,7 @@ impl ConnectOptions {
             servers: servers.into_iter().map(Into::into).collect(),
             credentials: Credentials::None,
             tls: Tls::default(),
+            inbox_prefix: None,
             name: env!("CARGO_PKG_NAME").to_owned(),
             wait: Duration::from_secs(30),
             connection_timeout: Duration::from_secs(2),
@@ -120,7 +144,13 @@ impl ConnectOptions {
             .ping_interval(self.ping_interval)
             .subscription_capacity(self.subscription_capacity)
             .reconnect_delay_callback(move |attempt| reconnect_delay(attempt, reconnect_delay_max))
-            .require_tls(self.tls.required);
+            .require_tls(self.tls.demanded());
+        if self.tls.first {
+            options = options.tls_first();
+        }
+        if let Some(prefix) = &self.inbox_prefix {
+            options = options.custom_inbox_prefix(prefix);
+        }
         if let Some(file) = &self.tls.ca_file {
             options = options.add_root_certificates(file.clone());
         }

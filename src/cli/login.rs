@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nkeys::KeyPair;
+
 use super::exit::{Code, Failure};
 use crate::config::{NatsConfig, NatsLogin};
 use crate::connect::{ConnectOptions, Credentials, Tls};
@@ -46,7 +48,8 @@ fn seed(file: &Path) -> Result<String, Failure> {
     })?;
     // Such files may carry comments and the lines that mark the seed's begin and end.
     let line = text.lines().map(str::trim).find(|line| line.starts_with('S') && line.len() >= SEED_CHARS_MIN);
-    line.map(str::to_owned).ok_or_else(|| {
+    // Checked here: the client takes a broken one for a refusal by the server.
+    line.filter(|seed| KeyPair::from_seed(seed).is_ok()).map(str::to_owned).ok_or_else(|| {
         Failure::new(Code::Usage, format!("file '{}' holds no nkey seed: check nats-nkey", file.display()))
     })
 }

@@ -26,7 +26,7 @@ Exit codes:
   1    something unforeseen
   2    a flag, variable or file is wrong
   3    no usable NATS within --wait: absent, without JetStream, too old, TLS
-  4    NATS refused the credentials
+  4    NATS refused the credentials, or does not permit what is needed
   5    the HTTP address cannot be bound
   6    a live node holds this name
   7    the ring was created with other values

@@ -167,6 +167,7 @@ async fn a_server_that_does_not_encrypt_is_not_spoken_to_where_encryption_is_ask
     let server = server("");
     let arguments = ["--nats", &server.url(), "--nats-ca", text(&authority.file), "--wait", "1s"];
     refused(home.path(), &arguments, 3, &["TLS with"]).await;
+    refused(home.path(), &["--nats", &format!("tls://{}", host(&server))], 3, &["TLS with"]).await;
 }
 
 #[tokio::test]
@@ -193,7 +194,7 @@ async fn the_handshake_comes_first_where_the_server_wants_it_so() {
     let ca = &authority.file;
     accepted(home.path(), &["--nats", &server.url(), "--nats-ca", text(ca), "--nats-tls-first"]).await;
     let arguments = ["--nats", &server.url(), "--nats-ca", text(ca), "--wait", "1s"];
-    refused(home.path(), &arguments, 3, &[&host(&server)]).await;
+    refused(home.path(), &arguments, 3, &[&host(&server), "--nats-tls-first"]).await;
 }
 
 #[tokio::test]

@@ -80,3 +80,37 @@ impl NatsArgs {
         login::connect_options(&NatsConfig::new(self.settings())?, wait)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::exit::Code;
+    use super::*;
+
+    #[derive(Parser)]
+    struct Any {
+        #[command(flatten)]
+        nats: NatsArgs,
+    }
+
+    fn options(arguments: &[&str]) -> Result<ConnectOptions, Failure> {
+        let arguments = ["any"].iter().chain(arguments);
+        Any::try_parse_from(arguments).unwrap().nats.connect_options(Duration::from_secs(7))
+    }
+
+    #[test]
+    fn the_flags_alone_make_a_connection() {
+        let made = options(&["--nats", "tls://a,b", "--nats-tls-first", "--nats-inbox-prefix", "_INBOX.me"]).unwrap();
+        assert_eq!((made.servers, made.wait), (vec!["tls://a".to_owned(), "b".to_owned()], Duration::from_secs(7)));
+        assert_eq!((made.tls.first, made.inbox_prefix.as_deref()), (true, Some("_INBOX.me")));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_a_usage_failure() {
+        for wrong in [&["--nats-key", "a.key"][..], &["--context", "a/b"], &["--nats-user", "a"]] {
+            assert_eq!(options(wrong).unwrap_err().code, Code::Usage, "{wrong:?}");
+        }
+    }
+}

@@ -57,7 +57,7 @@ impl Connection {
         let servers = options::shown(&addresses);
         let started = Instant::now();
         let told = Told::new(&options.name);
-        let client_options = told.by(options.client_options(&login).await?);
+        let client_options = told.by(options.client_options(&login, &addresses).await?);
 
         let client = reach(options.wait, &login, &addresses, client_options).await?;
         check_version(&client.server_info().version)?;
@@ -126,7 +126,7 @@ async fn reach(
             Ok(client) => return Ok(client),
             Err(error) => error,
         };
-        let (servers, reason) = (servers.clone(), error.to_string());
+        let (servers, mut reason) = (servers.clone(), error.to_string());
         if refused(&error) {
             return Err(ConnectError::Authorization { servers, kind: format!("{login:?}") });
         }
@@ -135,6 +135,10 @@ async fn reach(
         }
         if error.kind() == ConnectErrorKind::Tls {
             return Err(ConnectError::Tls { servers, reason });
+        }
+        if error.kind() == ConnectErrorKind::TimedOut {
+            // Such a server waits for the client's first word, and looks like one that hangs.
+            reason.push_str("; one with handshake_first needs --nats-tls-first");
         }
         if started.elapsed() >= wait {
             return Err(ConnectError::Unreachable { servers, waited: wait, reason });

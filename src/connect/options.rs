@@ -134,7 +134,11 @@ impl ConnectOptions {
     }
 
     /// The client's options, but for what needs a connection's own state.
-    pub(super) async fn client_options(&self, login: &Credentials) -> Result<async_nats::ConnectOptions, ConnectError> {
+    pub(super) async fn client_options(
+        &self,
+        login: &Credentials,
+        addresses: &[ServerAddr],
+    ) -> Result<async_nats::ConnectOptions, ConnectError> {
         let reconnect_delay_max = self.reconnect_delay_max;
         let mut options = async_nats::ConnectOptions::new()
             .name(&self.name)
@@ -145,7 +149,9 @@ impl ConnectOptions {
         if let Some(prefix) = &self.inbox_prefix {
             options = options.custom_inbox_prefix(prefix);
         }
-        let options = self.tls.applied_to(options)?;
+        // Asked for at one server it holds for all, also for those that the client hears of from that one.
+        let required = self.tls.required || addresses.iter().any(ServerAddr::tls_required);
+        let options = Tls { required, ..self.tls.clone() }.applied_to(options)?;
         with_credentials(login, options).await
     }
 }

@@ -9,6 +9,7 @@ mod proxy;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::eventually::eventually;
 use common::nats_server::NatsServer;
 use common::node::NodeProcess;
 use proxy::{Link, Proxy};
@@ -41,6 +42,13 @@ async fn lines_while_cut(rust_log: &str) -> String {
     proxy.set(Link::Open);
     node.wait_log("connection to NATS is back", LIMIT).await;
     node.wait_ready(LIMIT).await;
+    // The other connection may be back a moment later.
+    let back = |log: &str| lines_with(log, "connection to NATS is back").len();
+    eventually(LIMIT, "both connections are back", || async {
+        let log = node.log();
+        if back(&log) == 2 { Ok(()) } else { Err(log) }
+    })
+    .await;
     node.log().lines().skip(before).collect::<Vec<_>>().join("\n")
 }
 
@@ -75,6 +83,8 @@ async fn garbage_from_whoever_may_publish_to_a_node_costs_a_line_now_and_then() 
     }
     // Read in order: once this is answered, all of it has been read.
     client.request(format!("{own}.chunk"), "last".into()).await.unwrap();
+    // What was logged reaches this process a moment later.
+    node.wait_log("not understood", LIMIT).await;
     let log = node.log();
     let told = lines_with(&log, "not understood").len();
     let most = 1 + usize::try_from(started.elapsed().as_secs() / 10).unwrap();

@@ -55,7 +55,7 @@ fn the_installer_refuses_what_it_does_not_know_and_explains_itself() {
     }
     let help = install(&["--help"]);
     assert!(help.status.success());
-    for option in ["--server", "--into", "--no-cli", "NATS_RING_REQUIRE_NATS_CLI"] {
+    for option in ["--server", "--into", "--no-cli", "--old-servers", "NATS_RING_REQUIRE_NATS_CLI"] {
         assert!(text(&help.stdout).contains(option), "--help does not name {option}");
     }
 }

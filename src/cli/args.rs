@@ -8,13 +8,14 @@ use super::nats_args::NatsArgs;
 use crate::config::{Config, ConfigError, Settings};
 
 const AFTER_HELP: &str = "\
-Flags win over environment variables, those over the file of --config, that over the defaults.
+Flags win over environment variables, those over the file of --config, that over the context, that over the defaults.
 
 Examples:
   nats-server -js                                     # NATS, in another terminal
   nats-ring --node node-1 --http :8081                # a ring of one node
   nats-ring --node node-2 --http :8082                # and a second
   nats-ring --config ring.toml --zone a --weight 2
+  nats-ring --context prod --node node-1              # servers, login and TLS as the nats command line has them
   NATS_RING_NATS=nats://a:4222,nats://b:4222 nats-ring --node node-1 --http 0.0.0.0:8080
 
 Signals:
@@ -25,7 +26,7 @@ Exit codes:
   1    something unforeseen
   2    a flag, variable or file is wrong
   3    no usable NATS within --wait: absent, without JetStream, too old, TLS
-  4    NATS refused the credentials
+  4    NATS refused the credentials, or does not permit what is needed
   5    the HTTP address cannot be bound
   6    a live node holds this name
   7    the ring was created with other values
@@ -120,12 +121,6 @@ impl ServeArgs {
         let file = self.config.as_deref().map_or_else(|| Ok(Settings::default()), Settings::from_file)?;
         let given = Settings {
             node: self.node,
-            nats: self.nats.nats,
-            nats_user: self.nats.nats_user,
-            nats_password: self.nats.nats_password,
-            nats_token: self.nats.nats_token,
-            nats_creds: self.nats.nats_creds,
-            nats_nkey: self.nats.nats_nkey,
             http: self.http,
             partitions: self.partitions,
             key_hash: self.key_hash,
@@ -137,6 +132,7 @@ impl ServeArgs {
             kv_replicas: self.kv_replicas,
             wait: self.wait,
             log_format: self.log_format,
+            ..self.nats.settings()
         };
         Config::new(given.or(file))
     }

@@ -1,13 +1,14 @@
 //! The program: its command line, the node it runs, and how it ends.
 //!
 //! In: arguments, environment, signals. Out: log lines on stderr, an exit code, and after a failure one last line
-//! `nats-ring: <what happened>: <what to do>`. `args` and `nats_args` are the command line, `start` what a node is put together from,
-//! `serve` its life, `exit` the codes.
+//! `nats-ring: <what happened>: <what to do>`. `args` and `nats_args` are the command line, `login` the way into NATS, `start` what a
+//! node is put together from, `serve` its life, `exit` the codes.
 
 mod args;
 mod exit;
 mod front;
 mod logging;
+mod login;
 mod nats_args;
 mod serve;
 mod signals;

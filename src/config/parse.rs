@@ -18,6 +18,7 @@ const WEIGHT: RangeInclusive<u32> = 1..=1000;
 const MEMORY_MIN: ByteSize = ByteSize::mib(16);
 const KV_REPLICAS: [usize; 3] = [1, 3, 5];
 const ZONE_MAX_BYTES: usize = 64;
+const INBOX_PREFIX_MAX_BYTES: usize = 128;
 
 /// How many bytes of a refused text are repeated.
 const SHOWN_MAX_CHARS: usize = 80;
@@ -66,6 +67,28 @@ pub(super) fn servers(text: &str) -> Parsed<Vec<String>> {
         return Err("no server is named; give nats://host:port, several separated by commas".to_owned());
     }
     Ok(servers)
+}
+
+/// The path of a file; `~` at its begin is the home directory, also where no shell has seen it.
+pub(super) fn path(text: &str) -> PathBuf {
+    let below_home = text.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    match (below_home, std::env::home_dir()) {
+        (Some(rest), Some(home)) => home.join(rest.trim_start_matches('/')),
+        _ => PathBuf::from(text),
+    }
+}
+
+pub(super) fn truth(text: &str) -> Parsed<bool> {
+    text.parse().map_err(|_| "give true or false".to_owned())
+}
+
+/// One or more subject tokens, none of them a wildcard.
+pub(super) fn inbox_prefix(text: &str) -> Parsed<String> {
+    let token = |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b));
+    if text.len() <= INBOX_PREFIX_MAX_BYTES && text.split('.').all(token) {
+        return Ok(text.to_owned());
+    }
+    Err("give subject tokens such as _INBOX or _INBOX.ring, no wildcards".to_owned())
 }
 
 /// `:8081` is loopback: to be reached from elsewhere is asked for, not given.
@@ -141,8 +164,8 @@ pub(super) fn login(settings: &Settings) -> Result<NatsLogin, ConfigError> {
         _ => return Err(ConfigError::Credentials("give both nats-user and nats-password")),
     };
     let token = settings.nats_token.clone().map(NatsLogin::Token);
-    let creds = settings.nats_creds.as_ref().map(|file| NatsLogin::CredsFile(PathBuf::from(file)));
-    let nkey = settings.nats_nkey.as_ref().map(|file| NatsLogin::NkeySeedFile(PathBuf::from(file)));
+    let creds = settings.nats_creds.as_ref().map(|file| NatsLogin::CredsFile(path(file)));
+    let nkey = settings.nats_nkey.as_ref().map(|file| NatsLogin::NkeySeedFile(path(file)));
     let mut all = [user, token, creds, nkey].into_iter().flatten();
     match (all.next(), all.next()) {
         (one, None) => Ok(one.unwrap_or_default()),

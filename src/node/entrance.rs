@@ -20,7 +20,7 @@ use crate::rpc::server::{Answer, Job, Refusal, Server, plain_message};
 use crate::rpc::subject::{self, Intent};
 use crate::rpc::{Bus, Message, RouteTable, Subscription};
 use crate::service::{Form, Request, Service, ServiceError};
-use crate::types::{Clock, Epoch, KeyHash, NodeId, PartitionCount, Time};
+use crate::types::{Clock, Epoch, KeyHash, NodeId, PartitionCount, Throttle, Time};
 
 /// Marks messages that only count: sent by a leaving member to reach the number at which its subscription ends.
 pub(super) const NOP_HEADER: &str = "Nats-Ring-Nop";
@@ -30,6 +30,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a leaving node waits to be forgotten.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(3);
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often messages that cannot be read are reported.
+pub(super) const GARBLED_EVERY: Duration = Duration::from_secs(10);
+
 /// What readers need.
 pub(super) struct Entrance {
     /// Executes or passes on.
@@ -62,6 +65,8 @@ pub(super) struct Entrance {
     pub(super) tasks: Supervisor,
     /// Tells the world which plain subjects there are, and how often they were asked.
     pub(super) micro: Arc<MicroService>,
+    /// For log lines about messages that cannot be read.
+    pub(super) garbled: Throttle,
 }
 
 /// Where whoever answers plain questions is put, once.
@@ -241,7 +246,13 @@ impl Entrance {
     async fn call(&self, message: Message) {
         let (head, payload) = match open::<CallHead>(&message.payload) {
             Ok(opened) => opened,
-            Err(error) => return tracing::warn!(%error, "request of another node not understood"),
+            Err(error) => {
+                // Whoever may publish here decides how often.
+                if let Some(held_back) = self.garbled.pass(self.clock.now()) {
+                    tracing::warn!(%error, held_back, "request of another node not understood");
+                }
+                return;
+            }
         };
         let remaining = Duration::from_millis(u64::from(head.remaining_ms));
         let form = head.form();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::entrance::{Entrance, QueryBoard, own_subject};
+use super::entrance::{Entrance, GARBLED_EVERY, QueryBoard, own_subject};
 use super::events::EventSender;
 use super::executor::Executor;
 use super::hooks::Hooks;
@@ -27,7 +27,7 @@ use crate::rpc::micro::{EndpointInfo, MicroService, ServiceInfo};
 use crate::rpc::server::{Notice, Notices, Server, ServerParts};
 use crate::rpc::{Router, subject};
 use crate::service::Gate;
-use crate::types::{NodeId, Time};
+use crate::types::{NodeId, Throttle, Time};
 
 /// Inputs waiting for the loop; whoever has one more waits.
 const INPUTS: usize = 4096;
@@ -256,6 +256,7 @@ impl Drive {
             table: session.router.table().clone(),
             tasks: self.supervisor.clone(),
             micro: self.micro(&me),
+            garbled: Throttle::new(GARBLED_EVERY),
         });
         self.listen(&me, &entrance);
         session.router.set_server(Some(Arc::clone(&server)));

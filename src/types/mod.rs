@@ -5,6 +5,7 @@
 
 mod hash;
 mod ids;
+mod throttle;
 mod time;
 
 pub use hash::{KeyHash, UnknownKeyHash};
@@ -12,4 +13,5 @@ pub use ids::{
     Epoch, FencingToken, Generation, Incarnation, InvalidName, NAME_MAX_BYTES, NodeId, NodeName, PartitionCount,
     PartitionId, RingName,
 };
+pub use throttle::Throttle;
 pub use time::{BootClock, Clock, ManualClock, Time};

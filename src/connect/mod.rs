@@ -136,8 +136,8 @@ async fn reach(
         if error.kind() == ConnectErrorKind::Tls {
             return Err(ConnectError::Tls { servers, reason });
         }
-        if error.kind() == ConnectErrorKind::TimedOut {
-            // Such a server waits for the client's first word, and looks like one that hangs.
+        if error.kind() == ConnectErrorKind::TimedOut || reason.contains("got nothing") {
+            // Such a server waits for the client's first word: it looks like one that hangs, until it hangs up.
             reason.push_str("; one with handshake_first needs --nats-tls-first");
         }
         if started.elapsed() >= wait {

@@ -155,7 +155,8 @@ async fn reach(
     }
 }
 
-fn check_version(found: &str) -> Result<(), ConnectError> {
+/// Whether a server of this version will do.
+pub(crate) fn check_version(found: &str) -> Result<(), ConnectError> {
     let mut numbers = found.split(['.', '-']).map(|part| part.parse::<u64>().ok());
     let mut next = || numbers.next().flatten();
     match (next(), next(), next()) {

@@ -1,0 +1,218 @@
+//! The live view, drawn: nodes, the partitions coloured by owner, moves, events. Pure: a [`Picture`] in, a frame out.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style, Stylize};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, BorderType, Cell as TableCell, Paragraph, Row, Table};
+
+use super::board::{Board, Cell};
+use super::member::{Member, State};
+
+/// One colour a node, the same again after the last.
+const COLOURS: [Color; 10] = [
+    Color::Cyan,
+    Color::Yellow,
+    Color::Green,
+    Color::Magenta,
+    Color::Blue,
+    Color::LightRed,
+    Color::LightCyan,
+    Color::LightGreen,
+    Color::LightMagenta,
+    Color::LightBlue,
+];
+const BAR_COLUMNS: usize = 16;
+/// Partitions in one row of the picture, and how many columns each takes, while they are few enough.
+const CELLS_PER_ROW: usize = 16;
+const CELL_COLUMNS: u16 = 3;
+const CELL_ROWS_MAX: usize = 8;
+const LABEL_COLUMNS: u16 = 5;
+/// What the events need beside the list of things to try.
+const EVENT_LINES_MIN: u16 = 8;
+const KEYS: &str = " ↑↓ 1-9 select · a add · s stop · k kill -9 · r restart · f freeze/thaw · t what to try · q quit";
+
+/// Everything that is shown.
+pub(super) struct Picture<'a> {
+    pub(super) title: String,
+    pub(super) members: &'a [Member],
+    pub(super) board: &'a Board,
+    pub(super) selected: usize,
+    /// What to try is wanted in the events' place, where there is no room for both.
+    pub(super) wants_try: bool,
+    pub(super) to_try: &'a [String],
+}
+
+/// Draws it.
+pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture<'_>) {
+    let node_lines = to_u16(picture.members.len()).saturating_add(3);
+    let cell_lines = to_u16(rows_of(&picture.board.cells)).saturating_add(2);
+    let parts = [
+        Constraint::Length(1),
+        Constraint::Length(node_lines),
+        Constraint::Length(cell_lines),
+        Constraint::Min(3),
+        Constraint::Length(1),
+    ];
+    let [title, nodes, partitions, rest, keys] = Layout::vertical(parts).areas(frame.area());
+    frame.render_widget(Line::from(picture.title.as_str()).bold(), title);
+    draw_nodes(frame, nodes, picture);
+    draw_partitions(frame, partitions, picture);
+    draw_rest(frame, rest, picture);
+    frame.render_widget(Line::from(KEYS).fg(Color::DarkGray), keys);
+}
+
+fn framed(title: impl Into<Line<'static>>) -> Block<'static> {
+    Block::bordered().border_type(BorderType::Rounded).border_style(Color::DarkGray).title(title)
+}
+
+fn to_u16(count: usize) -> u16 {
+    u16::try_from(count).unwrap_or(u16::MAX)
+}
+
+fn colour(at: usize) -> Color {
+    COLOURS[at % COLOURS.len()]
+}
+
+fn draw_nodes(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
+    let held: Vec<usize> = picture.members.iter().map(|member| picture.board.held(&member.name)).collect();
+    let most = held.iter().copied().max().unwrap_or(0).max(1);
+    let header = Row::new(["", "#", "node", "zone", "state", "http", "pid", "partitions", "req/s"]).fg(Color::DarkGray);
+    let rows = picture.members.iter().zip(&held).enumerate();
+    let rows = rows.map(|(at, (member, held))| node_row(at, member, (*held, most), at == picture.selected));
+    let widths = [
+        Constraint::Length(1),
+        Constraint::Length(2),
+        Constraint::Length(10),
+        Constraint::Length(4),
+        Constraint::Length(10),
+        Constraint::Length(6),
+        Constraint::Length(7),
+        Constraint::Length(to_u16(BAR_COLUMNS) + 5),
+        Constraint::Min(5),
+    ];
+    frame.render_widget(Table::new(rows, widths).header(header).block(framed(" nodes ")), area);
+}
+
+/// `held` of the `most` that any node holds.
+fn node_row(at: usize, member: &Member, (held, most): (usize, usize), selected: bool) -> Row<'_> {
+    let tone = match member.state {
+        State::Ready => Color::Green,
+        State::Starting | State::Draining | State::NotReady(_) => Color::Yellow,
+        State::Frozen => Color::LightBlue,
+        State::Silent | State::Ended(_) => Color::Red,
+    };
+    let http = member.address.map_or_else(String::new, |address| format!(":{}", address.port()));
+    let pid = member.process.as_ref().map_or_else(String::new, |process| process.pid.to_string());
+    let bar = "█".repeat((held * BAR_COLUMNS).div_ceil(most));
+    let share = Line::from(vec![Span::raw(format!("{held:>4} ")), Span::raw(bar).fg(colour(at))]);
+    let rate = if member.process.is_some() { format!("{:.0}", member.rate) } else { String::new() };
+    let cells = [
+        TableCell::from(if selected { "▸" } else { " " }),
+        TableCell::from((at + 1).to_string()).style(colour(at)),
+        TableCell::from(member.name.as_str()),
+        TableCell::from(member.zone.as_str()),
+        TableCell::from(member.state.word()).style(tone),
+        TableCell::from(http),
+        TableCell::from(pid),
+        TableCell::from(share),
+        TableCell::from(rate),
+    ];
+    Row::new(cells).style(if selected { Style::new().add_modifier(Modifier::BOLD) } else { Style::new() })
+}
+
+fn per_row(cells: &[Cell]) -> usize {
+    CELLS_PER_ROW.max(cells.len().div_ceil(CELL_ROWS_MAX))
+}
+
+fn rows_of(cells: &[Cell]) -> usize {
+    cells.len().div_ceil(per_row(cells)).max(1)
+}
+
+fn draw_partitions(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
+    let cells = &picture.board.cells;
+    let (total, served) = (cells.len(), picture.board.served());
+    let title = match (total, total - served) {
+        (0, _) => Line::from(" partitions ").fg(Color::DarkGray),
+        (_, 0) => Line::from(format!(" {total} partitions, all served ")),
+        (_, missing) => Line::from(format!(" {total} partitions, {missing} not served ")).fg(Color::Red),
+    };
+    let block = framed(title);
+    let inner = block.inner(area);
+    frame.render_widget(block, area);
+    let wide = LABEL_COLUMNS + CELL_COLUMNS * to_u16(CELLS_PER_ROW) + 2;
+    let [left, right] = Layout::horizontal([Constraint::Length(wide), Constraint::Min(0)]).areas(inner);
+    let fits = per_row(cells) == CELLS_PER_ROW;
+    frame.render_widget(Paragraph::new(picture_lines(picture, fits)), if fits { left } else { inner });
+    if fits {
+        frame.render_widget(Paragraph::new(move_lines(picture, inner.height)), right);
+    }
+}
+
+fn picture_lines<'a>(picture: &Picture<'a>, numbered: bool) -> Vec<Line<'a>> {
+    let cells = &picture.board.cells;
+    if cells.is_empty() {
+        return vec![Line::from(" no node has said anything yet").fg(Color::DarkGray)];
+    }
+    let row = per_row(cells);
+    let line = |(at, part): (usize, &[Cell])| {
+        let label = Span::raw(format!("{:>4} ", at * row)).fg(Color::DarkGray);
+        let cells = part.iter().map(|cell| cell_span(picture.members, cell, numbered));
+        Line::from_iter(std::iter::once(label).chain(cells))
+    };
+    cells.chunks(row).enumerate().map(line).collect()
+}
+
+/// The owner's number on its colour; `·` while nobody serves it, `>` while it moves.
+fn cell_span(members: &[Member], cell: &Cell, numbered: bool) -> Span<'static> {
+    let owner = members.iter().position(|member| Some(&member.name) == cell.owner.as_ref());
+    let number = owner.map_or_else(|| "?".to_owned(), |at| (at + 1).to_string());
+    let sign = if !cell.served {
+        "·".to_owned()
+    } else if cell.moving {
+        ">".to_owned()
+    } else {
+        number
+    };
+    let text = if numbered { format!("{sign:^3}") } else { sign.chars().last().unwrap_or('?').to_string() };
+    let back = owner.map_or(Color::Gray, colour);
+    let style = if cell.served { Style::new().fg(Color::Black).bg(back) } else { Style::new().fg(Color::Red) };
+    Span::styled(text, style)
+}
+
+fn move_lines(picture: &Picture<'_>, height: u16) -> Vec<Line<'static>> {
+    let moves = &picture.board.moves;
+    let room = usize::from(height).saturating_sub(1).max(1);
+    let mut lines = vec![Line::from(format!("moves under way: {}", moves.len())).fg(Color::DarkGray)];
+    lines.extend(moves.iter().take(room).map(|text| Line::from(text.clone())));
+    lines
+}
+
+fn draw_rest(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
+    let try_lines = to_u16(picture.to_try.len()).saturating_add(2);
+    if area.height >= try_lines.saturating_add(EVENT_LINES_MIN) && !picture.to_try.is_empty() {
+        let [events, to_try] = Layout::vertical([Constraint::Min(0), Constraint::Length(try_lines)]).areas(area);
+        draw_events(frame, events, picture);
+        draw_try(frame, to_try, picture);
+    } else if picture.wants_try {
+        draw_try(frame, area, picture);
+    } else {
+        draw_events(frame, area, picture);
+    }
+}
+
+/// The latest at the bottom.
+fn draw_events(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
+    let events = &picture.board.events;
+    let room = usize::from(area.height.saturating_sub(2));
+    let shown = events.iter().skip(events.len().saturating_sub(room)).map(|event| {
+        let when = Span::raw(format!("{:>8.1} s  ", event.after.as_secs_f64())).fg(Color::DarkGray);
+        Line::from(vec![when, Span::raw(event.text.as_str())])
+    });
+    frame.render_widget(Paragraph::new(shown.collect::<Vec<_>>()).block(framed(" events ")), area);
+}
+
+fn draw_try(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
+    let lines: Vec<Line<'_>> = picture.to_try.iter().map(|line| Line::from(line.as_str())).collect();
+    frame.render_widget(Paragraph::new(lines).block(framed(" try, in another terminal ")), area);
+}

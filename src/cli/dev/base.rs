@@ -1,6 +1,7 @@
 //! What `dev` and `demo` stand on: a temporary folder, logs, the keeper, and a private NATS server.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 
 use tempfile::TempDir;
@@ -60,4 +61,10 @@ impl Base {
 /// A server that will do, and where it shall listen.
 pub(super) async fn find_server(asked: u16) -> Result<(Found, u16), Failure> {
     Ok((server::find().await?, server::choose_port(asked)?))
+}
+
+/// A line for people. Who reads it may be gone: that must not keep anything from being ended.
+pub(super) fn print(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

@@ -5,13 +5,14 @@
 //!
 //! `run` is the loop of `dev`; `fleet` has the nodes, `member` what is known of one, `node` its process, `reading` what it
 //! says of itself; `board` is the ring as all of them see it; `view` and `screen` draw it; `control` and `command` are for
-//! a second terminal; `server` is NATS; `keeper` ends what a killed `dev` left.
+//! a second terminal; `server` is NATS; `keeper` ends what a killed `dev` left; `demo` is the story.
 
 mod args;
 mod base;
 mod board;
 mod command;
 mod control;
+mod demo;
 mod fleet;
 mod hints;
 mod http;
@@ -84,6 +85,6 @@ fn credentials() -> Result<Settings, Failure> {
 }
 
 /// `nats-ring demo`.
-pub(super) fn demo(_args: DemoArgs) -> Result<(), Failure> {
-    Ok(())
+pub(super) fn demo(args: DemoArgs) -> Result<(), Failure> {
+    block_on(demo::run(args))
 }

@@ -3,7 +3,6 @@
 //! In: signals, keys, requests from a second terminal, events of the processes. Out: the live view or one line per event,
 //! answers, and nothing left behind.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::args::RunArgs;
-use super::base::{Base, find_server};
+use super::base::{Base, find_server, print};
 use super::board::{Board, Readings};
 use super::command::{self, Command, Verb};
 use super::control::{self, Asked, COMMAND_LIMIT, Control};
@@ -98,12 +97,6 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
         print("all ended");
     }
     ended
-}
-
-/// A line for people. Who reads it may be gone: that must not keep anything from being ended.
-fn print(line: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 fn check_ports(args: &RunArgs) -> Result<(), Failure> {

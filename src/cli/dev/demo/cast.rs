@@ -137,11 +137,14 @@ impl Cast {
             let how = member.state.detail().unwrap_or_default();
             self.failed(&format!("{} did not end in order ({how})", member.name))
         });
-        let seconds = BootClock.now().since(self.begin).as_secs_f64();
+        let Self { server, base, begin, .. } = self;
+        server.end().await;
+        drop(base);
+        let seconds = BootClock.now().since(begin).as_secs_f64();
         if ended.is_none() {
-            self.say("all nodes drained and ended with exit code 0, then the NATS server; nothing is left behind");
+            let text = "all nodes drained and ended with exit code 0, then the NATS server; nothing is left behind";
+            print(&format!("{seconds:>6.1} s  {text}"));
         }
-        self.server.end().await;
         ended.map_or(Ok(seconds), Err)
     }
 }

@@ -15,6 +15,34 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 const ALTERNATE_SCREEN: &str = "\u{1b}[?1049h";
 const USUAL_SCREEN: &str = "\u{1b}[?1049l";
 
+const ROWS: u16 = 32;
+const COLUMNS: u16 = 100;
+
+/// What a person sees after all this was written: cursor moves and text, everything else has no width.
+fn screen(written: &str) -> String {
+    let mut cells = vec![vec![' '; usize::from(COLUMNS)]; usize::from(ROWS)];
+    let (mut row, mut column) = (0, 0);
+    let shown = written.rsplit(ALTERNATE_SCREEN).next().unwrap();
+    let mut rest = shown.chars();
+    while let Some(c) = rest.next() {
+        if c == '\u{1b}' {
+            let mut code = String::new();
+            while !code.ends_with(|c: char| c.is_ascii_alphabetic()) {
+                let Some(next) = rest.next() else { break };
+                code.push(next);
+            }
+            if let Some(place) = code.strip_prefix('[').and_then(|code| code.strip_suffix('H')) {
+                let numbers: Vec<usize> = place.split(';').filter_map(|n| n.parse().ok()).collect();
+                (row, column) = (numbers.first().map_or(0, |n| n - 1), numbers.get(1).map_or(0, |n| n - 1));
+            }
+        } else if let Some(cell) = cells.get_mut(row).and_then(|line| line.get_mut(column)) {
+            *cell = c;
+            column += 1;
+        }
+    }
+    cells.into_iter().map(|line| line.into_iter().collect::<String>()).collect::<Vec<_>>().join("\n")
+}
+
 /// A program on a terminal.
 struct Typed {
     child: Child,
@@ -27,7 +55,7 @@ impl Typed {
         let keyboard = File::from(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap());
         grantpt(&keyboard).unwrap();
         unlockpt(&keyboard).unwrap();
-        tcsetwinsize(&keyboard, Winsize { ws_row: 32, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        tcsetwinsize(&keyboard, Winsize { ws_row: ROWS, ws_col: COLUMNS, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         let name = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
         let terminal = || Stdio::from(File::options().read(true).write(true).open(&name).unwrap());
         command.stdin(terminal()).stdout(terminal()).stderr(terminal());
@@ -51,6 +79,15 @@ impl Typed {
         eventually(LIMIT, &format!("the terminal shows {text:?}"), || async {
             let seen = self.seen.lock().unwrap();
             if seen.contains(text) { Ok(()) } else { Err(seen.clone()) }
+        })
+        .await;
+    }
+
+    /// Waits until a person sees it.
+    async fn wait_screen(&self, text: &str) {
+        eventually(LIMIT, &format!("a person sees {text:?}"), || async {
+            let seen = screen(&self.seen.lock().unwrap());
+            if seen.contains(text) { Ok(()) } else { Err(seen) }
         })
         .await;
     }
@@ -92,22 +129,26 @@ async fn the_view_draws_the_ring_keys_act_on_it_and_q_gives_the_terminal_back() 
     let mut dev = Typed::start(command);
     assert!(dev.is_usual());
     dev.wait_seen(ALTERNATE_SCREEN).await;
-    // Words: what is blank is not drawn.
-    for word in ["nodes", "zone", "node-2", "ready", "served", "partitions", "events"] {
-        dev.wait_seen(word).await;
-    }
+    dev.wait_screen("╭ 64 partitions, all served ─").await;
+    dev.wait_screen("▸ 1  node-1     a    ready ").await;
+    dev.wait_screen("  2  node-2     b    ready ").await;
+    dev.wait_screen("all 64 partitions are served").await;
+    dev.wait_screen("s stop · k kill · r restart").await;
     assert!(!dev.is_usual(), "keys come one by one, unseen");
     // Numbers of the two owners on their colours.
-    dev.wait_seen("\u{1b}[48;5;6m 1 ").await;
-    dev.wait_seen("\u{1b}[48;5;3m 2 ").await;
+    dev.wait_seen("48;5;6m 1 ").await;
+    dev.wait_seen("48;5;3m 2 ").await;
 
     dev.press("a");
-    dev.wait_seen("node-3").await;
-    dev.wait_seen("\u{1b}[48;5;2m 3 ").await;
+    dev.wait_screen("  3  node-3     a    ready ").await;
+    dev.wait_seen("48;5;2m 3 ").await;
     dev.press("3");
+    dev.wait_screen("▸ 3  node-3 ").await;
     dev.press("k");
-    dev.wait_seen("-9):").await;
-    dev.wait_seen("again").await;
+    dev.wait_screen("▸ 3  node-3     a    ended ").await;
+    dev.wait_screen("all 64 partitions are served again after ").await;
+    dev.press("f");
+    dev.wait_screen("node 'node-3' has ended already").await;
 
     dev.press("q");
     assert_eq!(dev.wait_exit(LIMIT).await, Some(0));
@@ -125,7 +166,7 @@ async fn control_c_in_the_view_ends_it_and_plain_lines_need_no_terminal() {
     let mut command = dev_command(temporary.path());
     command.args(["--nodes", "1", "--http-from", "0", "--nats-port", "0"]);
     let mut dev = Typed::start(command);
-    dev.wait_seen("\u{1b}[48;5;6m 1 ").await;
+    dev.wait_seen("48;5;6m 1 ").await;
     dev.press("\u{3}");
     assert_eq!(dev.wait_exit(LIMIT).await, Some(0));
     assert!(dev.is_usual());
@@ -135,6 +176,7 @@ async fn control_c_in_the_view_ends_it_and_plain_lines_need_no_terminal() {
     let mut plain = Typed::start(command);
     plain.wait_seen("Ctrl-C ends all").await;
     assert_eq!(plain.count("\u{1b}"), 0);
-    rustix::process::kill_process(rustix::process::Pid::from_child(&plain.child), rustix::process::Signal::INT).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&plain.child), rustix::process::Signal::INT)
+        .unwrap();
     assert_eq!(plain.wait_exit(LIMIT).await, Some(0));
 }

@@ -127,10 +127,10 @@ fn cell(seen: &PartitionSeen, readings: &Readings<'_>) -> Cell {
     Cell { owner: seen.owner.clone(), epoch: seen.epoch, moving, served: runs && (moving || seen.state == "serving") }
 }
 
-/// `17 node-1 → node-3 (transferring)`.
+/// `17: node-1 → node-3`.
 fn under_way(readings: &Readings<'_>) -> Vec<String> {
     let moves = said(readings).flat_map(|(node, reading)| reading.moves.iter().map(move |one| (node, one)));
-    moves.map(|(node, one)| format!("{} {node} → {} ({})", one.partition, one.to, one.step)).collect()
+    moves.map(|(node, one)| format!("{}: {node} → {}", one.partition, one.to)).collect()
 }
 
 /// Who gave how many to whom.

@@ -33,7 +33,6 @@ pub(super) struct PartitionSeen {
 pub(super) struct MoveSeen {
     pub(super) partition: u32,
     pub(super) to: String,
-    pub(super) step: String,
 }
 
 #[derive(Deserialize)]

@@ -206,7 +206,7 @@ mod tests {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
         if let Ok(chosen) = choose_port(port) {
-            assert!(chosen > port && (chosen - port) % PORT_STEP == 0, "{chosen} for {port}");
+            assert!(chosen > port && (chosen - port).is_multiple_of(PORT_STEP), "{chosen} for {port}");
         }
         assert_eq!(choose_port(0).unwrap(), 0);
     }

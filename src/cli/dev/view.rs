@@ -30,7 +30,7 @@ const CELL_ROWS_MAX: usize = 8;
 const LABEL_COLUMNS: u16 = 5;
 /// What the events need beside the list of things to try.
 const EVENT_LINES_MIN: u16 = 8;
-const KEYS: &str = " ↑↓ 1-9 select · a add · s stop · k kill -9 · r restart · f freeze/thaw · t what to try · q quit";
+const KEYS: &str = " ↑↓ 1-9 node · a add · s stop · k kill · r restart · f freeze · t try · q quit";
 
 /// Everything that is shown.
 pub(super) struct Picture<'a> {
@@ -215,4 +215,129 @@ fn draw_events(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
 fn draw_try(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
     let lines: Vec<Line<'_>> = picture.to_try.iter().map(|line| Line::from(line.as_str())).collect();
     frame.render_widget(Paragraph::new(lines).block(framed(" try, in another terminal ")), area);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use ratatui::buffer::Buffer;
+
+    use super::super::reading::{MoveSeen, PartitionSeen, Reading};
+    use super::*;
+    use crate::types::Time;
+
+    const WIDTH: u16 = 80;
+    const HEIGHT: u16 = 24;
+
+    fn members(names: &[&str]) -> Vec<Member> {
+        let member = |name: &&str| {
+            let mut member = Member::new((*name).to_owned(), "a".to_owned(), 0, name.into());
+            member.state = State::Ready;
+            member.address = Some(([127, 0, 0, 1], 8081).into());
+            member
+        };
+        names.iter().map(member).collect()
+    }
+
+    /// Each of `count` partitions with the node whose turn it is, as all running nodes see it.
+    fn board(count: usize, nodes: &[&str], running: &[&str]) -> Board {
+        let seen = |at: usize| PartitionSeen {
+            owner: Some(nodes[at % nodes.len()].to_owned()),
+            epoch: 1,
+            state: if at == 0 { "moving" } else { "serving" }.to_owned(),
+        };
+        let moves = vec![MoveSeen { partition: 0, to: "node-2".to_owned() }];
+        let partitions = (0..count).map(seen).collect();
+        let reading = Reading { phase: "active".to_owned(), partitions, moves, ..Reading::default() };
+        let mut board = Board::default();
+        let said: BTreeMap<_, _> =
+            running.iter().map(|node| (*node, (*node == running[0]).then_some(&reading))).collect();
+        board.look(&said, Time::ZERO);
+        board
+    }
+
+    fn drawn(members: &[Member], board: &Board, to_try: &[String], wants_try: bool, height: u16) -> Buffer {
+        let mut terminal = Terminal::new(TestBackend::new(WIDTH, height)).unwrap();
+        let title = "nats-ring dev".to_owned();
+        let picture = Picture { title, members, board, selected: 1, wants_try, to_try };
+        terminal.draw(|frame| draw(frame, &picture)).unwrap();
+        terminal.backend().buffer().clone()
+    }
+
+    fn lines(buffer: &Buffer) -> Vec<String> {
+        let line = |y| (0..buffer.area.width).map(|x| buffer[(x, y)].symbol()).collect();
+        (0..buffer.area.height).map(line).collect()
+    }
+
+    fn line_with(buffer: &Buffer, text: &str) -> String {
+        let lines = lines(buffer);
+        lines.iter().find(|line| line.contains(text)).unwrap_or_else(|| panic!("no '{text}': {lines:#?}")).clone()
+    }
+
+    #[test]
+    fn nodes_are_rows_with_what_they_hold_and_the_selected_one_is_marked() {
+        let names = ["node-1", "node-2"];
+        let buffer = drawn(&members(&names), &board(64, &names, &names), &[], false, HEIGHT);
+        assert!(line_with(&buffer, "node-1").contains("ready      :8081            32 ████████████████ "));
+        assert!(line_with(&buffer, "node-2").starts_with("│▸ 2  node-2     a    ready"), "{:#?}", lines(&buffer));
+        assert!(line_with(&buffer, "q quit").contains("a add"));
+    }
+
+    #[test]
+    fn the_picture_has_sixteen_partitions_a_row_coloured_by_owner_and_says_what_moves() {
+        let names = ["node-1", "node-2"];
+        let buffer = drawn(&members(&names), &board(64, &names, &names), &[], false, HEIGHT);
+        line_with(&buffer, " 64 partitions, all served ");
+        assert!(line_with(&buffer, "moves under way: 1").starts_with("│   0  >  2  1  2  1  2  1  2"));
+        line_with(&buffer, "0: node-1 → node-2 ");
+        let at = lines(&buffer).iter().position(|line| line.starts_with("│  16 ")).unwrap();
+        let (x, y) = (LABEL_COLUMNS + 2, u16::try_from(at).unwrap());
+        assert_eq!((buffer[(x, y)].symbol(), buffer[(x, y)].bg), ("1", COLOURS[0]));
+        assert_eq!((buffer[(x + 3, y)].symbol(), buffer[(x + 3, y)].bg), ("2", COLOURS[1]));
+    }
+
+    #[test]
+    fn what_nobody_serves_is_a_dot_and_counted_in_red() {
+        let names = ["node-1", "node-2"];
+        let buffer = drawn(&members(&names), &board(64, &names, &["node-1"]), &[], false, HEIGHT);
+        line_with(&buffer, " 64 partitions, 32 not served ");
+        assert!(line_with(&buffer, "│  16 ").starts_with("│  16  1  ·  1  ·"));
+    }
+
+    #[test]
+    fn many_partitions_still_fit_one_column_each() {
+        let names = ["node-1", "node-2"];
+        let buffer = drawn(&members(&names), &board(512, &names, &names), &[], false, 30);
+        assert!(line_with(&buffer, "│   0 ").starts_with("│   0 >2121212"), "{:#?}", lines(&buffer));
+        assert!(line_with(&buffer, "│ 448 ").contains(&"12".repeat(32)));
+    }
+
+    #[test]
+    fn the_latest_events_are_shown_and_what_to_try_beside_or_instead_of_them() {
+        let names = ["node-1", "node-2"];
+        let (members, mut board) = (members(&names), board(64, &names, &names));
+        (0..50).for_each(|n| board.note(Duration::from_secs(n), format!("event {n}.")));
+        let to_try = ["curl localhost:8081/ring".to_owned()];
+        let small = drawn(&members, &board, &to_try, false, HEIGHT);
+        assert!(line_with(&small, "event 49.").starts_with("│    49.0 s  event 49."));
+        assert!(!lines(&small).join("").contains("event 1."));
+        let instead = drawn(&members, &board, &to_try, true, 20);
+        line_with(&instead, "curl localhost:8081/ring");
+        assert!(!lines(&instead).join("").contains("event 49."));
+        let tall = drawn(&members, &board, &to_try, false, 40);
+        line_with(&tall, "event 49.");
+        line_with(&tall, "curl localhost:8081/ring");
+    }
+
+    #[test]
+    fn a_tiny_terminal_and_no_node_at_all_are_no_reason_to_fail() {
+        for height in [1, 5, 10] {
+            drawn(&[], &Board::default(), &[], false, height);
+        }
+    }
 }

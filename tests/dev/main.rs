@@ -316,3 +316,28 @@ async fn the_demo_holds_every_step_within_a_minute_and_leaves_nothing_behind() {
     assert!(seconds.unwrap() < 60.0, "{log}");
     dev.assert_nothing_left(&[]).await;
 }
+
+#[tokio::test]
+async fn a_demo_whose_node_dies_says_which_step_did_not_hold() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.arg("demo").env("TMPDIR", temporary.path());
+    let dev = Dev { process: NodeProcess::spawn_command("demo", command), temporary };
+    dev.process.wait_log("NATS ", LIMIT).await;
+    let node = eventually(LIMIT, "node-4 runs", || async {
+        dev.children().into_iter().find(|pid| arguments(*pid).contains("serve --node node-4 ")).ok_or("not yet")
+    });
+    let node = Pid::from_raw(node.await.cast_signed()).unwrap();
+    kill_process(node, Signal::KILL).unwrap();
+    let (code, line) = refused(&dev).await;
+    assert!(
+        code == 1 && line.contains("the demo failed: ") && line.contains("node-4 ended (killed: "),
+        "{code} {line}"
+    );
+    assert!(!dev.process.log().contains("Every step held"), "{}", dev.process.log());
+}
+
+fn arguments(pid: u32) -> String {
+    let listed = Command::new("ps").args(["-o", "args=", "-p", &pid.to_string()]).output().unwrap();
+    String::from_utf8(listed.stdout).unwrap()
+}

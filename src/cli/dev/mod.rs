@@ -4,8 +4,8 @@
 //! or one line per event, and none of it left behind.
 //!
 //! `run` is the loop of `dev`; `fleet` has the nodes, `member` what is known of one, `node` its process, `reading` what it
-//! says of itself; `board` is the ring as all of them see it; `view` and `screen` draw it; `control` and `command` are for
-//! a second terminal; `server` is NATS; `keeper` ends what a killed `dev` left; `demo` is the story.
+//! says of itself; `board` is the ring as all of them see it; `view` and `screen` draw it; `control`, `command` and
+//! `pending` are for a second terminal; `server` is NATS; `keeper` ends what a killed `dev` left; `demo` is the story.
 
 mod args;
 mod base;
@@ -20,6 +20,7 @@ mod keeper;
 mod logs;
 mod member;
 mod node;
+mod pending;
 mod reading;
 mod run;
 mod screen;

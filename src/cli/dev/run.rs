@@ -13,12 +13,13 @@ use super::args::RunArgs;
 use super::base::{Base, find_server, print};
 use super::board::{Board, Readings};
 use super::command::{self, Command, Verb};
-use super::control::{self, Asked, COMMAND_LIMIT, Control};
+use super::control::{self, Asked, Control};
 use super::fleet::{Fleet, Ground, Refusal};
 use super::hints;
 use super::keeper::Keeper;
 use super::member::State;
 use super::node::{NodeEvent, Recipe};
+use super::pending::{Pending, Until};
 use super::screen::{Action, Screen};
 use super::server::{Server, is_free};
 use super::status::{self, Whole};
@@ -35,23 +36,6 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// Commands whose answers may be outstanding at once.
 const PENDING_MAX: usize = 64;
 const ZONES_DEFAULT: u16 = 3;
-
-/// A command whose answer waits for what was asked to come about.
-struct Pending {
-    reply: Option<String>,
-    node: String,
-    /// The process it is about, or the first that may be.
-    life: u64,
-    until: Until,
-    since: Time,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Until {
-    Now,
-    Ready,
-    Ended,
-}
 
 /// Everything that runs.
 struct Dev {
@@ -339,38 +323,12 @@ impl Dev {
         let now = BootClock.now();
         let mut open = Vec::new();
         for pending in std::mem::take(&mut self.pending) {
-            match self.outcome(&pending, now) {
+            match pending.outcome(&self.fleet.members, now) {
                 Some(answer) => self.control.answer(pending.reply, &answer).await,
                 None => open.push(pending),
             }
         }
         self.pending = open;
-    }
-
-    fn outcome(&self, pending: &Pending, now: Time) -> Option<Value> {
-        let member = self.fleet.members.iter().find(|member| member.name == pending.node)?;
-        let waited = now.since(pending.since);
-        let done = |text: String| Some(command::done(&pending.node, &text, waited.as_secs_f64()));
-        let name = &pending.node;
-        let how = member.state.detail().unwrap_or_default();
-        match (pending.until, &member.state) {
-            (Until::Now, state) => done(format!("{name} is {}", state.word())),
-            (Until::Ready, State::Ready) if member.life >= pending.life => {
-                let address = member.address.map(|address| format!(" on http://{address}")).unwrap_or_default();
-                done(format!("{name} is ready{address}"))
-            }
-            (Until::Ready, State::Ended(_)) if member.life >= pending.life && !member.again => {
-                Some(command::failed("internal", &format!("{name} ended: {how}")))
-            }
-            (Until::Ended, State::Ended(_)) => done(format!("{name} ended ({how})")),
-            (Until::Ended, _) if member.life > pending.life => done(format!("{name} ended and runs again")),
-            _ if waited > COMMAND_LIMIT => {
-                let text =
-                    format!("{name} is {} after {waited:.0?}: see {}", member.state.word(), member.log.display());
-                Some(command::failed("timeout", &text))
-            }
-            _ => None,
-        }
     }
 
     fn status(&self) -> Value {

@@ -306,9 +306,14 @@ async fn the_demo_holds_every_step_within_a_minute_and_leaves_nothing_behind() {
     let dev = Dev { process: NodeProcess::spawn_command("demo", command), temporary };
     assert_eq!(dev.process.wait_exit(2 * LIMIT).await, Some(0), "{}", dev.process.log());
     let log = dev.process.log();
-    for step in
-        ["5 nodes in zones a and b", "320 entries set", "joined under load", "drained under load", "killed (kill -9)"]
-    {
+    for step in [
+        "5 nodes in zones a and b",
+        "320 entries set",
+        "joined under load",
+        "drained under load",
+        "killed (kill -9)",
+        "frozen (SIGSTOP)",
+    ] {
         assert!(log.contains(step), "{step}: {log}");
     }
     assert_eq!(log.matches(" 0 failed").count(), 3, "{log}");

@@ -13,9 +13,10 @@ use crate::cli::exit::Failure;
 use crate::types::{BootClock, Clock};
 
 const NODES: usize = 5;
-/// Which nodes leave: the second by drain, the third by kill -9.
+/// The second node drains, the third is killed, the fourth stands still for a while.
 const DRAINED: usize = 1;
 const KILLED: usize = 2;
+const FROZEN: usize = 3;
 /// How long partitions of a killed node may go without an answer: a lease is 3 s, a machine may be busy.
 const HEAL_LIMIT: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_millis(20);
@@ -28,6 +29,8 @@ pub(super) async fn tell(cast: &mut Cast) -> Result<String, Failure> {
     let joined = join(cast, &entries).await?;
     let drained = drain(cast, &entries).await?;
     let (lost, gap) = kill(cast, &entries).await?;
+    mend(cast, &entries).await?;
+    freeze(cast, &entries).await?;
     mend(cast, &entries).await?;
     Ok(format!(
         "{} requests while nodes joined and drained, 0 failed. kill -9 cost {lost} of {} entries (there are no replicas \
@@ -187,6 +190,46 @@ async fn kill(cast: &mut Cast, entries: &Entries) -> Result<(usize, Duration), F
         kept.len()
     ));
     Ok((lost.len(), gap))
+}
+
+/// A node that stands still beyond its lease is as good as dead to the others, and knows it once it goes on.
+async fn freeze(cast: &mut Cast, entries: &Entries) -> Result<(), Failure> {
+    let name = cast.fleet.members[FROZEN].name.clone();
+    let before: Vec<(Option<String>, u64)> =
+        cast.board.cells.iter().map(|cell| (cell.owner.clone(), cell.epoch)).collect();
+    let had = |partition: usize| before[partition].0.as_deref() == Some(name.as_str());
+    let held = cast.board.held(&name);
+    cast.fleet.freeze(FROZEN).map_err(|refusal| cast.failed(&refusal.to_string()))?;
+    let taken = cast
+        .until("the others take over what a frozen node had", |_, board| board.held(&name) == 0 && board.is_complete());
+    let taken = taken.await?;
+    if let Some(at) = (0..before.len()).find(|at| had(*at) && cast.board.cells[*at].epoch <= before[*at].1) {
+        return Err(cast.failed(&format!("partition {at} changed its owner, and its epoch did not grow")));
+    }
+    cast.say(&format!(
+        "{name} frozen (SIGSTOP): after {} the others had its {held} partitions, each at a higher epoch",
+        seconds(taken)
+    ));
+    cast.fleet.thaw(FROZEN).map_err(|refusal| cast.failed(&refusal.to_string()))?;
+    let back = cast.until("a thawed node comes back", |fleet, board| {
+        let shares = fleet.members.iter().filter(|member| member.process.is_some());
+        let shares = shares.map(|member| board.held(&member.name));
+        fleet.members[FROZEN].state == State::Ready && board.is_complete() && board.moves.is_empty() && balanced(shares)
+    });
+    let back = back.await?;
+    // Asked of the node itself: what it had in memory must not be taken for the truth.
+    let lost = entries.of_partitions(had);
+    let itself = cast.fleet.members[FROZEN].address.map_or_else(Vec::new, |address| vec![address]);
+    let found = entries::get(&cast.http, &itself, &lost).await;
+    if found.missing.len() != lost.len() {
+        return Err(cast.failed(&format!("{name} answered for {} entries that it had lost", found.right)));
+    }
+    cast.say(&format!(
+        "{name} thawed (SIGCONT): it saw that it had been evicted, forgot its {} entries and was back after {}",
+        lost.len(),
+        seconds(back)
+    ));
+    Ok(())
 }
 
 /// Asks for one key of every partition until each was answered, found or not.

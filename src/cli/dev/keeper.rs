@@ -17,8 +17,10 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use crate::cli::exit::Failure;
 use crate::types::{BootClock, Clock};
 
-/// How long processes may take to end by themselves before they are killed, and killed ones to be gone.
-const END_LIMIT: Duration = Duration::from_secs(4);
+/// How long processes may take to end by themselves, and how long killed ones are waited for. Where nobody asks how they
+/// ended, as in some containers, they look alive to the last.
+const TERM_LIMIT: Duration = Duration::from_secs(4);
+const KILL_LIMIT: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// The handle that `dev` holds.
@@ -113,14 +115,14 @@ pub(super) fn keep() {
 
 /// TERM, so that nodes leave a ring on a shared NATS properly; KILL for those that do not manage in time.
 fn end(pids: &BTreeSet<i32>) {
-    for signal in [Signal::TERM, Signal::KILL] {
+    for (signal, limit) in [(Signal::TERM, TERM_LIMIT), (Signal::KILL, KILL_LIMIT)] {
         for pid in pids.iter().filter_map(|pid| Pid::from_raw(*pid)) {
             let _ = kill_process(pid, signal);
             // A frozen process takes no other signal until it goes on.
             let _ = kill_process(pid, Signal::CONT);
         }
         let begin = BootClock.now();
-        while pids.iter().any(|pid| lives(*pid)) && BootClock.now().since(begin) < END_LIMIT {
+        while pids.iter().any(|pid| lives(*pid)) && BootClock.now().since(begin) < limit {
             // No runtime here: nobody else waits for this thread.
             #[allow(clippy::disallowed_methods)]
             std::thread::sleep(LOOK_EVERY);

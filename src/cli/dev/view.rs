@@ -4,7 +4,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, BorderType, Cell as TableCell, Paragraph, Row, Table};
+use ratatui::widgets::{Block, BorderType, Borders, Cell as TableCell, Paragraph, Row, Table, Wrap};
 
 use super::board::{Board, Cell};
 use super::member::{Member, State};
@@ -38,7 +38,7 @@ pub(super) struct Picture<'a> {
     pub(super) members: &'a [Member],
     pub(super) board: &'a Board,
     pub(super) selected: usize,
-    /// What to try is wanted in the events' place, where there is no room for both.
+    /// What to try is wanted in the place of everything else.
     pub(super) wants_try: bool,
     pub(super) to_try: &'a [String],
 }
@@ -56,9 +56,13 @@ pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture<'_>) {
     ];
     let [title, nodes, partitions, rest, keys] = Layout::vertical(parts).areas(frame.area());
     frame.render_widget(Line::from(picture.title.as_str()).bold(), title);
-    draw_nodes(frame, nodes, picture);
-    draw_partitions(frame, partitions, picture);
-    draw_rest(frame, rest, picture);
+    if picture.wants_try {
+        draw_try(frame, nodes.union(rest), picture);
+    } else {
+        draw_nodes(frame, nodes, picture);
+        draw_partitions(frame, partitions, picture);
+        draw_rest(frame, rest, picture);
+    }
     frame.render_widget(Line::from(KEYS).fg(Color::DarkGray), keys);
 }
 
@@ -188,17 +192,20 @@ fn move_lines(picture: &Picture<'_>, height: u16) -> Vec<Line<'static>> {
     lines
 }
 
+/// What to try stands below the events where there is room for both.
 fn draw_rest(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
-    let try_lines = to_u16(picture.to_try.len()).saturating_add(2);
-    if area.height >= try_lines.saturating_add(EVENT_LINES_MIN) && !picture.to_try.is_empty() {
-        let [events, to_try] = Layout::vertical([Constraint::Min(0), Constraint::Length(try_lines)]).areas(area);
-        draw_events(frame, events, picture);
-        draw_try(frame, to_try, picture);
-    } else if picture.wants_try {
-        draw_try(frame, area, picture);
-    } else {
-        draw_events(frame, area, picture);
+    // Lines are broken between words, which may take one more.
+    let rows = |line: &String| match line.chars().count().div_ceil(usize::from(area.width).max(1)) {
+        broken @ 2.. => broken + 1,
+        _ => 1,
+    };
+    let try_lines = to_u16(picture.to_try.iter().map(rows).sum::<usize>()).saturating_add(1);
+    if picture.to_try.is_empty() || area.height < try_lines.saturating_add(EVENT_LINES_MIN) {
+        return draw_events(frame, area, picture);
     }
+    let [events, to_try] = Layout::vertical([Constraint::Min(0), Constraint::Length(try_lines)]).areas(area);
+    draw_events(frame, events, picture);
+    draw_try(frame, to_try, picture);
 }
 
 /// The latest at the bottom.
@@ -212,9 +219,11 @@ fn draw_events(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
     frame.render_widget(Paragraph::new(shown.collect::<Vec<_>>()).block(framed(" events ")), area);
 }
 
+/// Whole lines without a frame beside them, to be copied.
 fn draw_try(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
     let lines: Vec<Line<'_>> = picture.to_try.iter().map(|line| Line::from(line.as_str())).collect();
-    frame.render_widget(Paragraph::new(lines).block(framed(" try, in another terminal ")), area);
+    let block = framed(" try, in another terminal ").borders(Borders::TOP);
+    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }).block(block), area);
 }
 
 #[cfg(test)]
@@ -322,16 +331,19 @@ mod tests {
         let names = ["node-1", "node-2"];
         let (members, mut board) = (members(&names), board(64, &names, &names));
         (0..50).for_each(|n| board.note(Duration::from_secs(n), format!("event {n}.")));
-        let to_try = ["curl localhost:8081/ring".to_owned()];
+        let long = format!("curl {} end", "x".repeat(100));
+        let to_try = ["curl localhost:8081/ring".to_owned(), long];
         let small = drawn(&members, &board, &to_try, false, HEIGHT);
         assert!(line_with(&small, "event 49.").starts_with("│    49.0 s  event 49."));
         assert!(!lines(&small).join("").contains("event 1."));
         let instead = drawn(&members, &board, &to_try, true, 20);
         line_with(&instead, "curl localhost:8081/ring");
+        assert!(line_with(&instead, "x end").starts_with('x'), "a long line goes on in the next");
         assert!(!lines(&instead).join("").contains("event 49."));
         let tall = drawn(&members, &board, &to_try, false, 40);
         line_with(&tall, "event 49.");
         line_with(&tall, "curl localhost:8081/ring");
+        line_with(&tall, "x end");
     }
 
     #[test]

@@ -4,6 +4,9 @@
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
 INSTALL ?= nats/install.sh
+BINARY ?= target/release/nats-ring
+RUN_DIR ?= target/run
+DEV_FLAGS ?=
 HAS_BENCHES := $(wildcard benches/*.rs)
 
 .DEFAULT_GOAL := help
@@ -12,9 +15,9 @@ HAS_BENCHES := $(wildcard benches/*.rs)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-run: install ## NATS and three nodes on :8081 to :8083, until Ctrl-C
+run: install ## nats-ring dev: NATS and three nodes on :8081 to :8083, until Ctrl-C; flags in DEV_FLAGS
 	$(CARGO) build --release --bin nats-ring
-	@exec scripts/run.sh
+	@exec $(BINARY) dev --logs '$(RUN_DIR)' $(DEV_FLAGS)
 
 test: install clients ## every test, real NATS servers included
 	@start=$$(date +%s); \

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::dev::{DemoArgs, DevArgs};
 use super::nats_args::NatsArgs;
 use crate::config::{Config, ConfigError, Settings};
 
@@ -51,28 +52,26 @@ pub(super) struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// Run a node (what happens without a command)
     #[command(after_help = AFTER_HELP)]
     Serve(Box<ServeArgs>),
+    /// A ring to play with: a private NATS server and some nodes, live in the terminal
+    Dev(Box<DevArgs>),
+    /// A story of five nodes that are joined, drained and killed, told as it happens; in under a minute
+    Demo(DemoArgs),
 }
 
 impl Cli {
-    /// The settings of the node to run.
-    ///
-    /// # Errors
-    /// [`ConfigError`] where one of them cannot be used.
-    pub(super) fn into_config(self) -> Result<Config, ConfigError> {
-        match self.command {
-            None => self.serve.into_config(),
-            Some(Command::Serve(args)) => args.into_config(),
-        }
+    /// What to do: without a command, to serve.
+    pub(super) fn into_command(self) -> Command {
+        self.command.unwrap_or_else(|| Command::Serve(Box::new(self.serve)))
     }
 }
 
 /// Texts throughout: they are checked where those of the file are, with the same messages.
 #[derive(Args)]
-struct ServeArgs {
+pub(super) struct ServeArgs {
     /// This node's name: one live process each [default: node-1]
     #[arg(long, env = "NATS_RING_NODE", value_name = "NAME")]
     node: Option<String>,
@@ -117,7 +116,11 @@ struct ServeArgs {
 }
 
 impl ServeArgs {
-    fn into_config(self) -> Result<Config, ConfigError> {
+    /// The settings of the node to run.
+    ///
+    /// # Errors
+    /// [`ConfigError`] where one of them cannot be used.
+    pub(super) fn into_config(self) -> Result<Config, ConfigError> {
         let file = self.config.as_deref().map_or_else(|| Ok(Settings::default()), Settings::from_file)?;
         let given = Settings {
             node: self.node,

@@ -159,7 +159,8 @@ fn refused(error: &async_nats::ConnectError) -> bool {
         .is_some_and(|said| said.contains("authentication") && !said.contains("timeout"))
 }
 
-fn check_version(found: &str) -> Result<(), ConnectError> {
+/// Whether a server of this version will do.
+pub(crate) fn check_version(found: &str) -> Result<(), ConnectError> {
     let mut numbers = found.split(['.', '-']).map(|part| part.parse::<u64>().ok());
     let mut next = || numbers.next().flatten();
     match (next(), next(), next()) {

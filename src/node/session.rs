@@ -72,8 +72,13 @@ impl Session {
         let machine = Machine::new(self.who.clone(), self.timing.clone(), now);
         let (inputs, receiver) = mpsc::channel(INPUTS);
         let stop = CancellationToken::new();
-        let supervisor =
-            Supervisor::new(stop.clone(), Arc::clone(&self.parts.clock), inputs.clone(), self.events.clone());
+        let supervisor = Supervisor::new(
+            self.parts.process.clone(),
+            stop.clone(),
+            Arc::clone(&self.parts.clock),
+            inputs.clone(),
+            self.events.clone(),
+        );
         self.follow(&supervisor, WatchScope::Ring, &inputs);
         self.watch_connection(&supervisor, &inputs);
         let mut drive = Drive {
@@ -148,9 +153,9 @@ impl Drive {
         loop {
             let sleep = self.sleep();
             tokio::select! {
-                _ = self.receiver.recv_many(&mut batch, BATCH) => {}
-                notices = self.notices.next() => batch.extend(notices.into_iter().map(input_of)),
-                () = tokio::time::sleep(sleep) => {}
+                // In this order, not at random, so that a simulated run is the same each time. None starves another:
+                // a command comes once, and notices end with the moves they are about.
+                biased;
                 changed = self.commands.changed(), if !self.drained => {
                     // The handle is gone: nobody can want this node any more.
                     self.drained = changed.is_err() || *self.commands.borrow() == Command::Drain;
@@ -158,6 +163,9 @@ impl Drive {
                         batch.push(Input::Drain);
                     }
                 }
+                notices = self.notices.next() => batch.extend(notices.into_iter().map(input_of)),
+                _ = self.receiver.recv_many(&mut batch, BATCH) => {}
+                () = tokio::time::sleep(sleep) => {}
             }
             batch.push(Input::Wake);
             for input in batch.drain(..) {
@@ -234,6 +242,7 @@ impl Drive {
             bus: Arc::clone(&parts.bus),
             gate: Arc::clone(&gate),
             clock: Arc::clone(&parts.clock),
+            process: parts.process.clone(),
             table: session.router.table().clone(),
             limits: parts.limits.clone(),
             notices: Arc::clone(&self.notices),
@@ -263,7 +272,7 @@ impl Drive {
             shape: session.shape.clone(),
             me,
             hooks: Hooks::new(Arc::clone(&parts.service), session.shape.partitions),
-            readers: Readers::new(Arc::clone(&entrance)),
+            readers: Readers::new(Arc::clone(&entrance), parts.process.clone()),
             entrance,
             gate,
             supervisor: self.supervisor.clone(),

@@ -5,6 +5,7 @@
 
 mod hash;
 mod ids;
+mod process;
 mod time;
 
 pub use hash::{KeyHash, UnknownKeyHash};
@@ -12,4 +13,5 @@ pub use ids::{
     Epoch, FencingToken, Generation, Incarnation, InvalidName, NAME_MAX_BYTES, NodeId, NodeName, PartitionCount,
     PartitionId, RingName,
 };
+pub use process::Process;
 pub use time::{BootClock, Clock, ManualClock, Time};

@@ -21,7 +21,7 @@ use super::envelope::{CallHead, MAX_HOPS, seal};
 use super::subject::Intent;
 use super::table::{Route, RouteTable};
 use crate::service::{Gate, Grant, Request, Service};
-use crate::types::{Clock, Epoch, NodeId, PartitionCount, PartitionId, Time};
+use crate::types::{Clock, Epoch, NodeId, PartitionCount, PartitionId, Process, Time};
 
 pub use answer::{Answer, Refusal, error_body, plain_message};
 use slot::{Mode, Slot};
@@ -132,6 +132,8 @@ pub struct ServerParts {
     pub gate: Arc<Gate>,
     /// For deadlines.
     pub clock: Arc<dyn Clock>,
+    /// What executions that wait run under.
+    pub process: Process,
     /// Who owns what.
     pub table: RouteTable,
     /// Bounds.
@@ -239,7 +241,7 @@ impl Server {
     async fn run(self: &Arc<Self>, grant: Grant, job: Job) {
         let mut execution = Box::pin(Arc::clone(self).execute(grant, job));
         if (&mut execution).now_or_never().is_none() {
-            self.tasks.spawn(execution);
+            self.parts.process.spawn_on(&self.tasks, execution);
         }
     }
 
@@ -371,7 +373,7 @@ impl Server {
             return;
         }
         let server = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.parts.process.spawn_on(&self.tasks, async move {
             for job in parked {
                 server.dispatch(job).await;
             }

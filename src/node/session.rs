@@ -33,9 +33,7 @@ use crate::types::{NodeId, Time};
 const INPUTS: usize = 4096;
 /// Inputs taken in one turn of the loop before others get their turn.
 const BATCH: usize = 64;
-/// The loop turns at least this often.
-const LONGEST_SLEEP: Duration = Duration::from_millis(100);
-/// How often requests held back are looked through for those past their deadline.
+/// How often requests held back, if any, are looked through for those past their deadline.
 const EXPIRY_TICK: Duration = Duration::from_millis(50);
 /// How long tasks may take to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -167,7 +165,10 @@ impl Drive {
                 _ = self.receiver.recv_many(&mut batch, BATCH) => {}
                 () = tokio::time::sleep(sleep) => {}
             }
-            batch.push(Input::Wake);
+            // Every step looks at everything that is due: one is enough.
+            if batch.is_empty() {
+                batch.push(Input::Wake);
+            }
             for input in batch.drain(..) {
                 let actions = self.machine.step(self.session.parts.clock.now(), input);
                 if let Some(outcome) = self.carry_out(actions) {
@@ -183,7 +184,8 @@ impl Drive {
 
     fn sleep(&self) -> Duration {
         let now: Time = self.session.parts.clock.now();
-        self.machine.next_wake().map_or(LONGEST_SLEEP, |at| at.since(now)).min(LONGEST_SLEEP)
+        let longest = self.session.parts.clock.longest_sleep();
+        self.machine.next_wake().map_or(longest, |at| at.since(now)).min(longest)
     }
 
     fn carry_out(&mut self, actions: Vec<Action>) -> Option<Outcome> {
@@ -332,6 +334,7 @@ impl Drive {
             let server = Arc::clone(&server);
             async move {
                 loop {
+                    server.something_parked().await;
                     tokio::time::sleep(EXPIRY_TICK).await;
                     server.expire_parked().await;
                 }

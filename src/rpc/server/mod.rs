@@ -150,6 +150,8 @@ pub struct Server {
     slots: Vec<Mutex<Slot>>,
     running: AtomicUsize,
     closed: AtomicBool,
+    /// Woken while requests are held back.
+    parked: Notify,
     tasks: TaskTracker,
 }
 
@@ -162,6 +164,7 @@ impl Server {
             slots,
             running: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
+            parked: Notify::new(),
             tasks: TaskTracker::new(),
         })
     }
@@ -227,6 +230,7 @@ impl Server {
         }
         let partition = job.partition;
         slot.parked.push_back(job);
+        self.parked.notify_one();
         if slot.parked.len() == limit * 3 / 4 {
             self.notice(Notice::Pressure(partition));
         }
@@ -380,7 +384,12 @@ impl Server {
         });
     }
 
-    /// Answers what was held back beyond its deadline. To be called every so often.
+    /// Waits until requests are held back that [`Server::expire_parked`] has not seen yet, or has left.
+    pub async fn something_parked(&self) {
+        self.parked.notified().await;
+    }
+
+    /// Answers what was held back beyond its deadline. To be called every so often while something is.
     pub async fn expire_parked(&self) {
         let now = self.parts.clock.now();
         for partition in self.parts.partitions.ids() {
@@ -388,6 +397,9 @@ impl Server {
                 Some(mut slot) if !slot.parked.is_empty() => {
                     let (late, kept) = slot.parked.drain(..).partition(|job: &Job| job.deadline <= now);
                     slot.parked = kept;
+                    if !slot.parked.is_empty() {
+                        self.parked.notify_one();
+                    }
                     late
                 }
                 _ => continue,

@@ -180,6 +180,17 @@ async fn a_hook_that_hangs_ends_the_node_after_its_limit() {
     assert!(ring.elapsed() - began > 20 * SECOND);
     ring.settled().await;
     assert_eq!(ring.node("node-1").owned_partitions().len(), 16);
+    ring.add_node("node-2", Counter::new("node-2", &history)).await;
+    ring.settled().await;
+    assert_eq!(ring.node("node-2").owned_partitions().len(), 8, "restarted, with a service that does not hang");
+}
+
+#[tokio::test]
+#[should_panic(expected = "node node-1 runs already")]
+async fn a_name_that_is_taken_is_refused() {
+    let history = History::new();
+    let ring = ring_of(&["node-1"], &history).await;
+    ring.add_node("node-1", Counter::new("node-1", &history)).await;
 }
 
 #[tokio::test]
@@ -277,7 +288,7 @@ async fn run(seed: u64) -> Run {
 
 #[test]
 fn a_seed_gives_the_same_run_to_the_millisecond() {
-    for seed in [7, 8] {
+    for seed in 0..5 {
         let (one, two) = (run_alone(seed), run_alone(seed));
         let differ = one.0.iter().zip(&two.0).find(|(one, two)| one != two);
         assert_eq!(differ, None, "seed {seed}");

@@ -66,7 +66,11 @@ impl Member {
 
     /// Neither frozen nor cut off nor ended by itself.
     fn takes_part(&self) -> bool {
-        !self.frozen && !self.cut && self.ring.wait().now_or_never().is_none()
+        !self.frozen && !self.cut && !self.has_ended()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ring.wait().now_or_never().is_some()
     }
 
     /// As SIGKILL and the closing of its connections do.
@@ -108,14 +112,18 @@ impl TestRing {
     }
 
     /// Starts a node with this service. It owns partitions once the ring has [settled](TestRing::settled). A name whose
-    /// node crashed or left may be used again, as by a process that is restarted.
+    /// node crashed, left or ended by itself may be used again, as by a process that is restarted.
     ///
     /// # Panics
     /// Where a node of this name runs.
     pub async fn add_node(&self, node: impl Into<TestNode>, service: Arc<dyn Service>) -> Ring {
         let node = node.into();
-        assert!(!self.members().contains_key(&node.name), "node {} runs already", node.name);
         let name = node.name.clone();
+        let ended = self.members().get(&name).map(Member::has_ended);
+        assert!(ended != Some(false), "node {name} runs already");
+        if ended.is_some() {
+            self.crash(name.as_str()).await;
+        }
         let (parts, connected) = self.parts(node, service);
         let (process, stores, bus) = (parts.parts.process.clone(), parts.stores, parts.bus);
         let ring = match Ring::start(parts.parts).await {

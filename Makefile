@@ -58,7 +58,7 @@ clippy:
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 
 docs:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked --all-features
 
 deny:
 	@$(CARGO) deny --version >/dev/null 2>&1 || \

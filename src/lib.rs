@@ -14,6 +14,7 @@
 //! - [`cache`]: the ready-made service, and its client.
 //! - [`http`]: the front door for `curl`.
 //! - [`cli`]: the program.
+//! - `testing` (with the feature of that name): rings in memory, on a clock that tests move.
 //!
 //! # A request's way
 //! [`http`], a plain NATS client or [`node::Ring`] as a [`rpc::Caller`] → key hash → the owner's [`rpc::server::Server`], here
@@ -31,6 +32,8 @@ pub mod node;
 pub mod ring;
 pub mod rpc;
 pub mod service;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod types;
 
 /// The README's code, compiled as it stands.

@@ -26,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cache", &["types", "service", "rpc"]),
     ("http", &["types", "metrics", "service", "rpc", "node", "cache"]),
     ("cli", &["types", "metrics", "config", "connect", "coord", "service", "ring", "rpc", "node", "cache", "http"]),
+    ("testing", &["types", "coord", "service", "ring", "rpc", "node"]),
 ];
 
 /// What of an allowed room stays out of reach: the pure core sees records and revisions, never a store.

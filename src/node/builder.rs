@@ -15,7 +15,7 @@ use crate::ring::Timing;
 use crate::rpc::nats::NatsBus;
 use crate::rpc::server::{RequestObserver, ServerLimits, Unobserved};
 use crate::service::Service;
-use crate::types::{BootClock, Clock, KeyHash, NodeName, PartitionCount, RingName};
+use crate::types::{BootClock, Clock, KeyHash, NodeName, PartitionCount, Process, RingName};
 
 /// Default length of the lease.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(3);
@@ -204,6 +204,7 @@ impl Connected {
             connected: data.connected(),
             bus: Arc::new(NatsBus::new(data)),
             clock: builder.clock,
+            process: Process::real(),
             limits: ServerLimits::default(),
             staging_bytes: builder.staging_bytes,
             queries: builder.queries,

@@ -120,6 +120,8 @@ impl Entrance {
         let mut pace = Pace::new(self.clock.now());
         loop {
             tokio::select! {
+                biased;
+                () = reader.let_go.notified() => messages.let_go(pace.in_flight_at_most()),
                 message = messages.next() => match message {
                     Some(message) => {
                         pace.count(self.clock.now());
@@ -127,7 +129,6 @@ impl Entrance {
                     }
                     None => return,
                 },
-                () = reader.let_go.notified() => messages.let_go(pace.in_flight_at_most()),
             }
         }
     }

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::entrance::{Entrance, Reader, send_nops};
 use super::parts::SUBSCRIPTION_CAPACITY;
 use crate::rpc::{BusError, subject};
-use crate::types::{PartitionId, RingName};
+use crate::types::{PartitionId, Process, RingName};
 
 /// How long letting go of everything may take altogether.
 const LET_GO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,6 +33,7 @@ pub(super) struct Readers {
     /// How many subscriptions of each subject are still read, those let go of included.
     open: Mutex<BTreeMap<String, usize>>,
     tracker: TaskTracker,
+    process: Process,
     stop: CancellationToken,
 }
 
@@ -67,13 +68,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Readers {
     /// None yet.
-    pub(super) fn new(entrance: Arc<Entrance>) -> Arc<Self> {
+    pub(super) fn new(entrance: Arc<Entrance>, process: Process) -> Arc<Self> {
         Arc::new(Self {
             entrance,
             plain: Mutex::default(),
             partitions: Mutex::default(),
             open: Mutex::default(),
             tracker: TaskTracker::new(),
+            process,
             stop: CancellationToken::new(),
         })
     }
@@ -100,7 +102,7 @@ impl Readers {
 
     fn spawn(self: &Arc<Self>, reader: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tracker.spawn(async move {
+        self.process.spawn_on(&self.tracker, async move {
             stop.run_until_cancelled(reader).await;
         });
     }

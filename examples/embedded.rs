@@ -19,7 +19,6 @@ use bytes::Bytes;
 use futures::StreamExt;
 use nats_ring::connect::ConnectOptions;
 use nats_ring::node::NodeBuilder;
-use nats_ring::rpc::Caller;
 use nats_ring::service::{BoxError, Chunks, Grant, Release, Request, Service, ServiceError};
 use nats_ring::types::{NodeName, PartitionId, RingName};
 
@@ -99,7 +98,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let name = std::env::args().nth(1).unwrap_or_else(|| "node-1".to_owned());
     let nats = std::env::var("NATS_URL").unwrap_or_else(|_| "nats://localhost:4222".to_owned());
     let node = NodeBuilder::new(ConnectOptions::new([nats]), RingName::new("counters")?, NodeName::new(&name)?);
-    let ring = node.connect().await?.start(Arc::new(Counters::default())).await?;
+    let ring = node.start(Arc::new(Counters::default())).await?;
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
@@ -109,7 +108,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         for key in [name.as_str(), "shared"] {
             // Answered by the key's owner, wherever that is.
-            match ring.call(Bytes::from(key.to_owned()), "add", Bytes::new(), Duration::from_secs(2)).await {
+            match ring.call(key, "add", "").await {
                 Ok(reply) => println!("{key}: {} says {}", reply.node, String::from_utf8_lossy(&reply.payload)),
                 Err(error) => println!("{key}: {error}"),
             }

@@ -22,6 +22,7 @@
 
 pub mod cache;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod connect;
 pub mod coord;

@@ -29,7 +29,7 @@ mod store;
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;
 
-pub use client::{CacheClient, CacheEntry, DeleteReply, GetReply, READ_TIMEOUT, SetReply, WRITE_TIMEOUT};
+pub use client::{CacheClient, CacheEntry, DeleteReply, GetReply, SetReply};
 pub use item::{Kind, Version};
 pub use limits::{Limits, MAX_KEY_BYTES, MAX_TTL_SECONDS, MAX_VALUE_BYTES, check_key, check_ttl, ttl_from_seconds};
 pub use service::{CacheConfig, CacheService};

@@ -10,7 +10,7 @@ use super::exit::{Code, Failure};
 use super::front::{Counting, QUERIES};
 use crate::cache::{CacheConfig, CacheService, Limits};
 use crate::config::{Config, NatsLogin};
-use crate::connect::{ConnectOptions, Credentials};
+use crate::connect::{ConnectOptions, Connections, Credentials};
 use crate::http;
 use crate::metrics::Metrics;
 use crate::node::{NodeBuilder, Ring};
@@ -42,24 +42,32 @@ pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 /// Connects, opens the ring's bucket and starts the node; `address` is where its HTTP listens.
 pub(super) async fn start(config: &Config, address: SocketAddr) -> Result<Started, Failure> {
     let metrics = Arc::new(Metrics::new(&OPERATIONS));
-    let builder = NodeBuilder::new(connect_options(config)?, config.platform.clone(), config.node.clone())
+    let timing = Timing::for_lease(config.lease);
+    let options = ConnectOptions {
+        name: format!("{} {}", config.platform, config.node),
+        reconnect_delay_max: timing.beat(),
+        ..connect_options(config)?
+    };
+    let nats = Connections::open(&options).await?;
+    let cache = CacheConfig {
+        memory_bytes: config.memory_bytes,
+        max_value_bytes: Limits::within_payload(nats.max_payload()).max_value_bytes,
+        node: config.node.clone(),
+    };
+    let cache = Arc::new(CacheService::new(cache, Arc::new(BootClock)));
+    let ring = NodeBuilder::new(nats, config.platform.clone(), config.node.clone())
         .zone(config.zone.clone())
         .weight(config.weight)
         .http(Some(address.to_string()))
         .partitions(config.partitions)
         .kv_replicas(config.kv_replicas)
-        .timing(Timing::for_lease(config.lease))
+        .timing(timing)
         .staging_bytes(staging_bytes(config.memory_bytes))
         .queries(QUERIES.to_vec())
-        .observer(Arc::new(Counting(Arc::clone(&metrics))));
-    let connected = builder.connect().await?;
-    let cache = CacheConfig {
-        memory_bytes: config.memory_bytes,
-        max_value_bytes: Limits::within_payload(connected.max_payload()).max_value_bytes,
-        node: config.node.clone(),
-    };
-    let cache = Arc::new(CacheService::new(cache, Arc::new(BootClock)));
-    Ok(Started { ring: connected.start(cache.clone()).await?, cache, metrics })
+        .observer(Arc::new(Counting(Arc::clone(&metrics))))
+        .start(cache.clone())
+        .await?;
+    Ok(Started { ring, cache, metrics })
 }
 
 fn staging_bytes(memory_bytes: u64) -> usize {

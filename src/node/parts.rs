@@ -1,7 +1,6 @@
 //! What a node is made of: handed in by whoever starts it, so that tests hand in twins.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -13,9 +12,6 @@ use crate::rpc::Bus;
 use crate::rpc::server::{RequestObserver, ServerLimits};
 use crate::service::{Service, ServiceError};
 use crate::types::{Clock, Generation, KeyHash, NodeName, PartitionCount, RingName};
-
-/// Messages that may wait in one subscription.
-pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
 /// Everything around the ring's machine.
 pub struct NodeParts {
@@ -78,8 +74,3 @@ pub struct RingShape {
     /// How keys map to them.
     pub key_hash: KeyHash,
 }
-
-/// How long reads and writes wait for an answer by default.
-pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// See [`READ_TIMEOUT`].
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -15,7 +15,7 @@ use super::run::{Life, NodeError};
 use super::session::Command;
 use super::status::{MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
 use crate::ring::{Event, Report, Standing};
-use crate::rpc::{CallError, Caller, Reply, RouteTable, Router};
+use crate::rpc::{CallError, Caller, Reply, Route, RouteTable, RoutedCall, Router};
 use crate::service::Gate;
 use crate::types::{NodeId, NodeName, PartitionId, Time};
 
@@ -120,17 +120,17 @@ impl Ring {
     }
 
     /// The partition of a key.
-    pub fn partition_for(&self, key: &[u8]) -> PartitionId {
-        self.inner.router.partition(key)
+    pub fn partition_for(&self, key: impl AsRef<[u8]>) -> PartitionId {
+        self.inner.router.partition(key.as_ref())
     }
 
     /// The owner of a key's partition, as far as is known here.
-    pub fn node_for(&self, key: &[u8]) -> Option<NodeId> {
+    pub fn node_for(&self, key: impl AsRef<[u8]>) -> Option<NodeId> {
         self.inner.router.table().route(self.partition_for(key)).map(|route| route.owner)
     }
 
     /// Whether this node owns the key right now, as far as it can know by itself.
-    pub fn owns_key(&self, key: &[u8]) -> bool {
+    pub fn owns_key(&self, key: impl AsRef<[u8]>) -> bool {
         self.inner.router.serves(self.partition_for(key))
     }
 
@@ -140,8 +140,21 @@ impl Ring {
         status.partitions.iter().filter(|p| p.owner.as_ref() == Some(&status.node)).map(|p| p.partition).collect()
     }
 
+    /// Calls the key's owner, here or at another node, in the service's native form. See [`RoutedCall`] for how long it
+    /// waits.
+    ///
+    /// ```no_run
+    /// # async fn example(ring: nats_ring::node::Ring) -> Result<(), nats_ring::rpc::CallError> {
+    /// let count = ring.call("user:1", "add", "1").await?;
+    /// let seen = ring.call("user:1", "get", "").read().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn call<'a>(&'a self, key: impl AsRef<[u8]>, operation: &'a str, payload: impl Into<Bytes>) -> RoutedCall<'a> {
+        RoutedCall::new(self, key.as_ref(), operation, payload.into())
+    }
+
     /// The partition's owner and epoch.
-    pub fn route(&self, partition: PartitionId) -> Option<crate::rpc::Route> {
+    pub fn route(&self, partition: PartitionId) -> Option<Route> {
         self.inner.router.table().route(partition)
     }
 

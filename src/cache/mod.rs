@@ -8,6 +8,7 @@
 //! - `limits`: what is accepted; [`plain`]: the JSON of people and plain clients; `native`: the encoding between nodes.
 //! - `item`, `log`, `deadlines`, `map`: an entry, the memory entries are kept in, which end next, and a partition's bounded map of them.
 //! - `budget`, `partition`, `store`: the partitions held here, and the memory they share.
+//! - `sweeper`: takes out what has expired.
 //! - `snapshot`: a partition's entries on their way to its next owner.
 //! - `service`: all of it behind the ring's [`Service`](crate::service::Service); `client`: its callers' side.
 
@@ -25,6 +26,7 @@ mod service;
 mod snapshot;
 mod stats;
 mod store;
+mod sweeper;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;

@@ -6,7 +6,6 @@
 
 mod args;
 mod exit;
-mod front;
 mod logging;
 mod nats_args;
 mod serve;

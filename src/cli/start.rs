@@ -7,11 +7,11 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use super::exit::{Code, Failure};
-use super::front::{Counting, QUERIES};
 use crate::cache::{CacheConfig, CacheService, Limits};
 use crate::config::{Config, NatsLogin};
 use crate::connect::{ConnectOptions, Connections, Credentials};
 use crate::http;
+use crate::http::front::{Counting, OPERATIONS, QUERIES};
 use crate::metrics::Metrics;
 use crate::node::{NodeBuilder, Ring};
 use crate::ring::Timing;
@@ -19,8 +19,6 @@ use crate::types::BootClock;
 
 /// State on its way here may take at least this much.
 const STAGING_BYTES_MIN: u64 = 64 * 1024 * 1024;
-/// Operations that are counted apart.
-const OPERATIONS: [&str; 3] = ["get", "set", "delete"];
 /// Shortest text that can be an nkey seed.
 const SEED_CHARS_MIN: usize = 50;
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::Ring;
 use crate::coord::Store;
 use crate::ring::Timing;
 use crate::rpc::Bus;
@@ -55,11 +56,12 @@ pub struct NodeParts {
 
 /// Answers plain questions that any node can answer by itself: `<ring>.<query>`.
 pub trait Queries: Send + Sync + 'static {
-    /// The answer to one of [`NodeParts::queries`], as text.
+    /// The answer to one of [`NodeParts::queries`], as text. `ring` is the node that was asked: whoever answers need not
+    /// hold it, and must not, for a node drains when its last handle is dropped.
     ///
     /// # Errors
     /// [`ServiceError`] where the question is malformed, or cannot be answered now.
-    fn answer(&self, query: &str, payload: &[u8]) -> Result<Bytes, ServiceError>;
+    fn answer(&self, ring: &Ring, query: &str, payload: &[u8]) -> Result<Bytes, ServiceError>;
 }
 
 /// What the ring's `meta` says.

@@ -1,6 +1,6 @@
 //! The handle of a running node: what services and front ends hold.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,6 +25,19 @@ type Ended = Option<Result<(), NodeError>>;
 #[derive(Clone)]
 pub struct Ring {
     inner: Arc<Inner>,
+}
+
+/// A [`Ring`] that does not keep its node alive. Cheap to clone.
+#[derive(Clone)]
+pub struct WeakRing {
+    inner: Weak<Inner>,
+}
+
+impl WeakRing {
+    /// The handle, while somebody else holds one.
+    pub fn upgrade(&self) -> Option<Ring> {
+        self.inner.upgrade().map(|inner| Ring { inner })
+    }
 }
 
 struct Inner {
@@ -106,7 +119,12 @@ impl Ring {
 
     /// From now on plain questions are answered by this; only the first call counts.
     pub fn answer_queries(&self, queries: Arc<dyn Queries>) {
-        let _ = self.inner.queries.set(queries);
+        let _ = self.inner.queries.set((self.downgrade(), queries));
+    }
+
+    /// A handle that keeps nothing alive: for services, and for whatever else the node itself holds.
+    pub fn downgrade(&self) -> WeakRing {
+        WeakRing { inner: Arc::downgrade(&self.inner) }
     }
 
     /// Events from now on. A listener that is slow misses the oldest and is told how many.

@@ -21,7 +21,7 @@ mod supervise;
 mod transfer;
 mod watches;
 
-pub use crate::ring::{Event, Timing};
+pub use crate::ring::Event;
 pub use builder::{DEFAULT_LEASE, NodeBuilder, StartError};
 pub use meta::MetaError;
 pub use parts::{NodeParts, Queries, RingShape};

@@ -59,14 +59,14 @@ impl Connections {
 #[derive(Debug, Clone)]
 pub enum Nats {
     /// Opens its own.
-    Own(ConnectOptions),
+    Own(Box<ConnectOptions>),
     /// Shares these with others of this process.
     Shared(Connections),
 }
 
 impl From<ConnectOptions> for Nats {
     fn from(options: ConnectOptions) -> Self {
-        Self::Own(options)
+        Self::Own(Box::new(options))
     }
 }
 

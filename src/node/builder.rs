@@ -181,7 +181,7 @@ impl NodeBuilder {
         match &self.nats {
             Nats::Own(options) => {
                 let name = format!("{} {}", self.ring, self.node);
-                Connections::open(&ConnectOptions { name, reconnect_delay_max: beat, ..options.clone() }).await
+                Connections::open(&ConnectOptions { name, reconnect_delay_max: beat, ..(**options).clone() }).await
             }
             Nats::Shared(connections) => {
                 let delay = connections.reconnect_delay_max();

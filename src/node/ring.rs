@@ -91,6 +91,28 @@ impl Ring {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Waits until the node takes part: it holds its lease, is in the plan, and knows who owns what. Calls need not wait for
+    /// that: they wait for the key's owner by themselves.
+    ///
+    /// # Errors
+    /// [`NodeError`] where the node ended instead: its name is taken, say.
+    pub async fn ready(&self) -> Result<(), NodeError> {
+        let mut reports = self.inner.reports.clone();
+        loop {
+            reports.mark_unchanged();
+            if self.status().not_ready.is_none() {
+                return Ok(());
+            }
+            tokio::select! {
+                ended = self.wait() => {
+                    return ended.and_then(|()| Err(NodeError::GaveUp("the node has left".to_owned())));
+                }
+                // A report comes several times a second; it ends with the node.
+                _ = reports.changed() => {}
+            }
+        }
+    }
+
     /// Asks the node to give everything away and leave; returns at once. See [`Ring::wait`].
     pub fn drain(&self) {
         self.inner.commands.send_replace(Command::Drain);

@@ -19,7 +19,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use nats_ring::cache::{CacheClient, CacheConfig, CacheService, Limits};
-use nats_ring::http::front::{Answers, Counting, Front, OPERATIONS, QUERIES};
+use nats_ring::http::front::{Answers, Counting, Front, OPERATIONS, QUERIES, count_events};
 use nats_ring::http::{AppState, ConnectionLimits, RequestLimits};
 use nats_ring::metrics::Metrics;
 use nats_ring::types::BootClock;
@@ -70,6 +70,7 @@ async fn main() -> Result<(), BoxError> {
         .start(cache.clone())
         .await?;
     ring.answer_queries(Arc::new(Answers { cache: Arc::clone(&cache), metrics: Arc::clone(&metrics) }));
+    tokio::spawn(count_events(ring.clone(), Arc::clone(&metrics)));
     let sweeper = tokio::spawn(Arc::clone(&cache).keep_sweeping());
 
     // Its HTTP below /cache, the program's own beside it.

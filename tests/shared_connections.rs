@@ -16,7 +16,7 @@ use common::recorder::settled;
 use nats_ring::Timing;
 use nats_ring::client::RingClient;
 use nats_ring::connect::{ConnectOptions, Connections};
-use nats_ring::node::{NodeBuilder, Queries, Ring};
+use nats_ring::node::{NodeBuilder, NodeError, Queries, Ring};
 use nats_ring::rpc::{current_trace, traced};
 use nats_ring::service::{BoxError, Grant, Release, Request, Service, ServiceError};
 use nats_ring::types::{NodeName, PartitionCount, RingName};
@@ -167,4 +167,19 @@ async fn a_node_that_answers_questions_leaves_when_its_last_handle_is_dropped() 
     })
     .await;
     other.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn ready_tells_that_a_node_takes_part_or_why_it_never_will() {
+    let server = NatsServer::start();
+    let nats = connections(&server).await;
+    let one = start(&nats, "waited", "one", "one").await;
+    one.ready().await.unwrap();
+    assert_eq!(one.status().not_ready, None);
+    let namesake = start(&nats, "waited", "one", "one").await;
+    let refused = tokio::time::timeout(SOON, namesake.ready()).await.unwrap().unwrap_err();
+    assert!(matches!(refused, NodeError::NameLive { .. }), "{refused}");
+    one.shutdown().await.unwrap();
+    let left = tokio::time::timeout(SOON, one.ready()).await.unwrap();
+    assert!(left.is_err(), "a node that has left never takes part");
 }

@@ -45,3 +45,38 @@ impl<'a> IntoFuture for RoutedCall<'a> {
         self.caller.call(self.key, self.operation, self.payload, self.timeout)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::types::{Epoch, NodeName, PartitionId};
+
+    /// Answers with what it was asked.
+    struct Echo;
+
+    #[async_trait]
+    impl Caller for Echo {
+        async fn call(
+            &self,
+            key: Bytes,
+            operation: &str,
+            payload: Bytes,
+            timeout: Duration,
+        ) -> Result<Reply, CallError> {
+            let payload = Bytes::from(format!("{key:?} {operation} {payload:?} {timeout:?}"));
+            let (partition, node) = (PartitionId::new(0), NodeName::new("n").unwrap());
+            Ok(Reply { partition, node, epoch: Epoch::ZERO, payload })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_waits_five_seconds_a_read_two_and_either_as_long_as_it_is_told() {
+        let call = || RoutedCall::new(&Echo, b"k", "op", Bytes::from_static(b"p"));
+        assert_eq!(call().await.unwrap().payload, "b\"k\" op b\"p\" 5s");
+        assert_eq!(call().read().await.unwrap().payload, "b\"k\" op b\"p\" 2s");
+        assert_eq!(call().timeout(Duration::from_millis(7)).await.unwrap().payload, "b\"k\" op b\"p\" 7ms");
+    }
+}

@@ -120,6 +120,21 @@ async fn a_ring_that_comes_back_with_another_shape_is_followed_and_what_was_know
 }
 
 #[tokio::test]
+async fn a_later_generation_is_followed_where_its_meta_is_all_that_is_seen_of_it() {
+    let (played, client) = Played::new(4).await;
+    played.claim(2, 9, "before", ClaimState::Held).await;
+    until_owned(&client, 2, Some(("before", 9))).await;
+    played.meta(2, 8).await;
+    eventually(SOON, "the client has read meta again", || async {
+        let partitions = client.partitions().get();
+        if partitions == 8 { Ok(()) } else { Err(partitions) }
+    })
+    .await;
+    until_owned(&client, 2, Some(("before", 9))).await;
+    client.close().await;
+}
+
+#[tokio::test]
 async fn claims_that_went_back_are_believed_again() {
     let (played, client) = Played::new(4).await;
     played.claim(0, 1, "first", ClaimState::Held).await;

@@ -194,3 +194,37 @@ impl ClientParts {
         Ok(found.map(|(_, meta)| Found { meta, identity }))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::coord::{Claim, ClaimState};
+    use crate::types::{Generation, Incarnation, NodeName};
+
+    fn update(partition: u16, revision: u64, epoch: u64) -> Update {
+        let incarnation = Incarnation { start: 1, id: uuid::Uuid::nil() };
+        let owner = NodeId { node: NodeName::new("n").unwrap(), incarnation };
+        let (generation, epoch) = (Generation::new(1), Epoch::new(epoch));
+        let claim = Claim { generation, epoch, owner, replicas: Vec::new(), state: ClaimState::Held };
+        let key = Key::Own(PartitionId::new(partition));
+        Update { key, revision: Revision(revision), record: Record::Own(claim) }
+    }
+
+    fn epochs(changes: &[(PartitionId, Owner)]) -> Vec<(u16, Option<u64>)> {
+        let epoch = |owner: &Owner| owner.as_ref().map(|(_, epoch)| epoch.get());
+        changes.iter().map(|(partition, owner)| (partition.get(), epoch(owner))).collect()
+    }
+
+    /// A watch that was opened again may begin at a server that lags behind what was seen before.
+    #[test]
+    fn of_a_later_snapshot_only_what_is_newer_counts_and_absence_proves_nothing() {
+        let two = PartitionCount::new(2).unwrap();
+        let mut claims = Claims::default();
+        let first = claims.snapshot(two, vec![update(1, 5, 5)]);
+        assert_eq!(epochs(&first), [(0, None), (1, None), (1, Some(5))]);
+        assert!(claims.change(update(0, 7, 7)).is_some());
+        assert_eq!(claims.snapshot(two, vec![update(0, 6, 6)]), []);
+        assert_eq!(epochs(&claims.snapshot(two, vec![update(1, 8, 8)])), [(1, Some(8))]);
+    }
+}

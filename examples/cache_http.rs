@@ -70,7 +70,7 @@ async fn main() -> Result<(), BoxError> {
         .start(cache.clone())
         .await?;
     ring.answer_queries(Arc::new(Answers { cache: Arc::clone(&cache), metrics: Arc::clone(&metrics) }));
-    tokio::spawn(count_events(ring.clone(), Arc::clone(&metrics)));
+    tokio::spawn(count_events(&ring, Arc::clone(&metrics)));
     let sweeper = tokio::spawn(Arc::clone(&cache).keep_sweeping());
 
     // Its HTTP below /cache, the program's own beside it.

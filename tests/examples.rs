@@ -118,9 +118,12 @@ async fn cache_http_serves_its_own_routes_and_the_caches_and_drains_on_ctrl_c() 
     assert_eq!(entry["value"], 144);
     let owner = http.get(&format!("{base}/cache/owner?key=square:12")).await.unwrap().json();
     assert_eq!(owner["is_local"], true, "{owner}");
-    let metrics = http.get(&format!("{base}/cache/metrics")).await.unwrap().text();
     for line in ["nats_ring_owned_partitions 64", "nats_ring_epoch_changes_total 64"] {
-        assert!(metrics.lines().any(|found| found == line), "{line} is not in:\n{metrics}");
+        eventually(LIMIT, line, || async {
+            let metrics = http.get(&format!("{base}/cache/metrics")).await?.text();
+            if metrics.lines().any(|found| found == line) { Ok(()) } else { Err(metrics) }
+        })
+        .await;
     }
 
     kill_process(Pid::from_raw(i32::try_from(example.pid()).unwrap()).unwrap(), Signal::INT).unwrap();

@@ -41,7 +41,7 @@ async fn live(node: Started, listener: TcpListener, address: SocketAddr, mut sig
     let stop_http = CancellationToken::new();
     let mut http = tokio::spawn(serve_http(listener, &node, stop_http.clone().cancelled_owned()));
     tracing::info!(%address, node = %node.ring.status().node, "http listening");
-    tokio::spawn(count_events(node.ring.clone(), Arc::clone(&node.metrics)));
+    tokio::spawn(count_events(&node.ring, Arc::clone(&node.metrics)));
     let sweeper = tokio::spawn(Arc::clone(&node.cache).keep_sweeping());
     let ended = tokio::select! {
         ended = until_ended(&node.ring, &mut signals) => ended,

@@ -94,16 +94,17 @@ impl RequestObserver for Counting {
     }
 }
 
-/// Counts events, until the node's handle is gone.
-pub async fn count_events(ring: Ring, metrics: Arc<Metrics>) {
+/// Counts events from this call on, until the node's handle is gone.
+pub fn count_events(ring: &Ring, metrics: Arc<Metrics>) -> impl Future<Output = ()> + Send + use<> {
     let mut events = ring.events();
-    drop(ring);
-    loop {
-        match events.recv().await {
-            Ok(event) => count(&metrics, &event),
-            // Figures are for people: a burst that was missed is missed.
-            Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events not counted"),
-            Err(RecvError::Closed) => return,
+    async move {
+        loop {
+            match events.recv().await {
+                Ok(event) => count(&metrics, &event),
+                // Figures are for people: a burst that was missed is missed.
+                Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events not counted"),
+                Err(RecvError::Closed) => return,
+            }
         }
     }
 }

@@ -7,7 +7,6 @@
 mod args;
 mod dev;
 mod exit;
-mod front;
 mod logging;
 mod login;
 mod nats_args;

@@ -53,6 +53,23 @@ impl NatsStore {
         Ok(Self { connection: connection.clone(), jetstream, bucket, replicas, tuning: WatchTuning::default() })
     }
 
+    /// The ring's bucket where there is one; never creates it.
+    ///
+    /// # Errors
+    /// [`StoreError`] where JetStream does not answer.
+    pub async fn find(connection: &Connection, ring: &RingName) -> Result<Option<Self>, StoreError> {
+        let jetstream = ContextBuilder::new().timeout(API_TIMEOUT).build(connection.client().clone());
+        let bucket = bucket::find_existing(connection, &jetstream, &bucket_name(ring)).await?;
+        let store = |bucket| Self {
+            connection: connection.clone(),
+            jetstream,
+            bucket,
+            replicas: None,
+            tuning: WatchTuning::default(),
+        };
+        Ok(bucket.map(store))
+    }
+
     /// The same store, its watches timed otherwise.
     #[must_use]
     pub fn with_watch_tuning(mut self, tuning: WatchTuning) -> Self {
@@ -180,6 +197,7 @@ impl Store for NatsStore {
 fn filters(scope: &WatchScope) -> Vec<String> {
     match scope {
         WatchScope::Ring => ["meta", "config", "plan", "member.*", "own.*"].map(str::to_owned).to_vec(),
+        WatchScope::Routes => ["meta", "own.*"].map(str::to_owned).to_vec(),
         WatchScope::AllLeases => vec!["lease.*".to_owned()],
         WatchScope::Leases(nodes) => nodes.iter().map(|node| format!("lease.{node}")).collect(),
     }

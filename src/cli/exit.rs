@@ -31,7 +31,17 @@ pub enum Code {
     DrainIncomplete = 8,
     /// The node left by itself: a hook hung, or a task kept failing.
     GaveUp = 9,
-    /// A second signal ended the drain.
+    /// There is no such key, node or partition.
+    NotFound = 10,
+    /// The node cannot be stopped without harm.
+    NotSafe = 11,
+    /// No node of the ring answers there, or there is no such ring.
+    NoRing = 12,
+    /// Refused for now, surely not done: worth another try.
+    TryAgain = 13,
+    /// No answer in time: it may have been done.
+    Unknown = 14,
+    /// A signal ended it before it was done.
     Interrupted = 130,
 }
 

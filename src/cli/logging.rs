@@ -11,6 +11,14 @@ const VARIABLE: &str = "RUST_LOG";
 /// The client reports each lost connection, which the node says in its own words.
 const DEFAULT_FILTER: &str = "info,async_nats=warn";
 
+/// Starts logging where `RUST_LOG` asks for it: what a command has to say is its output and, after a failure, one line.
+///
+/// # Errors
+/// [`Failure`] where `RUST_LOG` cannot be read.
+pub(super) fn start_if_asked() -> Result<(), Failure> {
+    if std::env::var_os(VARIABLE).is_some() { start(LogFormat::Text) } else { Ok(()) }
+}
+
 /// Starts logging; once per process.
 ///
 /// # Errors

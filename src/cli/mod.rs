@@ -2,9 +2,10 @@
 //!
 //! In: arguments, environment, signals. Out: log lines on stderr, an exit code, and after a failure one last line
 //! `nats-ring: <what happened>: <what to do>`. `args` and `nats_args` are the command line, `start` what a node is put together from,
-//! `serve` its life, `exit` the codes.
+//! `serve` its life, `commands` what asks or changes a ring that runs, `exit` the codes.
 
 mod args;
+mod commands;
 mod exit;
 mod front;
 mod logging;
@@ -22,12 +23,12 @@ use clap::error::{Error, ErrorKind};
 pub use exit::{Code, Failure};
 
 use crate::config::Config;
-use args::Cli;
+use args::{Action, Cli};
 
 /// Runs the program to its end.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let ended = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli.into_config().map_err(Failure::from).and_then(run_node),
+        Ok(cli) => cli.into_action().map_err(Failure::from).and_then(act),
         Err(said) => usage(&said),
     };
     let code = match ended {
@@ -38,6 +39,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     ExitCode::from(code as u8)
+}
+
+fn act(action: Action) -> Result<(), Failure> {
+    match action {
+        Action::Serve(config) => run_node(*config),
+        Action::Client(command) => commands::run(command),
+    }
 }
 
 fn run_node(config: Config) -> Result<(), Failure> {

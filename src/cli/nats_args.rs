@@ -1,6 +1,13 @@
 //! Where NATS is and who asks: the flags that every command shares.
 
+use std::time::Duration;
+
 use clap::Args;
+
+use super::exit::Failure;
+use super::start;
+use crate::config::{Config, Settings};
+use crate::connect::ConnectOptions;
 
 /// Texts: they are checked where those of the file are, with the same messages.
 #[derive(Args, Clone, Default)]
@@ -23,4 +30,20 @@ pub(super) struct NatsArgs {
     /// File with an nkey seed for NATS
     #[arg(long, env = "NATS_RING_NATS_NKEY", value_name = "FILE")]
     pub(super) nats_nkey: Option<String>,
+}
+
+impl NatsArgs {
+    /// How to connect, waiting at most so long for an absent server.
+    pub(super) fn connect_options(self, wait: Duration) -> Result<ConnectOptions, Failure> {
+        let settings = Settings {
+            nats: self.nats,
+            nats_user: self.nats_user,
+            nats_password: self.nats_password,
+            nats_token: self.nats_token,
+            nats_creds: self.nats_creds,
+            nats_nkey: self.nats_nkey,
+            ..Settings::default()
+        };
+        Ok(ConnectOptions { wait, ..start::connect_options(&Config::new(settings)?)? })
+    }
 }

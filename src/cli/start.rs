@@ -66,7 +66,7 @@ fn staging_bytes(memory_bytes: u64) -> usize {
     usize::try_from((memory_bytes / 4).max(STAGING_BYTES_MIN)).unwrap_or(usize::MAX)
 }
 
-fn connect_options(config: &Config) -> Result<ConnectOptions, Failure> {
+pub(super) fn connect_options(config: &Config) -> Result<ConnectOptions, Failure> {
     Ok(ConnectOptions {
         credentials: credentials(&config.login)?,
         wait: config.wait,

@@ -7,6 +7,8 @@ mod client;
 mod completion;
 mod keys;
 mod output;
+mod overview;
+mod picture;
 
 use clap::Subcommand;
 
@@ -16,6 +18,15 @@ use output::{Done, Stop};
 
 #[derive(Subcommand)]
 pub(super) enum ClientCommand {
+    /// How the ring is
+    #[command(after_help = overview::STATUS_EXAMPLES)]
+    Status(overview::OverviewArgs),
+    /// Its nodes
+    #[command(after_help = overview::NODES_EXAMPLES)]
+    Nodes(overview::OverviewArgs),
+    /// A picture of the partitions by owner
+    #[command(after_help = overview::RING_EXAMPLES)]
+    Ring(overview::OverviewArgs),
     /// The value of a key
     #[command(after_help = keys::GET_EXAMPLES)]
     Get(keys::KeyArgs),
@@ -56,6 +67,9 @@ pub(super) fn run(command: ClientCommand) -> Result<(), Failure> {
 
 async fn dispatch(command: ClientCommand) -> Done {
     match command {
+        ClientCommand::Status(args) => overview::status(args).await,
+        ClientCommand::Nodes(args) => overview::nodes(args).await,
+        ClientCommand::Ring(args) => overview::ring(args).await,
         ClientCommand::Get(args) => keys::get(args).await,
         ClientCommand::Set(args) => keys::set(args).await,
         ClientCommand::Delete(args) => keys::delete(args).await,

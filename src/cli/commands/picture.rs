@@ -83,10 +83,7 @@ mod tests {
         let mut owners: Vec<Option<usize>> = (0..20).map(|p| Some(p % 3)).collect();
         owners[17] = None;
         let plain = Written::default().output(false, false, false);
-        assert_eq!(
-            rows(&owners, &plain),
-            ["     0  A B C A B C A B C A B C A B C A", "    16  B . A B"]
-        );
+        assert_eq!(rows(&owners, &plain), ["     0  A B C A B C A B C A B C A B C A", "    16  B . A B"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! - [`rpc`]: the bus (core NATS) behind a trait; subjects, envelope, router and server.
 //! - [`node`]: the loop that drives the machine, and [`node::Ring`], the handle. [`node::NodeBuilder`] starts one.
 //! - [`cache`]: the ready-made service, and its client.
+//! - [`admin`]: look at a ring and steer it, without joining it.
 //! - [`http`]: the front door for `curl`.
 //! - [`cli`]: the program.
 //!
@@ -20,6 +21,7 @@
 //! or over its node subject → the gate → [`service::Service::handle`] → the gate again → the answer, straight to whoever
 //! asked.
 
+pub mod admin;
 pub mod cache;
 pub mod cli;
 pub mod config;

@@ -24,8 +24,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("rpc", &["types", "metrics", "connect", "coord::Revision", "service"]),
     ("node", &["types", "metrics", "config", "connect", "coord", "service", "ring", "rpc"]),
     ("cache", &["types", "service", "rpc"]),
+    ("admin", &["types", "connect", "coord", "ring::plan", "rpc"]),
     ("http", &["types", "metrics", "service", "rpc", "node", "cache"]),
-    ("cli", &["types", "metrics", "config", "connect", "coord", "service", "ring", "rpc", "node", "cache", "http"]),
+    (
+        "cli",
+        &["types", "metrics", "config", "connect", "coord", "service", "ring", "rpc", "node", "cache", "admin", "http"],
+    ),
 ];
 
 /// What of an allowed room stays out of reach: the pure core sees records and revisions, never a store.

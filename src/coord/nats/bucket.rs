@@ -39,20 +39,42 @@ pub(super) async fn open(
     bucket: &str,
     replicas: Option<usize>,
 ) -> Result<kv::Store, StoreError> {
+    let info = patiently(connection, bucket, || find_or_create(jetstream, bucket, replicas)).await?;
+    warn_of_settings(bucket, &info);
+    handle(jetstream, bucket).await
+}
+
+/// Finds the bucket; `None` where there is none.
+pub(super) async fn find_existing(
+    connection: &Connection,
+    jetstream: &Context,
+    bucket: &str,
+) -> Result<Option<kv::Store>, StoreError> {
+    match patiently(connection, bucket, || find(jetstream, bucket)).await? {
+        Some(_) => handle(jetstream, bucket).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn handle(jetstream: &Context, bucket: &str) -> Result<kv::Store, StoreError> {
+    jetstream.get_key_value(bucket).await.map_err(|error| StoreError(format!("bucket '{bucket}': {error}")))
+}
+
+/// Tries until it succeeds, fails for good, or the connection's patience is over.
+async fn patiently<T, F>(connection: &Connection, bucket: &str, attempt: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
     let deadline = Instant::now() + connection.wait().min(CLUSTER_WAIT_MAX);
     loop {
-        match find_or_create(jetstream, bucket, replicas).await {
-            Ok(info) => {
-                warn_of_settings(bucket, &info);
-                break;
-            }
+        match attempt().await {
+            Ok(found) => return Ok(found),
             Err(Failure::Final(reason)) => return Err(StoreError(reason)),
             Err(Failure::Passing(reason)) if Instant::now() >= deadline => return Err(StoreError(reason)),
             Err(Failure::Passing(reason)) => tracing::debug!(bucket, reason, "bucket not there yet"),
         }
         tokio::time::sleep_until(deadline.min(Instant::now() + RETRY_EVERY)).await;
     }
-    jetstream.get_key_value(bucket).await.map_err(|error| StoreError(format!("bucket '{bucket}': {error}")))
 }
 
 async fn find_or_create(jetstream: &Context, bucket: &str, asked: Option<usize>) -> Result<Info, Failure> {

@@ -53,6 +53,23 @@ impl NatsStore {
         Ok(Self { connection: connection.clone(), jetstream, bucket, replicas, tuning: WatchTuning::default() })
     }
 
+    /// The ring's bucket where there is one; never creates it.
+    ///
+    /// # Errors
+    /// [`StoreError`] where JetStream does not answer.
+    pub async fn find(connection: &Connection, ring: &RingName) -> Result<Option<Self>, StoreError> {
+        let jetstream = ContextBuilder::new().timeout(API_TIMEOUT).build(connection.client().clone());
+        let bucket = bucket::find_existing(connection, &jetstream, &bucket_name(ring)).await?;
+        let store = |bucket| Self {
+            connection: connection.clone(),
+            jetstream,
+            bucket,
+            replicas: None,
+            tuning: WatchTuning::default(),
+        };
+        Ok(bucket.map(store))
+    }
+
     /// The same store, its watches timed otherwise.
     #[must_use]
     pub fn with_watch_tuning(mut self, tuning: WatchTuning) -> Self {

@@ -287,7 +287,7 @@ impl Machine {
         self.emit(Event::Planned { version, members: members.len(), moves });
         let op = self.op();
         let generation = self.who.generation;
-        let plan = PlanRecord { version, author, generation, members, gone, rows };
+        let plan = PlanRecord { version, author, generation, members, gone, rows, config: Default::default() };
         self.coordination.plan_op = Some(PlanWrite { op, plan: plan.clone(), sound });
         self.out.push(Action::Cas {
             op,

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::super::exit::{Code, Failure};
 use super::super::nats_args::NatsArgs;
 use super::output::Output;
+use crate::admin::Admin;
 use crate::connect::Connection;
 use crate::rpc::nats::NatsBus;
 use crate::rpc::{Bus, Message, RequestError, subject};
@@ -55,6 +56,12 @@ impl ClientArgs {
     pub(super) async fn connect(&self) -> Result<Connection, Failure> {
         let options = self.nats.clone().connect_options(self.timeout())?;
         Ok(Connection::open(&options).await?)
+    }
+
+    /// The ring, to be looked at and steered.
+    pub(super) async fn admin(&self) -> Result<Admin, Failure> {
+        let admin = Admin::open(&self.connect().await?, &self.platform).await?;
+        Ok(admin.with_timeout(self.timeout()))
     }
 
     /// Sends one request to `<ring>.<operation>` and gives the JSON of the answer, as it came.

@@ -3,12 +3,17 @@
 //! In: arguments. Out: text or JSON on stdout, and where it fails one line on stderr with an exit code of `exit`. One
 //! file per noun; `client` is what all share, `output` how they write.
 
+mod balance;
+mod change;
 mod client;
 mod completion;
 mod keys;
+mod members;
 mod output;
 mod overview;
 mod picture;
+mod plan;
+mod watch;
 
 use clap::Subcommand;
 
@@ -23,7 +28,7 @@ pub(super) enum ClientCommand {
     Status(overview::OverviewArgs),
     /// Its nodes
     #[command(after_help = overview::NODES_EXAMPLES)]
-    Nodes(overview::OverviewArgs),
+    Nodes(overview::NodesArgs),
     /// A picture of the partitions by owner
     #[command(after_help = overview::RING_EXAMPLES)]
     Ring(overview::OverviewArgs),
@@ -42,6 +47,36 @@ pub(super) enum ClientCommand {
     /// An entry's owner, version, age, ttl and size
     #[command(after_help = keys::INSPECT_EXAMPLES)]
     Inspect(keys::KeyArgs),
+    /// Move everything off a node and end it
+    #[command(after_help = members::DRAIN_EXAMPLES)]
+    Drain(members::DrainArgs),
+    /// Give a node nothing new
+    #[command(after_help = members::CORDON_EXAMPLES)]
+    Cordon(members::CordonArgs),
+    /// Give a node its share again
+    #[command(after_help = members::UNCORDON_EXAMPLES)]
+    Uncordon(members::CordonArgs),
+    /// Rebalance nothing for now
+    #[command(after_help = balance::PAUSE_EXAMPLES)]
+    Pause(change::ChangeArgs),
+    /// Rebalance again
+    #[command(after_help = balance::RESUME_EXAMPLES)]
+    Resume(change::ChangeArgs),
+    /// Move a partition to a node and pin it there
+    #[command(after_help = balance::MOVE_EXAMPLES)]
+    Move(balance::MoveArgs),
+    /// Leave a partition to the planner again
+    #[command(after_help = balance::UNPIN_EXAMPLES)]
+    Unpin(balance::UnpinArgs),
+    /// What would move if a node went or came
+    #[command(after_help = plan::EXAMPLES)]
+    Plan(plan::PlanArgs),
+    /// Whether a node can be stopped now
+    #[command(after_help = members::SAFE_EXAMPLES)]
+    SafeToStop(members::NodeArgs),
+    /// What happens, live
+    #[command(after_help = watch::EXAMPLES)]
+    Watch(watch::WatchArgs),
     /// A script for a shell to complete commands and flags
     #[command(after_help = completion::EXAMPLES)]
     Completion(completion::CompletionArgs),
@@ -75,6 +110,16 @@ async fn dispatch(command: ClientCommand) -> Done {
         ClientCommand::Delete(args) => keys::delete(args).await,
         ClientCommand::Owner(args) => keys::owner(args).await,
         ClientCommand::Inspect(args) => keys::inspect(args).await,
+        ClientCommand::Drain(args) => members::drain(args).await,
+        ClientCommand::Cordon(args) => members::cordon(args).await,
+        ClientCommand::Uncordon(args) => members::uncordon(args).await,
+        ClientCommand::Pause(args) => balance::pause(args).await,
+        ClientCommand::Resume(args) => balance::resume(args).await,
+        ClientCommand::Move(args) => balance::pin(args).await,
+        ClientCommand::Unpin(args) => balance::unpin(args).await,
+        ClientCommand::Plan(args) => plan::plan(args).await,
+        ClientCommand::SafeToStop(args) => members::safe_to_stop(args).await,
+        ClientCommand::Watch(args) => watch::watch(args).await,
         ClientCommand::Completion(args) => completion::completion(&args),
     }
 }

@@ -10,6 +10,7 @@ use clap::ColorChoice;
 use serde::Serialize;
 
 use super::super::exit::Failure;
+use crate::admin::AdminError;
 
 /// Erases the terminal's current line.
 const ERASE_LINE: &str = "\r\x1b[2K";
@@ -26,6 +27,12 @@ pub(super) enum Stop {
 impl From<Failure> for Stop {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
+    }
+}
+
+impl From<AdminError> for Stop {
+    fn from(error: AdminError) -> Self {
+        Self::Failed(error.into())
     }
 }
 

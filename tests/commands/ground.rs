@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::common::eventually::eventually;
+use super::common::http::Http;
 use super::common::nats_server::NatsServer;
 use super::common::node::NodeProcess;
 
@@ -26,10 +28,30 @@ impl Ground {
             .into_iter()
             .map(|(name, zone)| NodeProcess::spawn(name, &server.url(), &["--zone", zone, "--lease", "2s"]))
             .collect();
-        for node in &nodes {
+        let ring = Self { nodes, server };
+        for node in &ring.nodes {
             node.wait_ready(READY).await;
         }
-        Self { nodes, server }
+        eventually(READY, "all nodes see the partitions shared out evenly", || ring.shared_out()).await;
+        ring
+    }
+
+    /// Who owns each partition, as a node's HTTP says.
+    pub async fn owners(&self, node: usize) -> Vec<Option<String>> {
+        let url = self.nodes[node].url("/ring").await;
+        let body = Http::new().get(&url).await.unwrap().json();
+        let partitions = body["partitions"].as_array().unwrap();
+        partitions.iter().map(|one| one["owner"].as_str().map(str::to_owned)).collect()
+    }
+
+    async fn shared_out(&self) -> Result<(), Vec<Option<String>>> {
+        let first = self.owners(0).await;
+        let mut even = first.iter().all(Option::is_some);
+        for (number, node) in self.nodes.iter().enumerate() {
+            let count = first.iter().flatten().filter(|owner| **owner == node.name).count();
+            even &= (21..=22).contains(&count) && self.owners(number).await == first;
+        }
+        if even { Ok(()) } else { Err(first) }
     }
 
     /// The program with these arguments, to be run on this ring.

@@ -4,6 +4,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod draining;
 mod ground;
 mod keys;
+mod looking;
 mod refusals;
+mod steering;
+mod watching;

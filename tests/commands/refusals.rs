@@ -3,13 +3,36 @@
 use super::common::nats_server::{NatsServer, ServerOptions};
 use super::ground::{finish, program};
 
+/// Every command that needs a ring.
+const COMMANDS: &[&[&str]] = &[
+    &["status"],
+    &["nodes"],
+    &["ring"],
+    &["get", "k"],
+    &["set", "k", "v"],
+    &["delete", "k"],
+    &["owner", "k"],
+    &["inspect", "k"],
+    &["drain", "a"],
+    &["cordon", "a"],
+    &["uncordon", "a"],
+    &["pause"],
+    &["resume"],
+    &["move", "1", "a"],
+    &["unpin", "1"],
+    &["plan", "--without", "a"],
+    &["plan", "--with", "a:b"],
+    &["safe-to-stop", "a"],
+    &["watch"],
+];
+
 #[tokio::test]
 async fn without_nats_every_command_ends_in_time_and_says_so() {
     let mut server = NatsServer::start();
     let url = server.url();
     server.stop();
-    for command in [vec!["get", "k"], vec!["set", "k", "v"], vec!["owner", "k"]] {
-        let run = finish(program(&[&command[..], &["--nats", &url, "--timeout", "300ms"]].concat()), "").await;
+    for command in COMMANDS {
+        let run = finish(program(&[*command, &["--nats", &url, "--timeout", "300ms"]].concat()), "").await;
         run.assert_failed(3, &[&server.port().to_string(), "300ms", "nats-server -js"]);
         assert_eq!(run.out, "");
     }
@@ -18,10 +41,12 @@ async fn without_nats_every_command_ends_in_time_and_says_so() {
 #[tokio::test]
 async fn where_there_is_no_such_ring_every_command_says_so() {
     let server = NatsServer::start();
-    for command in [vec!["get", "k"], vec!["set", "k", "v"], vec!["owner", "k"]] {
+    for command in COMMANDS {
         let url = server.url();
-        let arguments = [&command[..], &["--nats", &url, "--platform", "elsewhere"]].concat();
-        finish(program(&arguments), "").await.assert_failed(12, &["'elsewhere'", "--platform"]);
+        let arguments = [*command, &["--nats", &url, "--platform", "elsewhere"]].concat();
+        let run = finish(program(&arguments), "").await;
+        run.assert_failed(12, &["'elsewhere'", "check"]);
+        assert_eq!(run.out, "");
     }
 }
 
@@ -39,6 +64,10 @@ async fn wrong_credentials_have_the_code_they_have_for_a_node() {
 async fn what_the_command_line_does_not_know_is_named() {
     for (arguments, says) in [
         (vec!["gte", "k"], "gte"),
+        (vec!["plan"], "--without"),
+        (vec!["plan", "--without", "a", "--with", "b"], "--with"),
+        (vec!["watch", "--count", "0"], "--count"),
+        (vec!["cordon", "a.b"], "a.b"),
         (vec!["get"], "<KEY>"),
         (vec!["get", "k", "--timeout", "soon"], "--timeout"),
         (vec!["get", "k", "--platform", "a.b"], "a.b"),

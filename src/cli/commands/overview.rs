@@ -288,3 +288,6 @@ fn write_moves(moves: &[PartitionMove], output: &mut Output) -> Done {
         more => output.line(&format!("        and {more} more on their way")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,7 +63,7 @@ enum Command {
     #[command(after_help = AFTER_HELP)]
     Serve(Box<ServeArgs>),
     #[command(flatten)]
-    Client(ClientCommand),
+    Client(Box<ClientCommand>),
 }
 
 /// What the program is to do.
@@ -71,7 +71,7 @@ pub(super) enum Action {
     /// Run a node with these settings.
     Serve(Box<Config>),
     /// Ask or change a ring that runs.
-    Client(ClientCommand),
+    Client(Box<ClientCommand>),
 }
 
 impl Cli {

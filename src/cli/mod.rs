@@ -44,7 +44,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn act(action: Action) -> Result<(), Failure> {
     match action {
         Action::Serve(config) => run_node(*config),
-        Action::Client(command) => commands::run(command),
+        Action::Client(command) => commands::run(*command),
     }
 }
 

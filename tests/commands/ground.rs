@@ -12,17 +12,17 @@ use super::common::nats_server::NatsServer;
 use super::common::node::NodeProcess;
 
 /// How long nodes may take to get ready: the machine may be busy with other tests.
-pub const READY: Duration = Duration::from_secs(60);
+pub(crate) const READY: Duration = Duration::from_secs(60);
 
 /// A ring of three nodes: `a-1` and `a-2` in zone `a`, `b-1` in zone `b`.
-pub struct Ground {
-    pub nodes: Vec<NodeProcess>,
-    pub server: NatsServer,
+pub(crate) struct Ground {
+    pub(crate) nodes: Vec<NodeProcess>,
+    pub(crate) server: NatsServer,
 }
 
 impl Ground {
     /// Started, and every partition served.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let server = NatsServer::start();
         let nodes: Vec<NodeProcess> = [("a-1", "a"), ("a-2", "a"), ("b-1", "b")]
             .into_iter()
@@ -37,7 +37,7 @@ impl Ground {
     }
 
     /// Who owns each partition, as a node's HTTP says.
-    pub async fn owners(&self, node: usize) -> Vec<Option<String>> {
+    pub(crate) async fn owners(&self, node: usize) -> Vec<Option<String>> {
         let url = self.nodes[node].url("/ring").await;
         let body = Http::new().get(&url).await.unwrap().json();
         let partitions = body["partitions"].as_array().unwrap();
@@ -55,19 +55,19 @@ impl Ground {
     }
 
     /// The program with these arguments, to be run on this ring.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = program(arguments);
         command.env("NATS_RING_NATS", self.server.url());
         command
     }
 
     /// Runs a command to its end.
-    pub async fn run(&self, arguments: &[&str]) -> Run {
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Run {
         finish(self.command(arguments), "").await
     }
 
     /// Runs it with `--json`, which must succeed with one document.
-    pub async fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) async fn json(&self, arguments: &[&str]) -> Value {
         let run = self.run(&[arguments, &["--json"]].concat()).await;
         assert_eq!(run.code, Some(0), "{arguments:?}: {run:?}");
         assert_eq!(run.out.lines().count(), 1, "{arguments:?}: {run:?}");
@@ -77,22 +77,22 @@ impl Ground {
 
 /// How a command ended.
 #[derive(Debug)]
-pub struct Run {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Run {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Run {
     /// Every line of its output, as JSON.
     #[track_caller]
-    pub fn documents(&self) -> Vec<Value> {
+    pub(crate) fn documents(&self) -> Vec<Value> {
         self.out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {self:?}"))).collect()
     }
 
     /// Asserts that it failed with this code and one line on stderr that holds all of `says`.
     #[track_caller]
-    pub fn assert_failed(&self, code: i32, says: &[&str]) {
+    pub(crate) fn assert_failed(&self, code: i32, says: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert_eq!(self.err.lines().count(), 1, "{self:?}");
         assert!(self.err.starts_with("nats-ring: "), "{self:?}");
@@ -103,7 +103,7 @@ impl Run {
 
     /// Asserts that it succeeded and that its output holds all of `says`.
     #[track_caller]
-    pub fn assert_says(&self, says: &[&str]) {
+    pub(crate) fn assert_says(&self, says: &[&str]) {
         assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "{self:?}");
         for text in says {
             assert!(self.out.contains(text), "'{text}' is not in:\n{}", self.out);
@@ -112,7 +112,7 @@ impl Run {
 }
 
 /// The program, free of what this process's environment says about rings.
-pub fn program(arguments: &[&str]) -> Command {
+pub(crate) fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nats-ring"));
     command.args(arguments).env_remove("RUST_LOG").env_remove("NO_COLOR");
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NATS_")) {
@@ -122,7 +122,7 @@ pub fn program(arguments: &[&str]) -> Command {
 }
 
 /// Runs a command to its end with this on its stdin.
-pub async fn finish(mut command: Command, stdin: &str) -> Run {
+pub(crate) async fn finish(mut command: Command, stdin: &str) -> Run {
     let stdin = stdin.to_owned();
     let wait = move || -> Output {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

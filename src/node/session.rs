@@ -53,6 +53,8 @@ pub(super) struct Session {
     pub(super) gates: watch::Sender<Arc<Gate>>,
     pub(super) commands: watch::Receiver<Command>,
     pub(super) queries: QueryBoard,
+    /// Said once an operator asks the node to leave, over its subject.
+    pub(super) leave: CancellationToken,
 }
 
 /// What the node is asked to do from outside.
@@ -158,6 +160,10 @@ impl Drive {
                         batch.push(Input::Drain);
                     }
                 }
+                () = self.session.leave.cancelled(), if !self.drained => {
+                    self.drained = true;
+                    batch.push(Input::Drain);
+                }
             }
             batch.push(Input::Wake);
             for input in batch.drain(..) {
@@ -253,6 +259,8 @@ impl Drive {
             queries: session.queries.clone(),
             query_names: parts.queries.clone(),
             table: session.router.table().clone(),
+            me: me.clone(),
+            leave: session.leave.clone(),
             tasks: self.supervisor.clone(),
             micro: self.micro(&me),
         });

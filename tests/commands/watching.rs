@@ -49,7 +49,7 @@ async fn a_move_and_a_pause_are_told(ring: &Ground) {
 
 async fn it_ends_after_the_time_given(ring: &Ground) {
     let run = ring.run(&["watch", "--for", "300ms"]).await;
-    run.assert_says(&["watching: plan", "a-1 a-2 b-1"]);
+    run.assert_says(&["watching: plan", "a-1", "a-2", "b-1"]);
     let counted = background(ring, &["watch", "--count", "1"]);
     watching(&counted).await;
     ring.json(&["resume"]).await;

@@ -64,6 +64,8 @@ struct Summary<'a> {
     partitions: u16,
     unowned: usize,
     orphaned: usize,
+    /// Owned by nodes that were not seen to renew their leases.
+    suspect: usize,
     moving: usize,
     plan_version: u64,
     coordinator: Option<&'a NodeName>,
@@ -75,14 +77,15 @@ struct Summary<'a> {
 impl<'a> Summary<'a> {
     fn of(overview: &'a Overview) -> Self {
         let (unowned, orphaned) = (overview.unowned.len(), overview.orphaned.len());
-        let suspect = overview.nodes.iter().any(|node| node.state == NodeState::Suspect);
+        let suspects: Vec<_> = overview.nodes.iter().filter(|node| node.state == NodeState::Suspect).collect();
         Self {
             ring: overview.ring.as_str(),
-            healthy: unowned + orphaned == 0 && !suspect,
+            healthy: unowned + orphaned == 0 && suspects.is_empty(),
             at_rest: overview.plan_current && overview.moves.is_empty(),
             partitions: overview.partition_count.get(),
             unowned,
             orphaned,
+            suspect: suspects.iter().map(|node| node.owned).sum(),
             moving: overview.moves.len(),
             plan_version: overview.plan_version,
             coordinator: overview.coordinator.as_ref(),
@@ -130,11 +133,12 @@ fn write_status(summary: &Summary<'_>, output: &mut Output) -> Done {
 
 /// `60 of 64 have an owner that lives, 3 move; 4 without an owner`.
 fn partitions(summary: &Summary<'_>) -> String {
-    let held = usize::from(summary.partitions) - summary.unowned - summary.orphaned;
+    let held = usize::from(summary.partitions).saturating_sub(summary.unowned + summary.orphaned + summary.suspect);
     let mut text = format!("{held} of {} have an owner that lives", summary.partitions);
     for (count, what) in [
         (summary.unowned, "without an owner"),
         (summary.orphaned, "with one that is gone"),
+        (summary.suspect, "with one that does not renew its lease"),
         (summary.moving, "on their way to another"),
     ] {
         if count > 0 {

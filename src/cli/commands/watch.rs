@@ -7,7 +7,6 @@ use clap::Args;
 use futures::StreamExt;
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::super::exit::{Code, Failure};
 use super::super::signals::Signals;
@@ -65,9 +64,7 @@ pub(super) async fn watch(args: WatchArgs) -> Done {
 async fn follow(mut events: RingEvents, count: Option<u64>, output: &mut Output) -> Done {
     let mut told = 0;
     while let Some(event) = events.next().await {
-        let now = OffsetDateTime::now_utc();
-        let now = now.replace_millisecond(now.millisecond()).unwrap_or(now);
-        let at = now.format(&Rfc3339).map_err(|error| Failure::internal("the time cannot be written", error))?;
+        let at = timestamp(OffsetDateTime::now_utc());
         if output.json {
             output.document(&SeenEvent { at: &at, event: &event })?;
         } else {
@@ -81,6 +78,12 @@ async fn follow(mut events: RingEvents, count: Option<u64>, output: &mut Output)
     }
     let message = "the ring's bucket is not what it was, and nothing more is told: start watch again";
     Err(Failure::new(Code::Nats, message).into())
+}
+
+/// RFC 3339 in UTC, always to the millisecond, so that columns line up.
+fn timestamp(at: OffsetDateTime) -> String {
+    let (hour, minute, second, milli) = at.time().as_hms_milli();
+    format!("{}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z", at.date())
 }
 
 /// One line for people.
@@ -156,7 +159,8 @@ mod tests {
             written.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let types: Vec<&str> = lines.iter().map(|line| line["type"].as_str().unwrap()).collect();
         assert_eq!(types, ["watching", "member_draining", "member_left"]);
-        assert!(lines[0]["at"].as_str().unwrap().ends_with('Z'), "{}", lines[0]);
+        assert_eq!(lines[0]["at"].as_str().unwrap().len(), "2026-01-02T03:04:05.670Z".len());
+        assert_eq!(timestamp(OffsetDateTime::UNIX_EPOCH), "1970-01-01T00:00:00.000Z");
     }
 
     #[tokio::test]

@@ -91,7 +91,9 @@ fn a_suspect_or_a_move_shows_in_the_summary() {
     let summary = Summary::of(&overview);
     assert_eq!((summary.healthy, summary.at_rest), (true, false));
     overview.nodes[1].state = NodeState::Suspect;
-    assert!(!Summary::of(&overview).healthy);
+    let summary = Summary::of(&overview);
+    assert_eq!((summary.healthy, summary.suspect), (false, 1));
+    assert!(partitions(&summary).starts_with("3 of 4 have an owner that lives, 1 with one that does not renew"));
     overview.moves.clear();
     assert!(Summary::of(&overview).at_rest);
     overview.plan_current = false;

@@ -70,7 +70,7 @@ pub enum AdminError {
         partitions: PartitionCount,
     },
     /// The node does not run.
-    #[error("node '{node}' is not live ({state}): there is nothing to drain")]
+    #[error("node '{node}' is not live ({state}): only a running node can be drained, or taken away in a plan")]
     NotLive {
         /// Which.
         node: NodeName,

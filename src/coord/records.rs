@@ -148,6 +148,20 @@ pub struct PlanMember {
     pub excluded: Vec<PartitionId>,
 }
 
+impl PlanMember {
+    /// As the plan knows a node that says this of itself.
+    pub fn announced(node: &NodeName, member: &Member) -> Self {
+        Self {
+            id: NodeId { node: node.clone(), incarnation: member.incarnation },
+            since: member.since,
+            draining: member.state == MemberState::Draining,
+            zone: member.zone.clone(),
+            weight: member.weight,
+            excluded: member.excluded.clone(),
+        }
+    }
+}
+
 /// `plan`: who should own what. Written by the coordinator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanRecord {

@@ -54,6 +54,8 @@ impl Intent {
 
     /// From the token.
     pub fn parse(token: &str) -> Option<Self> {
-        [Self::Call, Self::Chunk, Self::Offer, Self::Farewell, Self::Drain].into_iter().find(|intent| intent.token() == token)
+        [Self::Call, Self::Chunk, Self::Offer, Self::Farewell, Self::Drain]
+            .into_iter()
+            .find(|intent| intent.token() == token)
     }
 }

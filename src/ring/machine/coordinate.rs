@@ -208,7 +208,7 @@ impl Machine {
             .members
             .iter()
             .filter(|(node, seen)| self.holds_lease(node, &seen.record))
-            .map(|(node, seen)| plan_member(node, &seen.record))
+            .map(|(node, seen)| PlanMember::announced(node, &seen.record))
             .collect();
         live.sort_by_key(|member| member.since);
         let (now, debounce) = (self.now, self.timing.join_debounce);
@@ -379,16 +379,5 @@ impl Machine {
             wakes.push(self.coordination.plan_retry_at);
         }
         wakes
-    }
-}
-
-fn plan_member(node: &NodeName, member: &Member) -> PlanMember {
-    PlanMember {
-        id: NodeId { node: node.clone(), incarnation: member.incarnation },
-        since: member.since,
-        draining: member.state == MemberState::Draining,
-        zone: member.zone.clone(),
-        weight: member.weight,
-        excluded: member.excluded.clone(),
     }
 }

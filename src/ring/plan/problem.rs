@@ -105,7 +105,12 @@ impl<'a> Problem<'a> {
 }
 
 impl Row {
-    fn new(partition: PartitionId, current: &CurrentRow, pin: Option<usize>, numbers: &BTreeMap<&NodeName, usize>) -> Self {
+    fn new(
+        partition: PartitionId,
+        current: &CurrentRow,
+        pin: Option<usize>,
+        numbers: &BTreeMap<&NodeName, usize>,
+    ) -> Self {
         let number = |name: &NodeName| numbers.get(name).copied();
         let owner = current.owner.as_ref().and_then(number);
         let in_sync = owner.into_iter().chain(current.replicas.iter().filter_map(number)).collect();

@@ -77,14 +77,7 @@ impl<'a> Rules<'a> {
         let available = |p: usize| costs[p * nodes..][..nodes].iter().filter(|&&cost| cost != FORBIDDEN).count();
         let places: Vec<usize> = (0..problem.rows.len()).map(|p| available(p).min(wanted)).collect();
         let weights: Vec<u32> = problem.nodes.iter().map(|node| node.weight).collect();
-        Self {
-            zones: &problem.zones,
-            shares: Share::of(places.iter().sum(), &weights),
-            places,
-            placed,
-            costs,
-            fixed,
-        }
+        Self { zones: &problem.zones, shares: Share::of(places.iter().sum(), &weights), places, placed, costs, fixed }
     }
 
     pub(super) fn nodes(&self) -> usize {

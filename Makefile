@@ -4,19 +4,22 @@
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
 INSTALL ?= nats/install.sh
+BINARY ?= target/release/nats-ring
+RUN_DIR ?= target/run
+DEV_FLAGS ?=
 HAS_BENCHES := $(wildcard benches/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify fix bench install format-check clippy docs deny bench-short
+.PHONY: help run test verify fix bench install clients format-check clippy docs deny bench-short
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-run: install ## NATS and three nodes on :8081 to :8083, until Ctrl-C
+run: install ## nats-ring dev: NATS and three nodes on :8081 to :8083, until Ctrl-C; flags in DEV_FLAGS
 	$(CARGO) build --release --bin nats-ring
-	@exec scripts/run.sh
+	@exec $(BINARY) dev --logs '$(RUN_DIR)' $(DEV_FLAGS)
 
-test: install ## every test, real NATS servers included
+test: install clients ## every test, real NATS servers included
 	@start=$$(date +%s); \
 	$(CARGO) test --locked; status=$$?; \
 	echo "make test: $$(($$(date +%s) - start)) s"; exit $$status
@@ -45,6 +48,9 @@ endif
 install: ## nats-server, and the nats command line where it can be had, into nats/.bin
 	@$(INSTALL)
 
+clients: ## the clients that the programs of docs/clients.md use, into target/clients
+	@scripts/client_deps.sh
+
 format-check:
 	$(CARGO) fmt --check
 
@@ -52,7 +58,7 @@ clippy:
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 
 docs:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked --all-features
 
 deny:
 	@$(CARGO) deny --version >/dev/null 2>&1 || \

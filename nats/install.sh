@@ -5,6 +5,7 @@ set -euo pipefail
 
 SERVER_VERSION=2.15.1   # what is installed where the machine has none
 SERVER_MINIMUM=2.11.0   # what the program accepts
+OLD_VERSIONS="2.11.11 2.10.26"  # newest of the oldest line that is accepted, and of the line before it
 CLI_VERSION=0.3.0       # the `nats` command line
 STEP_LIMIT_SECONDS=900  # no download or build may take longer
 
@@ -12,10 +13,11 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 into=$here/.bin
 exact=no
 want_cli=yes
+want_old=no
 
 usage() {
     cat <<END
-usage: nats/install.sh [--server VERSION] [--into DIR] [--no-cli]
+usage: nats/install.sh [--server VERSION] [--into DIR] [--no-cli] [--old-servers]
 
 Puts nats-server into DIR (default: nats/.bin), taking the first of these that works:
   1. the nats-server on PATH, if it is $SERVER_MINIMUM or newer (a symbolic link)
@@ -27,6 +29,8 @@ and the nats command line $CLI_VERSION: the one on PATH, else built with Go, els
   --server VERSION  exactly this server (such as 2.11.11), and no command line
   --into DIR        another folder than nats/.bin
   --no-cli          the server only
+  --old-servers     also servers $OLD_VERSIONS, each as DIR/VERSION/nats-server: tests run the
+                    oldest accepted line, and show that the one before it is refused
   --help            this text
 
 environment:
@@ -45,6 +49,7 @@ while [ $# -gt 0 ]; do
         --server) SERVER_VERSION=${2:?"--server needs a version"}; exact=yes; want_cli=no; shift 2 ;;
         --into) into=${2:?"--into needs a folder"}; shift 2 ;;
         --no-cli) want_cli=no; shift ;;
+        --old-servers) want_old=yes; shift ;;
         -h | --help) usage; exit 0 ;;
         *) wrong_usage "unknown option '$1'" ;;
     esac
@@ -218,3 +223,8 @@ install_cli() {
 
 install_server
 if [ "$want_cli" = yes ]; then install_cli; fi
+if [ "$want_old" = yes ]; then
+    for version in $OLD_VERSIONS; do
+        "$here/install.sh" --server "$version" --into "$into/$version"
+    done
+fi

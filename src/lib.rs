@@ -15,6 +15,7 @@
 //! - [`admin`]: look at a ring and steer it, without joining it.
 //! - [`http`]: the front door for `curl`.
 //! - [`cli`]: the program.
+//! - `testing` (with the feature of that name): rings in memory, on a clock that tests move.
 //!
 //! # A request's way
 //! [`http`], a plain NATS client or [`node::Ring`] as a [`rpc::Caller`] → key hash → the owner's [`rpc::server::Server`], here
@@ -33,6 +34,8 @@ pub mod node;
 pub mod ring;
 pub mod rpc;
 pub mod service;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod types;
 
 /// The README's code, compiled as it stands.

@@ -30,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "cli",
         &["types", "metrics", "config", "connect", "coord", "service", "ring", "rpc", "node", "cache", "admin", "http"],
     ),
+    ("testing", &["types", "coord", "service", "ring", "rpc", "node"]),
 ];
 
 /// What of an allowed room stays out of reach: the pure core sees records and revisions, never a store.
@@ -65,6 +66,7 @@ const DOCUMENTS: &[&str] = &[
     "LICENSE-MIT",
     "LICENSE-APACHE",
     "docs/protocol.md",
+    "docs/clients.md",
     "docs/decisions/README.md",
 ];
 

@@ -203,6 +203,18 @@ async fn a_partition_count_other_than_the_rings_is_refused_with_both() {
 }
 
 #[tokio::test]
+async fn a_key_hash_other_than_the_rings_is_refused_with_both_also_where_it_is_the_default() {
+    let server = NatsServer::start();
+    let first = NodeProcess::spawn("node-1", &server.url(), &["--key-hash", "nats"]);
+    first.address().await;
+    let second = NodeProcess::spawn("node-2", &server.url(), &[]);
+    assert_refused(&second, 7, &["key hash = nats", "key hash = xxh3", "start it with the ring's value"]).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nats-ring"));
+    command.args(["--node", "node-2", "--nats", &server.url(), "--http", ":0"]).env("NATS_RING_KEY_HASH", "nats");
+    NodeProcess::spawn_command("node-2", command).address().await;
+}
+
+#[tokio::test]
 async fn a_name_that_a_live_node_holds_is_refused_and_the_holder_goes_on() {
     let server = NatsServer::start();
     let connection = server.connect().await;

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nats_ring::config::{Config, ConfigError, LogFormat, NatsLogin, Settings};
+use nats_ring::types::KeyHash;
 use tempfile::TempDir;
 
 const ZONE_TOO_LONG: &str = "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz";
@@ -43,9 +44,10 @@ fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, Stri
 fn what_is_not_given_has_the_documented_default() {
     let config = Config::new(Settings::default()).unwrap();
     assert_eq!((config.node.as_str(), config.platform.as_str()), ("node-1", "cache-platform"));
-    assert_eq!((config.nats, config.login), (vec!["nats://localhost:4222".to_owned()], NatsLogin::None));
+    assert_eq!((config.nats.servers, config.nats.login), (vec!["nats://localhost:4222".to_owned()], NatsLogin::None));
     assert_eq!(config.http.to_string(), "127.0.0.1:8080");
     assert_eq!((config.partitions.get(), config.weight, config.zone, config.kv_replicas), (64, 1, None, None));
+    assert_eq!(config.key_hash, KeyHash::Xxh3);
     assert_eq!((config.lease, config.wait), (Duration::from_secs(3), Duration::from_secs(30)));
     assert_eq!((config.memory_bytes, config.log_format), (1 << 30, LogFormat::Text));
 }
@@ -123,6 +125,7 @@ fn values_outside_their_limits_are_refused_by_field_value_and_limit() {
         ("partitions", "-1", "1 to 4096"),
         ("partitions", "70000", "1 to 4096"),
         ("partitions", "many", "1 to 4096"),
+        ("key-hash", "fnv1a", "xxh3 or nats"),
         ("lease", "999ms", "1s to 60s"),
         ("lease", "61s", "1s to 60s"),
         ("lease", "3", "such as 3s"),
@@ -157,6 +160,7 @@ fn values_at_their_limits_are_taken() {
     for (field, given) in [
         ("partitions", "1"),
         ("partitions", "4096"),
+        ("key-hash", "nats"),
         ("lease", "1s"),
         ("lease", "1m"),
         ("weight", "1000"),
@@ -196,7 +200,7 @@ fn a_port_alone_is_loopback_and_an_address_is_taken_as_it_is() {
 
 #[test]
 fn servers_are_separated_by_commas_and_never_shown_where_they_are_refused() {
-    assert_eq!(with("nats", "nats://a:1, b:2,").unwrap().nats, ["nats://a:1", "b:2"]);
+    assert_eq!(with("nats", "nats://a:1, b:2,").unwrap().nats.servers, ["nats://a:1", "b:2"]);
     let error = with("nats", " , ").unwrap_err().to_string();
     assert!(error.contains("no server is named"), "{error}");
 }
@@ -210,7 +214,7 @@ fn each_way_to_log_in_is_taken_alone_and_two_or_a_half_are_refused() {
         ("nats-creds = \"a.creds\"", NatsLogin::CredsFile("a.creds".into())),
         ("nats-nkey = \"a.nk\"", NatsLogin::NkeySeedFile("a.nk".into())),
     ] {
-        assert_eq!(from_toml(text).unwrap().login, login);
+        assert_eq!(from_toml(text).unwrap().nats.login, login);
     }
     for text in ["nats-user = \"u\"", "nats-password = \"p\"", "nats-token = \"t\"\nnats-creds = \"a.creds\""] {
         assert!(matches!(from_toml(text), Err(ConfigError::Credentials(_))), "{text}");
@@ -223,7 +227,7 @@ fn a_login_replaces_another_one_of_a_lower_layer_and_a_password_joins_its_user()
     let password = Settings { nats_password: some("p"), ..Settings::default() };
     let user = Settings { nats_user: some("u"), ..Settings::default() };
     let both = NatsLogin::UserPassword { user: "u".to_owned(), password: "p".to_owned() };
-    let login = |upper: &Settings, lower: &Settings| Config::new(upper.clone().or(lower.clone())).unwrap().login;
+    let login = |upper: &Settings, lower: &Settings| Config::new(upper.clone().or(lower.clone())).unwrap().nats.login;
     assert_eq!(login(&password, &user), both);
     assert_eq!(login(&token, &user), NatsLogin::Token("t".to_owned()));
     assert_eq!(login(&password.clone().or(user), &token), both);

@@ -269,7 +269,7 @@ async fn an_unknown_path_lists_what_there_is() {
     let fake = Fake::new().await;
     for line in ["GET /", "POST /sett", "GET /get/key", "DELETE /"] {
         let body = ask(&fake, line).await.refused(404, "not_found", "POST /set");
-        assert_eq!(body["endpoints"].as_array().unwrap().len(), 9, "{body}");
+        assert_eq!(body["endpoints"].as_array().unwrap().len(), 15, "{body}");
     }
 }
 

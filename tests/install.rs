@@ -55,7 +55,7 @@ fn the_installer_refuses_what_it_does_not_know_and_explains_itself() {
     }
     let help = install(&["--help"]);
     assert!(help.status.success());
-    for option in ["--server", "--into", "--no-cli", "NATS_RING_REQUIRE_NATS_CLI"] {
+    for option in ["--server", "--into", "--no-cli", "--old-servers", "NATS_RING_REQUIRE_NATS_CLI"] {
         assert!(text(&help.stdout).contains(option), "--help does not name {option}");
     }
 }
@@ -87,6 +87,19 @@ fn every_configuration_is_valid_and_drops_frozen_clients_quickly() {
             assert!(conf.contains(line), "{name} does not set {line}");
         }
         assert!(conf.contains("store_dir: \"./nats/.data/"), "{name} stores outside the folder that git ignores");
+    }
+}
+
+#[test]
+fn every_configuration_takes_the_mapping_by_the_line_that_is_there_for_it() {
+    let folder = ConfFolder::new();
+    for name in CONFS {
+        let path = folder.path().join("nats").join(name);
+        let (conf, line) = (std::fs::read_to_string(&path).unwrap(), "\n# include \"./mapping.conf\"");
+        assert!(conf.contains(line), "{name} does not name the mapping");
+        std::fs::write(&path, conf.replace(line, &line.replace("# ", ""))).unwrap();
+        let checked = Command::new(cli::nats_server()).arg("-t").arg("-c").arg(&path).output().unwrap();
+        assert!(checked.status.success(), "{name}: {}", text(&checked.stderr));
     }
 }
 

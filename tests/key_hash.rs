@@ -22,12 +22,20 @@ fn from_hex(text: &str) -> Vec<u8> {
 
 #[test]
 fn keys_hash_as_in_the_reference_implementation() {
-    let keys = lines("key");
-    assert!(keys.len() >= 60, "{} keys", keys.len());
-    for fields in keys {
+    let (tagged, whole): (Vec<_>, Vec<_>) = lines("key").into_iter().partition(|fields| has_tag(fields[1]));
+    assert!(whole.len() >= 60 && tagged.len() >= 10, "{} and {} keys", whole.len(), tagged.len());
+    for fields in whole {
         let expected: u64 = fields[2].parse().unwrap();
         assert_eq!(xxh3_64(&from_hex(fields[1])), expected, "key {}", fields[1]);
     }
+}
+
+/// Found in another way than the hash finds it.
+fn has_tag(hex: &str) -> bool {
+    let key = from_hex(hex);
+    let mut after = key.splitn(2, |byte| *byte == b'{').skip(1);
+    let inside = after.next().map(|rest| rest.splitn(2, |byte| *byte == b'}').collect::<Vec<_>>());
+    inside.is_some_and(|parts| parts.len() == 2 && !parts[0].is_empty())
 }
 
 #[test]
@@ -48,6 +56,35 @@ fn the_vectors_cover_empty_long_binary_and_unicode_keys() {
     assert!(keys.iter().any(|key| key.len() > 1024));
     assert!(keys.iter().any(|key| std::str::from_utf8(key).is_err()));
     assert!(keys.iter().any(|key| std::str::from_utf8(key).is_ok_and(|text| !text.is_ascii())));
+}
+
+#[test]
+fn keys_reach_the_partition_that_fnv_1a_modulo_gives_for_the_hash_nats() {
+    let keys = lines("nats");
+    assert_eq!(keys.len(), lines("key").len());
+    for fields in keys {
+        let key = from_hex(fields[1]);
+        for (count, expected) in COUNTS.into_iter().zip(&fields[3..]) {
+            let partition = KeyHash::Nats.partition(&key, PartitionCount::new(count).unwrap());
+            assert_eq!(partition.to_string(), *expected, "key {} in {count} partitions", fields[1]);
+        }
+    }
+}
+
+#[test]
+fn keys_with_one_tag_share_the_partition_that_the_tag_alone_has_in_both_hashes() {
+    for hash in KeyHash::ALL {
+        for count in COUNTS.map(|count| PartitionCount::new(count).unwrap()) {
+            let of = |key: &str| hash.partition(key.as_bytes(), count);
+            for key in ["{user:1}", "{user:1}:cart", "orders:{user:1}:7", "{user:1}{user:2}", "a}{user:1}"] {
+                assert_eq!(of(key), of("user:1"), "{hash}: {key} in {count:?}");
+            }
+        }
+        let of = |key: &str| hash.partition(key.as_bytes(), PartitionCount::new(4096).unwrap());
+        for whole in ["{}user:1", "{}{user:1}", "{user:1", "user:1}"] {
+            assert_ne!(of(whole), of("user:1"), "{hash}: {whole} has no tag");
+        }
+    }
 }
 
 /// Numbers among them whose step overflows 64 bits, which the algorithm means to wrap.

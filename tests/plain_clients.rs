@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::nats_server::NatsServer;
+use common::http::Http;
+use common::nats_server::{NatsServer, ServerOptions};
 use common::node::NodeProcess;
 use nats_ring::types::{KeyHash, PartitionCount};
 use tokio::sync::Mutex;
@@ -46,18 +47,45 @@ impl Seen {
     }
 }
 
+/// How the clients ask.
+#[derive(Clone, Copy)]
+enum Way {
+    /// Any node, with the key in the payload.
+    AnyNode,
+    /// The owner, to whose partition the server maps the key in the subject.
+    Mapped,
+}
+
+impl Way {
+    fn set(self, key: &str, value: u64) -> (String, String) {
+        match self {
+            Self::AnyNode => {
+                ("cache-platform.set".to_owned(), serde_json::json!({"key": key, "value": value}).to_string())
+            }
+            Self::Mapped => (format!("cache-platform.key.set.{key}"), value.to_string()),
+        }
+    }
+
+    fn get(self, key: &str) -> (String, String) {
+        match self {
+            Self::AnyNode => ("cache-platform.get".to_owned(), serde_json::json!({ "key": key }).to_string()),
+            Self::Mapped => (format!("cache-platform.key.get.{key}"), String::new()),
+        }
+    }
+}
+
 /// One client with keys of its own: sets a key, reads it back, and knows what it must find.
-async fn worker(number: usize, client: async_nats::Client, seen: Arc<Seen>) {
+async fn worker(number: usize, way: Way, client: async_nats::Client, seen: Arc<Seen>) {
     let mut tick = tokio::time::interval(PACE);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     for round in 0u64.. {
         let key = format!("worker-{number}-key-{}", round % 16);
-        let set = serde_json::json!({"key": key, "value": round}).to_string();
+        let (subject, set) = way.set(&key, round);
         tick.tick().await;
-        let stored = request(&client, "cache-platform.set", set, &seen).await;
+        let stored = request(&client, &subject, set, &seen).await;
         tick.tick().await;
-        let get = serde_json::json!({"key": key}).to_string();
-        if let Some(found) = request(&client, "cache-platform.get", get, &seen).await
+        let (subject, get) = way.get(&key);
+        if let Some(found) = request(&client, &subject, get, &seen).await
             && stored.is_some()
             && found["value"] != serde_json::json!(round)
         {
@@ -89,39 +117,64 @@ async fn request(client: &async_nats::Client, subject: &str, body: String, seen:
     None
 }
 
-async fn start_clients(server: &NatsServer) -> (Arc<Seen>, JoinSet<()>) {
+async fn start_clients(server: &NatsServer, way: Way) -> (Arc<Seen>, JoinSet<()>) {
     let seen = Arc::new(Seen::default());
     let options = async_nats::ConnectOptions::new().request_timeout(None);
     let client = options.connect(server.url()).await.unwrap();
     let mut workers = JoinSet::new();
     for number in 0..WORKERS {
-        workers.spawn(worker(number, client.clone(), Arc::clone(&seen)));
+        workers.spawn(worker(number, way, client.clone(), Arc::clone(&seen)));
     }
     (seen, workers)
 }
 
-async fn start_node(name: &str, server: &NatsServer) -> NodeProcess {
-    let node = NodeProcess::spawn(name, &server.url(), &[]);
+async fn start_node(name: &str, server: &NatsServer, flags: &[&str]) -> NodeProcess {
+    let node = NodeProcess::spawn(name, &server.url(), flags);
     node.wait_ready(READY).await;
     node
+}
+
+/// A partition that nobody owns yet has nobody on its subject.
+async fn wait_served(node: &NodeProcess) {
+    let (http, url) = (Http::new(), node.url("/health?scope=ring").await);
+    common::eventually::eventually(READY, "all partitions are served", || async {
+        let answer = http.get(&url).await?;
+        if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
+    })
+    .await;
 }
 
 #[test]
 fn the_clients_keys_cover_every_partition() {
     let keys = (0..WORKERS).flat_map(|worker| (0..16).map(move |key| format!("worker-{worker}-key-{key}")));
-    let hit: BTreeSet<_> = keys.map(|key| KeyHash::Xxh3.partition(key.as_bytes(), PartitionCount::DEFAULT)).collect();
-    assert_eq!(hit.len(), 64);
+    let keys: Vec<String> = keys.collect();
+    for hash in KeyHash::ALL {
+        let hit = keys.iter().map(|key| hash.partition(key.as_bytes(), PartitionCount::DEFAULT));
+        assert_eq!(hit.collect::<BTreeSet<_>>().len(), 64, "{hash}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plain_clients_lose_nothing_while_nodes_join_and_drain_twenty_times() {
     let server = NatsServer::start();
-    let mut nodes = vec![start_node("node-0", &server).await, start_node("node-1", &server).await];
-    let (seen, mut workers) = start_clients(&server).await;
+    nothing_is_lost_over_twenty_changes(&server, &[], Way::AnyNode).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_the_server_maps_to_the_owner_lose_nothing_while_nodes_join_and_drain_twenty_times() {
+    let extra = include_str!("../nats/mapping.conf").to_owned();
+    let server = NatsServer::start_with(ServerOptions { extra, ..ServerOptions::default() });
+    nothing_is_lost_over_twenty_changes(&server, &["--key-hash", "nats"], Way::Mapped).await;
+}
+
+async fn nothing_is_lost_over_twenty_changes(server: &NatsServer, flags: &[&str], way: Way) {
+    let mut nodes = vec![start_node("node-0", server, flags).await, start_node("node-1", server, flags).await];
+    wait_served(&nodes[0]).await;
+    let (seen, mut workers) = start_clients(server, way).await;
     let began = Instant::now();
     let mut changes = 0;
     for number in 2..12 {
-        nodes.push(start_node(&format!("node-{number}"), &server).await);
+        nodes.push(start_node(&format!("node-{number}"), server, flags).await);
         // The oldest goes: each time the one that writes the plan.
         let leaving = nodes.remove(0);
         leaving.sigterm();
@@ -150,9 +203,12 @@ async fn plain_clients_lose_nothing_while_nodes_join_and_drain_twenty_times() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_node_freezes_the_failures_of_plain_clients_end_within_eight_seconds() {
     let server = NatsServer::start();
-    let nodes =
-        [start_node("node-1", &server).await, start_node("node-2", &server).await, start_node("node-3", &server).await];
-    let (seen, mut workers) = start_clients(&server).await;
+    let nodes = [
+        start_node("node-1", &server, &[]).await,
+        start_node("node-2", &server, &[]).await,
+        start_node("node-3", &server, &[]).await,
+    ];
+    let (seen, mut workers) = start_clients(&server, Way::AnyNode).await;
     common::eventually::eventually(READY, "clients are answered", || async {
         if seen.answered.load(Ordering::SeqCst) > 500 { Ok(()) } else { Err("too few answers") }
     })

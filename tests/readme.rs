@@ -34,10 +34,16 @@ const EXPECTED: &[(&str, &[&str])] = &[
     ("localhost:8081/stats", &["\"hits\":", "\"node-3\"", "HTTP 200"]),
     ("/health?scope=ring", &["HTTP 200"]),
     ("localhost:8083/ring", &["\"partitions\":", "\"epoch\":", "# TYPE", "HTTP 200"]),
+    ("-X PUT localhost:8081/v1/keys/pages/home", &["HTTP 201", "etag: "]),
+    ("curl -i localhost:8082/v1/keys/pages/home", &["HTTP 200", "<h1>Hi</h1>", "text/html", "age: ", "max-age=60"]),
+    ("/v1/keys/pages/home/touch", &["HTTP 204", "etag: "]),
+    ("nats req cache-platform.touch", &["\"touched\":true"]),
+    ("nats req cache-platform.inspect", &["\"found\":true", "\"age\":", "\"ttl\":"]),
     ("nats req cache-platform.set", &["\"success\":true"]),
     ("nats req cache-platform.get", &["\"found\":true", "\"Bob\""]),
     ("nats req cache-platform.owner", &["\"partition\":"]),
     ("nats req cache-platform.delete", &["\"deleted\":true"]),
+    ("nats req cache-platform.key", &["\"success\":true", "\"found\":true", "\"Carol\""]),
     ("nats kv watch", &["own.63", "plan"]),
     ("nats req cache-platform.stats", &["\"hits\":", "\"plan_version\":", "\"epoch\":"]),
     ("nats micro", &["cache-platform", "node-3-1", "cache-platform.get"]),
@@ -182,13 +188,12 @@ async fn the_example_of_embedding_counts_on_two_nodes() {
 async fn make_run_starts_three_nodes_prints_what_to_try_and_ends_all_on_ctrl_c() {
     let mut sandbox = Sandbox::new("README, make run");
     assert!(blocks(&readme(), "Two commands").concat().iter().any(|line| line.starts_with("make run")));
-    let (nats, http) = (sandbox.ports().get(4222), [8081, 8082, 8083].map(|port| sandbox.ports().get(port)));
+    let nats = sandbox.ports().get(4222);
     let mut make = Command::new("make");
     sandbox.environment(&mut make);
     make.arg("run").current_dir(cli::root());
-    make.env("NATS_PORT", nats.to_string()).env("HTTP_PORTS", http.map(|p| p.to_string()).join(" "));
-    make.env("BINARY", env!("CARGO_BIN_EXE_nats-ring")).env("RUN_DIR", sandbox.path().join("run"));
-    make.env("CARGO", sandbox.path().join("bin/cargo"));
+    make.env("BINARY", env!("CARGO_BIN_EXE_nats-ring")).env("CARGO", sandbox.path().join("bin/cargo"));
+    make.env("DEV_FLAGS", format!("--nats-port {nats} --http-from 0")).env("RUN_DIR", sandbox.path().join("run"));
     // Elsewhere than for the user: what it finds on PATH here is gone when the test ends.
     make.arg(format!("INSTALL=nats/install.sh --into '{}'", sandbox.path().join("fetched").display()));
     sandbox.start_command("make run", make);
@@ -201,6 +206,8 @@ async fn make_run_starts_three_nodes_prints_what_to_try_and_ends_all_on_ctrl_c()
     let tried = log.lines().map(str::trim).filter(|line| line.starts_with("curl "));
     let outputs: Vec<String> = tried.map(|line| sandbox.run(line)).collect();
     assert_eq!(outputs.len(), 4, "{log}");
+    let http: Vec<u16> = log.lines().filter_map(|line| port_after(line, "ready on http://127.0.0.1:")).collect();
+    assert_eq!(http.len(), 3, "{log}");
     assert!(outputs[1].contains("\"Alice\"") && outputs.iter().all(|o| o.contains("HTTP 200")), "{outputs:?}");
 
     sandbox.interrupt_last();
@@ -225,7 +232,7 @@ fn make_test_fetches_the_servers_and_runs_all_tests() {
     eprintln!("make test runs this test: of it only what it would do is looked at");
     let plan = Command::new("make").args(["-n", "test", "CARGO=cargo"]).current_dir(cli::root()).output().unwrap();
     let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
-    for step in ["nats/install.sh", "cargo test --locked"] {
+    for step in ["nats/install.sh", "scripts/client_deps.sh", "cargo test --locked"] {
         assert!(plan.contains(step), "make test does not run {step}:\n{plan}");
     }
 }

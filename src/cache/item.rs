@@ -1,6 +1,7 @@
 //! One entry, its version, its record in the log, and what it weighs.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use crate::types::{Epoch, Time};
 /// its part of the remembered evicted keys. `tests/cache_memory.rs` measures that it is enough.
 const SLOT_BYTES: u64 = 112;
 /// What a time to live adds: its place in the index by deadline.
-const DEADLINE_BYTES: u64 = 64;
+pub(super) const DEADLINE_BYTES: u64 = 64;
 
 /// Orders all writes of one partition: owners one after the other, each numbering its writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -29,43 +30,60 @@ impl fmt::Display for Version {
     }
 }
 
-/// What the bytes of a value are. Room for more kinds is left in every format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Kind {
-    /// JSON text.
-    #[default]
-    Json,
-}
+/// A `<epoch>.<sequence>` that is none, as nodes write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a version: expected <epoch>.<number>, such as \"4.17\"")]
+pub struct VersionError;
 
-impl Kind {
-    /// Its number in the formats.
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Json => 0,
-        }
-    }
+impl FromStr for Version {
+    type Err = VersionError;
 
-    /// The kind with this number, if this release knows it.
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            0 => Some(Self::Json),
-            _ => None,
-        }
+    /// Only as it is displayed: `04.17` and `+4.17` name no version.
+    fn from_str(text: &str) -> Result<Self, VersionError> {
+        let (epoch, sequence) = text.split_once('.').ok_or(VersionError)?;
+        let number = |digits: &str| {
+            let canonical =
+                digits.bytes().all(|b| b.is_ascii_digit()) && (digits.len() == 1 || !digits.starts_with('0'));
+            digits.parse().ok().filter(|_| canonical).ok_or(VersionError)
+        };
+        Ok(Self { epoch: Epoch::new(number(epoch)?), sequence: number(sequence)? })
     }
 }
 
-/// Length of a record's head: epoch, sequence, deadline, value length, key length, kind, all little-endian.
-pub(super) const RECORD_HEAD_BYTES: usize = 31;
+/// When something was written, on the holder's own clock; it may be before that clock's zero, for an entry can be older
+/// than the machine that holds it now has been running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Written(i64);
+
+impl Written {
+    /// So long before now.
+    pub(super) fn before(now: Time, age: Duration) -> Self {
+        let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+        Self((now.as_nanos() as i64).saturating_sub(age))
+    }
+
+    /// How long ago it is; zero where it was a moment later than `now` was read.
+    pub(super) fn age(self, now: Time) -> Duration {
+        Duration::from_nanos((now.as_nanos() as i64).saturating_sub(self.0).max(0).unsigned_abs())
+    }
+}
+
+/// Length of a record's head: epoch, sequence, deadline, moment written, length of value, key and content type, all
+/// little-endian; key, content type and value follow.
+pub(super) const RECORD_HEAD_BYTES: usize = 39;
+const LIFETIME_BYTES: usize = 24;
 
 /// An entry; its bytes are elsewhere: in a request, a snapshot or the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Item<'a> {
     pub(super) key: &'a [u8],
     pub(super) value: &'a [u8],
-    pub(super) kind: Kind,
+    /// As [`ContentType::stored`](super::ContentType::stored) gives it: empty for JSON.
+    pub(super) content_type: &'a [u8],
     pub(super) version: Version,
     /// When it ends; [`NEVER`] for one that does not.
     pub(super) deadline: Time,
+    pub(super) written: Written,
 }
 
 impl<'a> Item<'a> {
@@ -79,18 +97,18 @@ impl<'a> Item<'a> {
     }
 
     pub(super) fn record_len(&self) -> usize {
-        RECORD_HEAD_BYTES + self.key.len() + self.value.len()
+        RECORD_HEAD_BYTES + self.key.len() + self.content_type.len() + self.value.len()
     }
 
     /// Appends it as a record.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.version.epoch.get().to_le_bytes());
-        out.extend_from_slice(&self.version.sequence.to_le_bytes());
-        out.extend_from_slice(&self.deadline.as_nanos().to_le_bytes());
+        out.extend_from_slice(&lifetime(self.version, self.deadline));
+        out.extend_from_slice(&self.written.0.to_le_bytes());
         out.extend_from_slice(&(self.value.len() as u32).to_le_bytes());
         out.extend_from_slice(&(self.key.len() as u16).to_le_bytes());
-        out.push(self.kind.number());
+        out.push(self.content_type.len() as u8);
         out.extend_from_slice(self.key);
+        out.extend_from_slice(self.content_type);
         out.extend_from_slice(self.value);
     }
 
@@ -100,13 +118,16 @@ impl<'a> Item<'a> {
         let number = |from: usize, len: usize| {
             head[from..from + len].iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
         };
-        let (value_len, key_len) = (number(24, 4) as usize, number(28, 2) as usize);
+        let (value_len, key_len, type_len) = (number(32, 4) as usize, number(36, 2) as usize, number(38, 1) as usize);
+        let (key, rest) = rest.split_at(key_len);
+        let (content_type, rest) = rest.split_at(type_len);
         Self {
-            key: &rest[..key_len],
-            value: &rest[key_len..key_len + value_len],
-            kind: Kind::from_number(head[30]).unwrap_or_default(),
+            key,
+            value: &rest[..value_len],
+            content_type,
             version: Version { epoch: Epoch::new(number(0, 8)), sequence: number(8, 8) },
             deadline: Time::from_nanos(number(16, 8)),
+            written: Written(number(24, 8) as i64),
         }
     }
 
@@ -116,31 +137,69 @@ impl<'a> Item<'a> {
     }
 }
 
+/// Gives a record another version and end, in its place.
+pub(super) fn rewrite_lifetime(record: &mut [u8], version: Version, deadline: Time) {
+    record[..LIFETIME_BYTES].copy_from_slice(&lifetime(version, deadline));
+}
+
+/// What a record begins with: epoch, sequence, deadline.
+fn lifetime(version: Version, deadline: Time) -> [u8; LIFETIME_BYTES] {
+    let mut out = [0; LIFETIME_BYTES];
+    for (at, number) in [version.epoch.get(), version.sequence, deadline.as_nanos()].into_iter().enumerate() {
+        out[at * 8..][..8].copy_from_slice(&number.to_le_bytes());
+    }
+    out
+}
+
 /// What an entry weighs whose record has this length.
 pub(super) fn weight_of_record(record_len: u64, has_deadline: bool) -> u64 {
     record_len + SLOT_BYTES + if has_deadline { DEADLINE_BYTES } else { 0 }
 }
 
-/// The most an entry with this key and value can weigh.
-pub(super) fn heaviest(key_len: usize, value_len: usize) -> u64 {
-    weight_of_record((RECORD_HEAD_BYTES + key_len + value_len) as u64, true)
+/// The most an entry can weigh whose key, content type and value have this length together.
+pub(super) fn heaviest(content_len: usize) -> u64 {
+    weight_of_record((RECORD_HEAD_BYTES + content_len) as u64, true)
 }
 
 /// No clock gets there in 580 years.
 pub(super) const NEVER: Time = Time::from_nanos(u64::MAX);
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_read_back_as_it_was_written() {
+    fn a_record_is_read_back_as_it_was_written_and_rewritten() {
         let version = Version { epoch: Epoch::new(u64::MAX - 3), sequence: 1 << 40 };
-        let item = Item { key: b"k", value: b"[1,2]", kind: Kind::Json, version, deadline: Time::from_nanos(77) };
+        let (written, deadline) = (Written(-5), Time::from_nanos(77));
+        let item = Item { key: b"k", value: b"[1,2]", content_type: b"text/html", version, deadline, written };
         let mut record = Vec::new();
         item.write(&mut record);
         assert_eq!(record.len(), item.record_len());
         record.extend_from_slice(b"the next record");
         assert_eq!(Item::read(&record), item);
+        let version = Version { epoch: Epoch::new(9), sequence: 3 };
+        rewrite_lifetime(&mut record, version, NEVER);
+        assert_eq!(Item::read(&record), Item { version, deadline: NEVER, ..item });
+    }
+
+    #[test]
+    fn an_age_is_kept_across_clocks_and_never_negative() {
+        let second = Duration::from_secs(1);
+        let early = Time::ZERO + second;
+        let written = Written::before(early, Duration::from_secs(3600));
+        assert_eq!(written.age(early + second), Duration::from_secs(3601));
+        assert_eq!(Written::before(early + second, Duration::ZERO).age(early), Duration::ZERO);
+        assert_eq!(Written::before(early, Duration::MAX).age(early).as_secs(), i64::MAX as u64 / 1_000_000_000);
+    }
+
+    #[test]
+    fn a_version_is_read_only_as_it_is_written() {
+        let version = Version { epoch: Epoch::new(4), sequence: 170 };
+        assert_eq!(version.to_string().parse(), Ok(version));
+        for bad in ["", "4", "4.", ".1", "04.1", "4.01", "+4.1", "4.-1", "4.1.2", " 4.1", "4.99999999999999999999"] {
+            assert_eq!(bad.parse::<Version>(), Err(VersionError), "{bad:?}");
+        }
     }
 }

@@ -59,6 +59,18 @@ impl Limits {
         let (size, limit) = (value.len(), self.max_value_bytes);
         Err(too_large(format!("field \"value\": {size} bytes is over the limit of {limit} bytes")))
     }
+
+    /// Checks the size of an answer in JSON, where a value that is not JSON may take more than it has bytes.
+    pub(super) fn check_answer(&self, answer: &[u8]) -> Result<(), ServiceError> {
+        let (size, limit) = (answer.len(), self.max_value_bytes + AROUND_VALUE_BYTES);
+        if size <= limit {
+            return Ok(());
+        }
+        Err(too_large(format!(
+            "this value takes {size} bytes as JSON, over the limit of {limit} bytes of an answer over NATS; read it over \
+             HTTP, from /v1/keys/"
+        )))
+    }
 }
 
 /// Checks a key: 1 to [`MAX_KEY_BYTES`] bytes.

@@ -4,7 +4,8 @@
 //! keep those pages, and after a change in the sizes of values twice the memory was resident (measured with three
 //! allocators). Here the records that stay are moved together, and whole segments go back to the heap.
 
-use super::item::{Item, RECORD_HEAD_BYTES};
+use super::item::{Item, RECORD_HEAD_BYTES, Version, rewrite_lifetime};
+use crate::types::Time;
 
 /// A log has about this many segments when it is full: few enough to be allocated in large blocks, enough for the one
 /// being filled and the one being emptied not to matter.
@@ -73,6 +74,13 @@ impl Log {
     pub(super) fn read(&self, place: Place) -> Item<'_> {
         let from = place.offset as usize;
         Item::read(&self.segments[place.segment as usize].bytes[from..from + place.len as usize])
+    }
+
+    /// Gives the record there another version and end.
+    pub(super) fn rewrite_lifetime(&mut self, place: Place, version: Version, deadline: Time) {
+        let from = place.offset as usize;
+        let record = &mut self.segments[place.segment as usize].bytes[from..from + place.len as usize];
+        rewrite_lifetime(record, version, deadline);
     }
 
     /// The record there is dead. A segment without live records is given back.
@@ -172,14 +180,16 @@ impl Taken {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::HashMap;
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cache::item::{Kind, NEVER, Version};
+    use crate::cache::item::{NEVER, Version, Written};
 
     fn item<'a>(key: &'a [u8], value: &'a [u8]) -> Item<'a> {
-        Item { key, value, kind: Kind::Json, version: Version::default(), deadline: NEVER }
+        let written = Written::before(Time::ZERO, Duration::ZERO);
+        Item { key, value, content_type: b"", version: Version::default(), deadline: NEVER, written }
     }
 
     fn compact(log: &mut Log, places: &mut HashMap<u8, (Place, usize)>) {

@@ -13,7 +13,7 @@ use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::deadlines::Deadlines;
-use super::item::{Item, NEVER, weight_of_record};
+use super::item::{Item, NEVER, Version, weight_of_record};
 use super::log::{Log, Place};
 use crate::types::Time;
 
@@ -139,6 +139,11 @@ impl BoundedMap {
         Some(self.log.read(slot.place)).filter(|item| item.key == key && !item.is_expired(now))
     }
 
+    /// The live entry with this key; does not count as a use of it.
+    pub(super) fn look(&self, key: &[u8], now: Time) -> Option<Item<'_>> {
+        self.peek(self.digest(key), now).filter(|item| item.key == key)
+    }
+
     /// What all entries are found by with [`BoundedMap::peek`], in no particular order.
     pub(super) fn digests(&self) -> Vec<KeyDigest> {
         self.entries.iter().map(|(digest, _)| *digest).collect()
@@ -193,6 +198,30 @@ impl BoundedMap {
         let expired = self.forget(slot, now);
         self.tidy();
         Some(!expired)
+    }
+
+    /// Gives the live entry with this key, if there is one, another version and end; counts as a use of it. Says what had to
+    /// go where it has become heavier than the room there is.
+    pub(super) fn change_lifetime(&mut self, key: &[u8], version: Version, deadline: Time, now: Time) -> Gone {
+        if self.look(key, now).is_none() {
+            return Gone::default();
+        }
+        let digest = self.digest(key);
+        if let Some(mut slot) = self.entries.get_mut(&digest) {
+            if slot.has_deadline {
+                self.deadlines.forget_one();
+            }
+            self.log.rewrite_lifetime(slot.place, version, deadline);
+            slot.has_deadline = deadline != NEVER;
+        }
+        if deadline != NEVER {
+            self.deadlines.add(deadline, digest);
+        }
+        if self.weight() > self.capacity {
+            return self.resize(self.capacity, now);
+        }
+        self.tidy();
+        Gone::default()
     }
 
     /// Takes out up to `max_entries` expired entries, the longest expired first, and says how many.

@@ -5,7 +5,8 @@
 //! or make room when the node's memory bound is reached.
 //!
 //! # Layout
-//! - `limits`: what is accepted; [`plain`]: the JSON of people and plain clients; `native`: the encoding between nodes.
+//! - `limits`, `content_type`, `condition`: what is accepted, what a value is, what must hold for a write.
+//! - [`plain`]: the JSON of people and plain clients; `keyed`: the same with the key in the subject; `native`: the encoding between nodes.
 //! - `item`, `log`, `deadlines`, `map`: an entry, the memory entries are kept in, which end next, and a partition's bounded map of them.
 //! - `budget`, `partition`, `store`: the partitions held here, and the memory they share.
 //! - `snapshot`: a partition's entries on their way to its next owner.
@@ -13,8 +14,11 @@
 
 mod budget;
 mod client;
+mod condition;
+mod content_type;
 mod deadlines;
 mod item;
+mod keyed;
 mod limits;
 mod log;
 mod map;
@@ -29,9 +33,14 @@ mod store;
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;
 
-pub use client::{CacheClient, CacheEntry, DeleteReply, GetReply, READ_TIMEOUT, SetReply, WRITE_TIMEOUT};
-pub use item::{Kind, Version};
+pub use client::{
+    CacheClient, CacheEntry, ChangeReply, DeleteReply, EntryInfo, GetReply, InspectReply, NewEntry, READ_TIMEOUT,
+    SetReply, WRITE_TIMEOUT,
+};
+pub use condition::{Condition, MAX_VERSIONS, Matching, PRECONDITION_FAILED};
+pub use content_type::{ContentType, MAX_CONTENT_TYPE_BYTES};
+pub use item::{Version, VersionError};
 pub use limits::{Limits, MAX_KEY_BYTES, MAX_TTL_SECONDS, MAX_VALUE_BYTES, check_key, check_ttl, ttl_from_seconds};
-pub use service::{CacheConfig, CacheService};
+pub use service::{CacheConfig, CacheService, OPERATIONS};
 pub use snapshot::SnapshotError;
 pub use stats::CacheStats;

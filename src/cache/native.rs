@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::condition::Condition;
 use super::item::Version;
 use super::limits::bad_request;
 use crate::service::ServiceError;
@@ -19,10 +20,23 @@ pub(super) enum Operation<'a> {
     Set {
         #[serde(serialize_with = "as_bytes")]
         value: &'a [u8],
-        kind: u8,
+        /// Empty for JSON.
+        #[serde(serialize_with = "as_bytes")]
+        content_type: &'a [u8],
         ttl_ms: Option<u64>,
+        condition: Condition,
     },
-    Delete,
+    Delete {
+        condition: Condition,
+    },
+    Touch {
+        ttl_ms: u64,
+        condition: Condition,
+    },
+    Persist {
+        condition: Condition,
+    },
+    Inspect,
 }
 
 impl Operation<'_> {
@@ -31,7 +45,21 @@ impl Operation<'_> {
         match self {
             Self::Get => "get",
             Self::Set { .. } => "set",
-            Self::Delete => "delete",
+            Self::Delete { .. } => "delete",
+            Self::Touch { .. } => "touch",
+            Self::Persist { .. } => "persist",
+            Self::Inspect => "inspect",
+        }
+    }
+
+    /// What must hold for it to be executed.
+    pub(super) fn condition(&self) -> &Condition {
+        match self {
+            Self::Get | Self::Inspect => &Condition::NONE,
+            Self::Set { condition, .. }
+            | Self::Delete { condition }
+            | Self::Touch { condition, .. }
+            | Self::Persist { condition } => condition,
         }
     }
 }
@@ -43,11 +71,16 @@ pub(super) enum Answer<'a> {
     Got(Option<Found<'a>>),
     Stored {
         version: Version,
+        /// There was none before.
+        created: bool,
     },
     Deleted {
         existed: bool,
         version: Version,
     },
+    /// To touch and persist: the version it has now, if there is an entry.
+    Changed(Option<Version>),
+    Inspected(Option<Seen<'a>>),
 }
 
 /// An entry as it is answered.
@@ -55,8 +88,21 @@ pub(super) enum Answer<'a> {
 pub(super) struct Found<'a> {
     #[serde(serialize_with = "as_bytes")]
     pub(super) value: &'a [u8],
-    pub(super) kind: u8,
+    #[serde(serialize_with = "as_bytes")]
+    pub(super) content_type: &'a [u8],
     pub(super) version: Version,
+    pub(super) age_ms: u64,
+    pub(super) remaining_ttl_ms: Option<u64>,
+}
+
+/// An entry without its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seen<'a> {
+    pub(super) bytes: u64,
+    #[serde(serialize_with = "as_bytes")]
+    pub(super) content_type: &'a [u8],
+    pub(super) version: Version,
+    pub(super) age_ms: u64,
     pub(super) remaining_ttl_ms: Option<u64>,
 }
 
@@ -92,22 +138,27 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Ser
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::cache::condition::Matching;
     use crate::types::Epoch;
 
     #[test]
     fn messages_are_read_back_as_they_were_written() {
-        let set = Operation::Set { value: b"\"Alice\"", kind: 0, ttl_ms: Some(1500) };
+        let version = Version { epoch: Epoch::new(7), sequence: 12 };
+        let condition =
+            Condition { if_match: Some(Matching::OneOf(vec![version])), if_none_match: Some(Matching::Any) };
+        let set = Operation::Set { value: b"\"Alice\"", content_type: b"text/html", ttl_ms: Some(1500), condition };
         let bytes = encode(&set, 7).unwrap();
         assert_eq!(decode::<Operation<'_>>(&bytes).unwrap(), set);
-        let version = Version { epoch: Epoch::new(7), sequence: 12 };
-        let got = Answer::Got(Some(Found { value: b"1", kind: 0, version, remaining_ttl_ms: None }));
+        let got =
+            Answer::Got(Some(Found { value: b"1", content_type: b"", version, age_ms: 7, remaining_ttl_ms: None }));
         let bytes = encode(&got, 1).unwrap();
         assert_eq!(decode::<Answer<'_>>(&bytes).unwrap(), got);
     }
 
     #[test]
     fn unknown_formats_unknown_operations_and_cut_or_padded_messages_are_refused() {
-        let set = encode(&Operation::Set { value: b"12", kind: 0, ttl_ms: None }, 2).unwrap();
+        let set = Operation::Set { value: b"12", content_type: b"", ttl_ms: None, condition: Condition::NONE };
+        let set = encode(&set, 2).unwrap();
         let mut padded = set.to_vec();
         padded.push(0);
         let cases: [(&[u8], &str); 5] = [

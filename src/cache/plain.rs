@@ -1,18 +1,24 @@
-//! The JSON of people and plain clients: what `get`, `set` and `delete` take and give, over NATS and over HTTP alike.
+//! The JSON of people and plain clients: what the operations take and give, over NATS and over HTTP alike.
 //!
 //! In: request bodies, checked against the limits. Out: answer bodies. A value is any JSON and is kept as the text that
-//! was given, so that numbers keep their precision. Unknown fields are ignored.
+//! was given, so that numbers keep their precision; values of other content types are shown as strings. Unknown fields
+//! are ignored.
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::client::{CacheEntry, EntryInfo};
+use super::condition::{Condition, Matching};
+use super::content_type::{self, is_json, is_text};
 use super::item::Version;
 use super::limits::{Limits, bad_request, check_key, ttl_from_seconds};
 use crate::service::ServiceError;
-use crate::types::NodeName;
+use crate::types::{NodeName, PartitionId};
 
 /// The body of a `set`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +29,17 @@ pub struct SetRequest {
     pub value: Bytes,
     /// How long it lives; `None` for ever.
     pub ttl: Option<Duration>,
+    /// What must hold of the entry so far.
+    pub condition: Condition,
+}
+
+/// The body of a `touch`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TouchRequest {
+    /// How long it lives from now on.
+    pub ttl: Duration,
+    /// What must hold of the entry so far.
+    pub condition: Condition,
 }
 
 /// The fields that any of the operations knows, not yet looked at, so that a refusal can name the field.
@@ -34,6 +51,10 @@ struct Fields<'a> {
     value: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     ttl: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    if_version: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    if_absent: Option<&'a RawValue>,
 }
 
 /// A field with the value `null` is there; an `Option` alone would take it for missing.
@@ -59,7 +80,43 @@ pub fn parse_set(body: &[u8], limits: &Limits) -> Result<SetRequest, ServiceErro
     let value = fields.value.ok_or_else(|| bad_request("set: field \"value\" is missing; it may be any JSON"))?;
     limits.check_value(value.get().as_bytes())?;
     let ttl = fields.ttl.map(ttl_of).transpose()?.flatten();
-    Ok(SetRequest { key, value: Bytes::copy_from_slice(value.get().as_bytes()), ttl })
+    let if_none_match = fields.if_absent.map(if_absent_of).transpose()?.flatten();
+    let condition = Condition { if_none_match, ..if_version_of(&fields)? };
+    Ok(SetRequest { key, value: Bytes::copy_from_slice(value.get().as_bytes()), ttl, condition })
+}
+
+/// What a `delete` or `persist` asks of the entry; without a body, nothing.
+///
+/// # Errors
+/// `bad_request`, naming the field.
+pub fn parse_condition(operation: &str, body: &[u8]) -> Result<Condition, ServiceError> {
+    if body.trim_ascii().is_empty() {
+        return Ok(Condition::NONE);
+    }
+    if_version_of(&fields(operation, body)?)
+}
+
+/// The body of a `touch`.
+///
+/// # Errors
+/// `bad_request`, naming the field.
+pub fn parse_touch(body: &[u8]) -> Result<TouchRequest, ServiceError> {
+    let fields = fields("touch", body)?;
+    let ttl = fields.ttl.map(ttl_of).transpose()?.flatten();
+    let ttl = ttl.ok_or_else(|| {
+        bad_request(
+            "touch: field \"ttl\" is missing or 0; it must be a number of seconds above 0, persist removes a ttl",
+        )
+    })?;
+    Ok(TouchRequest { ttl, condition: if_version_of(&fields)? })
+}
+
+/// The versions in `if_version`, as they are given in a query or a list: `4.17`.
+///
+/// # Errors
+/// `bad_request` where it is no version.
+pub fn parse_version(text: &str) -> Result<Version, ServiceError> {
+    text.parse().map_err(|e| bad_request(format!("field \"if_version\": '{}' is {e}", text.escape_debug())))
 }
 
 /// Whether these bytes are one JSON value.
@@ -101,6 +158,39 @@ fn ttl_of(raw: &RawValue) -> Result<Option<Duration>, ServiceError> {
     }
 }
 
+/// One version or a list of them.
+fn if_version_of(fields: &Fields<'_>) -> Result<Condition, ServiceError> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        None(()),
+        One(String),
+        Several(Vec<String>),
+    }
+    let Some(raw) = fields.if_version else { return Ok(Condition::NONE) };
+    let given = serde_json::from_str(raw.get()).map_err(|_| {
+        let got = described(raw);
+        bad_request(format!("field \"if_version\": expected a version such as \"4.17\", or a list of them, got {got}"))
+    })?;
+    let texts = match given {
+        Given::None(()) => return Ok(Condition::NONE),
+        Given::One(text) => vec![text],
+        Given::Several(texts) => texts,
+    };
+    let versions: Result<_, _> = texts.iter().map(|text| parse_version(text)).collect();
+    let condition = Condition { if_match: Some(Matching::OneOf(versions?)), if_none_match: None };
+    condition.check_size()?;
+    Ok(condition)
+}
+
+fn if_absent_of(raw: &RawValue) -> Result<Option<Matching>, ServiceError> {
+    match raw.get() {
+        "true" => Ok(Some(Matching::Any)),
+        "false" | "null" => Ok(None),
+        _ => Err(bad_request(format!("field \"if_absent\": expected true or false, got {}", described(raw)))),
+    }
+}
+
 /// The JSON type of a value, and its text where that is short.
 fn described(raw: &RawValue) -> String {
     let text = raw.get();
@@ -115,14 +205,34 @@ fn described(raw: &RawValue) -> String {
     if text.len() <= 40 && name != "null" { format!("{name} ({text})") } else { name.to_owned() }
 }
 
-/// `{"found":true,"value":…,"node":…,"version":…}`. The value is JSON text, as it was checked when it was stored.
-pub fn found(value: &[u8], node: &NodeName, version: Version) -> Bytes {
+/// `{"found":true,"value":…,"node":…,"version":…}`. A value that is not JSON is a string, with its `content_type` beside
+/// it, and `"encoding":"base64"` where it is not text.
+pub fn found(entry: &CacheEntry, node: &NodeName) -> Bytes {
+    found_stored(&entry.value, entry.content_type.stored(), node, entry.version)
+}
+
+pub(super) fn found_stored(value: &[u8], content_type: &[u8], node: &NodeName, version: Version) -> Bytes {
     let mut body = Vec::with_capacity(value.len() + 160);
     body.extend_from_slice(br#"{"found":true,"value":"#);
-    body.extend_from_slice(value);
+    if is_json(content_type) {
+        // As it was checked when it was stored.
+        body.extend_from_slice(value);
+    } else {
+        let text = std::str::from_utf8(value).ok().filter(|_| is_text(content_type));
+        let encoding = if text.is_some() { "" } else { r#","encoding":"base64""# };
+        let shown = text.map_or_else(|| json_string(&STANDARD.encode(value)), json_string);
+        body.extend_from_slice(shown.as_bytes());
+        let content_type = json_string(content_type::as_str(content_type));
+        body.extend_from_slice(format!(r#","content_type":{content_type}{encoding}"#).as_bytes());
+    }
     // Names are letters, digits, - and _: nothing to escape.
     body.extend_from_slice(format!(r#","node":"{node}","version":"{version}"}}"#).as_bytes());
     body.into()
+}
+
+/// Text as a JSON string; writing one to memory cannot fail.
+fn json_string(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
 }
 
 /// `{"found":false,"node":…}`.
@@ -138,6 +248,41 @@ pub fn stored(node: &NodeName, version: Version) -> Bytes {
 /// `{"deleted":…,"node":…}`.
 pub fn deleted(existed: bool, node: &NodeName) -> Bytes {
     format!(r#"{{"deleted":{existed},"node":"{node}"}}"#).into()
+}
+
+/// `{"touched":true,"node":…,"version":…}`; without a version where there was no entry.
+pub fn touched(version: Option<Version>, node: &NodeName) -> Bytes {
+    changed("touched", version, node)
+}
+
+/// `{"persisted":true,"node":…,"version":…}`; without a version where there was no entry.
+pub fn persisted(version: Option<Version>, node: &NodeName) -> Bytes {
+    changed("persisted", version, node)
+}
+
+fn changed(what: &str, version: Option<Version>, node: &NodeName) -> Bytes {
+    let version_field = version.map_or(String::new(), |version| format!(r#","version":"{version}""#));
+    format!(r#"{{"{what}":{},"node":"{node}"{version_field}}}"#, version.is_some()).into()
+}
+
+/// `{"found":true,"partition":…,"node":…,"version":…,"age":…,"ttl":…,"bytes":…,"content_type":…}`, times in seconds, `ttl`
+/// null where there is none; `{"found":false,"partition":…,"node":…}` where there is no entry.
+pub fn inspected(entry: Option<&EntryInfo>, partition: PartitionId, node: &NodeName) -> Bytes {
+    let Some(entry) = entry else {
+        return format!(r#"{{"found":false,"partition":{partition},"node":"{node}"}}"#).into();
+    };
+    let ttl = entry.remaining_ttl.map_or("null".to_owned(), seconds);
+    let content_type = json_string(entry.content_type.as_str());
+    let (version, age, bytes) = (entry.version, seconds(entry.age), entry.bytes);
+    format!(
+        r#"{{"found":true,"partition":{partition},"node":"{node}","version":"{version}","age":{age},"ttl":{ttl},"bytes":{bytes},"content_type":{content_type}}}"#
+    )
+    .into()
+}
+
+/// To the millisecond.
+fn seconds(span: Duration) -> String {
+    format!("{}.{:03}", span.as_secs(), span.subsec_millis())
 }
 
 #[cfg(test)]
@@ -168,8 +313,32 @@ mod tests {
     }
 
     #[test]
+    fn conditions_are_one_version_several_or_absence_and_no_body_asks_nothing() {
+        let version = |sequence| Version { epoch: Epoch::new(4), sequence };
+        let of = |fields: &str| set(&format!(r#"{{"key":"k","value":1{fields}}}"#)).unwrap().condition;
+        assert_eq!(of(""), Condition::NONE);
+        assert_eq!(of(r#","if_version":null,"if_absent":false"#), Condition::NONE);
+        assert_eq!(of(r#","if_absent":true"#), Condition::if_absent());
+        assert_eq!(of(r#","if_version":"4.1""#), Condition::if_version(version(1)));
+        let both = Some(Matching::OneOf(vec![version(1), version(2)]));
+        assert_eq!(of(r#","if_version":["4.1","4.2"]"#).if_match, both);
+        assert_eq!(parse_condition("delete", b" ").unwrap(), Condition::NONE);
+        let touch = parse_touch(br#"{"key":"k","ttl":1.5,"if_version":"4.1"}"#).unwrap();
+        assert_eq!((touch.ttl.as_millis(), touch.condition), (1500, Condition::if_version(version(1))));
+        for bad in ["{}", r#"{"ttl":0}"#, r#"{"ttl":null}"#, r#"{"ttl":-1}"#] {
+            assert!(parse_touch(bad.as_bytes()).unwrap_err().message.contains("\"ttl\""), "{bad}");
+        }
+        let many = format!(r#"{{"if_version":[{}]}}"#, vec!["\"4.1\""; 65].join(","));
+        assert!(parse_condition("delete", many.as_bytes()).unwrap_err().message.contains("65 versions"));
+    }
+
+    #[test]
     fn bad_bodies_are_refused_naming_the_field_and_what_is_wrong_with_it() {
         let cases = [
+            (r#"{"key":"k","value":1,"if_version":7}"#, "bad_request", "\"if_version\": expected a version"),
+            (r#"{"key":"k","value":1,"if_version":"7"}"#, "bad_request", "\"if_version\": '7' is not a version"),
+            (r#"{"key":"k","value":1,"if_version":["4.1","x"]}"#, "bad_request", "\"if_version\": 'x'"),
+            (r#"{"key":"k","value":1,"if_absent":1}"#, "bad_request", "\"if_absent\": expected true or false"),
             ("", "bad_request", "JSON object"),
             ("[\"k\",1,2]", "bad_request", "JSON object"),
             ("{\"key\":\"k\"", "bad_request", "EOF"),
@@ -207,10 +376,18 @@ mod tests {
         let node = NodeName::new("node-2").unwrap();
         let version = Version { epoch: Epoch::new(3), sequence: 9 };
         let text = |body: Bytes| String::from_utf8(body.to_vec()).unwrap();
-        assert_eq!(
-            text(found(br#"{"a":1}"#, &node, version)),
-            r#"{"found":true,"value":{"a":1},"node":"node-2","version":"3.9"}"#
-        );
+        let got = |value: &[u8], content_type: &[u8]| text(found_stored(value, content_type, &node, version));
+        let around = |middle: &str| format!(r#"{{"found":true,{middle},"node":"node-2","version":"3.9"}}"#);
+        assert_eq!(got(br#"{"a":1}"#, b""), around(r#""value":{"a":1}"#));
+        assert_eq!(got(b"[1]", b"x/y+json"), around(r#""value":[1]"#));
+        let plain = r#""value":"a\"b","content_type":"text/plain""#;
+        assert_eq!(got(b"a\"b", b"text/plain"), around(plain));
+        for (value, content_type) in [(&b"\xff\0"[..], "text/plain"), (b"\xff\0", "image/png")] {
+            let base64 = format!(r#""value":"/wA=","content_type":"{content_type}","encoding":"base64""#);
+            assert_eq!(got(value, content_type.as_bytes()), around(&base64));
+        }
+        assert_eq!(text(touched(Some(version), &node)), r#"{"touched":true,"node":"node-2","version":"3.9"}"#);
+        assert_eq!(text(persisted(None, &node)), r#"{"persisted":false,"node":"node-2"}"#);
         assert_eq!(text(not_found(&node)), r#"{"found":false,"node":"node-2"}"#);
         assert_eq!(text(stored(&node, version)), r#"{"success":true,"node":"node-2","version":"3.9"}"#);
         assert_eq!(text(deleted(false, &node)), r#"{"deleted":false,"node":"node-2"}"#);

@@ -8,15 +8,22 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 
-use super::item::{Item, Kind, Version};
+use super::client::EntryInfo;
+use super::condition::Condition;
+use super::content_type;
+use super::item::Item;
+use super::keyed;
 use super::limits::{Limits, bad_request, check_key, check_ttl};
-use super::native::{Answer, Found, Operation, decode, encode};
-use super::plain::{self, check_json};
+use super::native::{Answer, Found, Operation, Seen, decode, encode};
+use super::plain::{self, TouchRequest, check_json};
 use super::snapshot::{self, SnapshotError};
 use super::stats::{CacheStats, add};
-use super::store::{NewValue, Store};
+use super::store::{NewValue, Store, Stored};
 use crate::service::{BoxError, Chunks, Form, Grant, Release, Request, Service, ServiceError};
 use crate::types::{Clock, NodeName, PartitionId, Time};
+
+/// What can be asked of the owner of a key: in its native form, and by plain clients as `<ring>.<operation>`.
+pub const OPERATIONS: [&str; 6] = ["get", "set", "delete", "touch", "persist", "inspect"];
 
 /// What a cache is made with.
 #[derive(Debug, Clone)]
@@ -71,46 +78,89 @@ impl CacheService {
             let (asked, holds) = (&request.operation, operation.name());
             return Err(bad_request(format!("operation '{asked}' came with a message for '{holds}'")));
         }
+        operation.condition().check_size()?;
         match operation {
             Operation::Get => self.store.get(grant, &request.key, |item, now| {
                 let size_hint = item.map_or(0, |item| item.value.len());
                 encode(&Answer::Got(item.map(|item| answered(&item, now))), size_hint)
             })?,
-            Operation::Set { value, kind, ttl_ms } => {
-                let kind = Kind::from_number(kind)
-                    .ok_or_else(|| bad_request(format!("field \"kind\": {kind} is not known; known: 0 (JSON)")))?;
+            Operation::Set { value, content_type, ttl_ms, condition } => {
                 let ttl = ttl_ms.map(Duration::from_millis);
                 ttl.map_or(Ok(()), check_ttl)?;
-                check_json(value)?;
-                let version = self.set(grant, request, NewValue { bytes: value, kind, ttl })?;
-                encode(&Answer::Stored { version }, 0)
+                content_type::check_stored(content_type)?;
+                if content_type::is_json(content_type) {
+                    check_json(value)?;
+                }
+                let Stored { version, created } =
+                    self.set(grant, request, NewValue { bytes: value, content_type, ttl }, &condition)?;
+                encode(&Answer::Stored { version, created }, 0)
             }
-            Operation::Delete => {
-                let (existed, version) = self.store.delete(grant, &request.key)?;
+            Operation::Delete { condition } => {
+                let (existed, version) = self.store.delete(grant, &request.key, &condition)?;
                 encode(&Answer::Deleted { existed, version }, 0)
             }
+            Operation::Touch { ttl_ms, condition } => {
+                let ttl = Duration::from_millis(ttl_ms);
+                check_ttl(ttl)?;
+                encode(&Answer::Changed(self.store.set_ttl(grant, &request.key, Some(ttl), &condition)?), 0)
+            }
+            Operation::Persist { condition } => {
+                encode(&Answer::Changed(self.store.set_ttl(grant, &request.key, None, &condition)?), 0)
+            }
+            Operation::Inspect => self.store.inspect(grant, &request.key, |item, now| {
+                encode(&Answer::Inspected(item.map(|item| seen(&item, now))), 0)
+            })?,
         }
     }
 
     fn plain(&self, grant: &Grant, request: &Request) -> Result<Bytes, ServiceError> {
+        let (key, body) = (&request.key, &request.payload);
         match request.operation.as_str() {
-            "get" => self.store.get(grant, &request.key, |item, _| match item {
-                Some(item) => plain::found(item.value, &self.node, item.version),
-                None => plain::not_found(&self.node),
-            }),
-            "set" => {
-                let parsed = plain::parse_set(&request.payload, &self.limits)?;
-                let value = NewValue { bytes: &parsed.value, kind: Kind::Json, ttl: parsed.ttl };
-                Ok(plain::stored(&self.node, self.set(grant, request, value)?))
+            "get" => {
+                let answer = self.store.get(grant, key, |item, _| match item {
+                    Some(item) => plain::found_stored(item.value, item.content_type, &self.node, item.version),
+                    None => plain::not_found(&self.node),
+                })?;
+                self.limits.check_answer(&answer)?;
+                Ok(answer)
             }
-            "delete" => Ok(plain::deleted(self.store.delete(grant, &request.key)?.0, &self.node)),
-            other => Err(bad_request(format!("operation '{other}' is not known; known: get, set, delete"))),
+            "set" => {
+                let parsed = plain::parse_set(body, &self.limits)?;
+                let value = NewValue { bytes: &parsed.value, content_type: b"", ttl: parsed.ttl };
+                Ok(plain::stored(&self.node, self.set(grant, request, value, &parsed.condition)?.version))
+            }
+            "delete" => {
+                let condition = plain::parse_condition("delete", body)?;
+                Ok(plain::deleted(self.store.delete(grant, key, &condition)?.0, &self.node))
+            }
+            "touch" => {
+                let TouchRequest { ttl, condition } = plain::parse_touch(body)?;
+                Ok(plain::touched(self.store.set_ttl(grant, key, Some(ttl), &condition)?, &self.node))
+            }
+            "persist" => {
+                let condition = plain::parse_condition("persist", body)?;
+                Ok(plain::persisted(self.store.set_ttl(grant, key, None, &condition)?, &self.node))
+            }
+            "inspect" => self.store.inspect(grant, key, |item, now| {
+                let seen = item.map(|item| EntryInfo::of(&seen(&item, now))).transpose()?;
+                Ok(plain::inspected(seen.as_ref(), grant.partition, &self.node))
+            })?,
+            other => {
+                let known = OPERATIONS.join(", ");
+                Err(bad_request(format!("operation '{other}' is not known; known: {known}")))
+            }
         }
     }
 
-    fn set(&self, grant: &Grant, request: &Request, value: NewValue<'_>) -> Result<Version, ServiceError> {
+    fn set(
+        &self,
+        grant: &Grant,
+        request: &Request,
+        value: NewValue<'_>,
+        condition: &Condition,
+    ) -> Result<Stored, ServiceError> {
         self.limits.check_value(value.bytes)?;
-        self.store.set(grant, &request.key, value)
+        self.store.set(grant, &request.key, value, condition)
     }
 
     /// Entries by the million take a while to free: not on a thread that others wait for.
@@ -124,9 +174,16 @@ impl CacheService {
 }
 
 fn answered<'a>(item: &Item<'a>, now: Time) -> Found<'a> {
+    let Seen { content_type, version, age_ms, remaining_ttl_ms, .. } = seen(item, now);
+    Found { value: item.value, content_type, version, age_ms, remaining_ttl_ms }
+}
+
+fn seen<'a>(item: &Item<'a>, now: Time) -> Seen<'a> {
     // Rounded up: an entry that was found has some time left.
     let remaining_ttl_ms = item.remaining(now).map(|left| left.as_nanos().div_ceil(1_000_000) as u64);
-    Found { value: item.value, kind: item.kind.number(), version: item.version, remaining_ttl_ms }
+    let Item { value, content_type, version, written, .. } = *item;
+    let age_ms = written.age(now).as_millis() as u64;
+    Seen { bytes: value.len() as u64, content_type, version, age_ms, remaining_ttl_ms }
 }
 
 fn restore(store: &Store, grant: &Grant, chunks: &[Bytes], waited: Duration) -> Result<(), SnapshotError> {
@@ -169,11 +226,22 @@ impl Service for CacheService {
     }
 
     fn operations(&self) -> Vec<&'static str> {
-        vec!["get", "set", "delete"]
+        OPERATIONS.to_vec()
     }
 
     fn plain_key(&self, operation: &str, payload: &[u8]) -> Result<Bytes, ServiceError> {
         plain::parse_key(operation, payload)
+    }
+
+    fn keyed_payload(
+        &self,
+        operation: &str,
+        key: &str,
+        payload: Bytes,
+        headers: &[(String, String)],
+    ) -> Result<Bytes, ServiceError> {
+        check_key(key.as_bytes())?;
+        keyed::body(operation, key, payload, headers, &self.limits)
     }
 
     async fn snapshot(&self, grant: &Grant, max_bytes: usize) -> Result<Chunks, BoxError> {

@@ -6,8 +6,9 @@
 //! - the trailer, the last chunk: `[1][1]`, then postcard: chunks before it, entries in them, its age mark; then the
 //!   XXH3-64 of all bytes before it, this chunk's included, little-endian.
 //!
-//! An entry carries the time it had left when its chunk was made. The difference of the two age marks is how long the
-//! chunk waited for the rest; the receiver subtracts it. No clock is compared with another.
+//! An entry carries its age and the time it had left when its chunk was made. The difference of the two age marks is how
+//! long the chunk waited for the rest; the receiver adds it to the one and subtracts it from the other. No clock is
+//! compared with another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::item::{Item, Kind, NEVER, Version};
+use super::content_type;
+use super::item::{Item, NEVER, Version, Written};
 use super::map::KeyDigest;
 use super::native::as_bytes;
 use super::partition::Partition;
@@ -26,7 +28,7 @@ const FORMAT: u8 = 1;
 const ENTRIES: u8 = 0;
 const TRAILER: u8 = 1;
 const CHECKSUM_BYTES: usize = 8;
-/// The most an entry needs beside key and value, and a chunk beside its entries: all numbers at their longest.
+/// The most an entry needs beside key, content type and value, and a chunk beside its entries: all numbers at their longest.
 const AROUND_ENTRY_BYTES: usize = 64;
 const AROUND_CHUNK_BYTES: usize = 32;
 
@@ -81,8 +83,10 @@ struct Trailer {
 #[derive(Serialize, Deserialize)]
 struct Entry<'a> {
     version: Version,
-    kind: u8,
+    age_ns: u64,
     remaining_ns: Option<u64>,
+    #[serde(serialize_with = "as_bytes")]
+    content_type: &'a [u8],
     #[serde(serialize_with = "as_bytes")]
     key: &'a [u8],
     #[serde(serialize_with = "as_bytes")]
@@ -123,7 +127,7 @@ impl Writer {
         let held = self.partition.read();
         while let Some(digest) = self.left.last() {
             if let Some(item) = held.map.peek(*digest, now) {
-                let size = item.key.len() + item.value.len() + AROUND_ENTRY_BYTES;
+                let size = item.key.len() + item.content_type.len() + item.value.len() + AROUND_ENTRY_BYTES;
                 if size + AROUND_CHUNK_BYTES > self.max_bytes {
                     return Err(SnapshotError::EntryTooLarge { size, limit: self.max_bytes });
                 }
@@ -171,8 +175,9 @@ impl<'a> Entry<'a> {
     fn of(item: &Item<'a>, now: Time) -> Self {
         Self {
             version: item.version,
-            kind: item.kind.number(),
+            age_ns: nanos(item.written.age(now)),
             remaining_ns: item.remaining(now).map(nanos),
+            content_type: item.content_type,
             key: item.key,
             value: item.value,
         }
@@ -267,11 +272,12 @@ impl Checked<'_> {
                 let (entry, left): (Entry<'_>, _) =
                     postcard::take_from_bytes(rest).map_err(|e| damaged(e.to_string()))?;
                 rest = left;
-                let kind = Kind::from_number(entry.kind)
-                    .ok_or_else(|| damaged(format!("kind {} of a value is not known", entry.kind)))?;
+                content_type::check_stored(entry.content_type).map_err(|e| damaged(e.message))?;
                 let left = |remaining: u64| Duration::from_nanos(remaining.saturating_sub(waited_ns));
                 let deadline = entry.remaining_ns.map_or(NEVER, |remaining| now + left(remaining));
-                take(Item { key: entry.key, value: entry.value, kind, version: entry.version, deadline })?;
+                let written = Written::before(now, Duration::from_nanos(entry.age_ns.saturating_add(waited_ns)));
+                let Entry { key, value, content_type, version, .. } = entry;
+                take(Item { key, value, content_type, version, deadline, written })?;
             }
         }
         Ok(())

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::Duration;
 
 use super::budget::Budget;
-use super::item::{Item, Kind, NEVER, Version, heaviest};
+use super::condition::Condition;
+use super::item::{DEADLINE_BYTES, Item, NEVER, Version, Written, heaviest};
 use super::limits::{UNAVAILABLE, too_large};
 use super::map::BoundedMap;
 use super::partition::{Held, Partition, Tenure};
@@ -28,8 +29,17 @@ type Table = BTreeMap<PartitionId, Arc<Partition>>;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NewValue<'a> {
     pub(super) bytes: &'a [u8],
-    pub(super) kind: Kind,
+    /// Empty for JSON.
+    pub(super) content_type: &'a [u8],
     pub(super) ttl: Option<Duration>,
+}
+
+/// What became of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) version: Version,
+    /// There was none before.
+    pub(super) created: bool,
 }
 
 pub(super) struct Store {
@@ -77,31 +87,97 @@ impl Store {
         Ok(answer(found, now))
     }
 
-    /// Stores a value in place of what is there.
-    pub(super) fn set(&self, grant: &Grant, key: &[u8], value: NewValue<'_>) -> Result<Version, ServiceError> {
-        self.ensure_can_ever_fit(key.len(), value.bytes.len())?;
+    /// Like [`Store::get`], but it counts neither as a read nor as a use.
+    pub(super) fn inspect<T>(
+        &self,
+        grant: &Grant,
+        key: &[u8],
+        answer: impl FnOnce(Option<Item<'_>>, Time) -> T,
+    ) -> Result<T, ServiceError> {
         let now = self.clock.now();
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
-        self.prepare_room(&partition, heaviest(key.len(), value.bytes.len()), now);
-        let mut held = partition.write();
+        let held = partition.read();
         ensure_serving(&held, grant)?;
-        let version = held.next_version();
-        let deadline = value.ttl.map_or(NEVER, |ttl| now + ttl);
-        let item = Item { key, value: value.bytes, kind: value.kind, version, deadline };
-        self.insert(&mut held, &item, now)?;
-        Ok(version)
+        Ok(answer(held.map.look(key, now), now))
     }
 
-    /// Takes an entry out; says whether a live one was there, and the version of the deletion.
-    pub(super) fn delete(&self, grant: &Grant, key: &[u8]) -> Result<(bool, Version), ServiceError> {
+    /// Stores a value in place of what is there, if the condition holds.
+    pub(super) fn set(
+        &self,
+        grant: &Grant,
+        key: &[u8],
+        value: NewValue<'_>,
+        condition: &Condition,
+    ) -> Result<Stored, ServiceError> {
+        let content_len = key.len() + value.content_type.len() + value.bytes.len();
+        self.ensure_can_ever_fit(content_len, value.bytes.len())?;
+        let now = self.clock.now();
+        let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
+        if !condition.is_none() {
+            // A first look, before others have to make room for what is refused anyway; the one below decides.
+            let held = partition.read();
+            ensure_serving(&held, grant)?;
+            condition.check(live_version(&held, key, now))?;
+        }
+        self.prepare_room(&partition, heaviest(content_len), now);
+        let mut held = partition.write();
+        ensure_serving(&held, grant)?;
+        let before = live_version(&held, key, now);
+        condition.check(before)?;
+        let version = held.next_version();
+        let (deadline, written) = (deadline(value.ttl, now), Written::before(now, Duration::ZERO));
+        let item = Item { key, value: value.bytes, content_type: value.content_type, version, deadline, written };
+        self.insert(&mut held, &item, now)?;
+        Ok(Stored { version, created: before.is_none() })
+    }
+
+    /// Takes an entry out, if the condition holds for it; says whether a live one was there, and the version of the
+    /// deletion.
+    pub(super) fn delete(
+        &self,
+        grant: &Grant,
+        key: &[u8],
+        condition: &Condition,
+    ) -> Result<(bool, Version), ServiceError> {
         let now = self.clock.now();
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
         let mut held = partition.write();
         ensure_serving(&held, grant)?;
+        if let Some(version) = live_version(&held, key, now) {
+            condition.check(Some(version))?;
+        }
         let version = held.next_version();
         let removed = held.map.remove(key, now);
         add(&self.counters.expired, u64::from(removed == Some(false)));
         Ok((removed == Some(true), version))
+    }
+
+    /// Gives an entry another time to live, from now on, or none, if the condition holds for it; its version from now on,
+    /// or `None` where there is no entry. Value and age stay.
+    pub(super) fn set_ttl(
+        &self,
+        grant: &Grant,
+        key: &[u8],
+        ttl: Option<Duration>,
+        condition: &Condition,
+    ) -> Result<Option<Version>, ServiceError> {
+        let now = self.clock.now();
+        let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
+        if ttl.is_some() {
+            self.prepare_room(&partition, DEADLINE_BYTES, now);
+        }
+        let mut held = partition.write();
+        ensure_serving(&held, grant)?;
+        let Some(item) = held.map.look(key, now) else { return Ok(None) };
+        let (version, has_none) = (item.version, item.deadline == NEVER);
+        condition.check(Some(version))?;
+        if ttl.is_none() && has_none {
+            return Ok(Some(version));
+        }
+        let version = held.next_version();
+        let gone = held.map.change_lifetime(key, version, deadline(ttl, now), now);
+        self.counters.gone(gone);
+        Ok(Some(version))
     }
 
     /// Begins a grant with the data that was restored or kept for it, else with none.
@@ -119,7 +195,8 @@ impl Store {
 
     /// Puts in an entry with the version it has already.
     pub(super) fn put(&self, partition: &Arc<Partition>, item: &Item<'_>) -> Result<(), ServiceError> {
-        self.ensure_can_ever_fit(item.key.len(), item.value.len())?;
+        let content_len = item.key.len() + item.content_type.len() + item.value.len();
+        self.ensure_can_ever_fit(content_len, item.value.len())?;
         let now = self.clock.now();
         self.prepare_room(partition, item.weight(), now);
         self.insert(&mut partition.write(), item, now)
@@ -198,8 +275,8 @@ impl Store {
         Err(ServiceError::new("overloaded", "the cache's memory is being divided anew; not stored, try again"))
     }
 
-    fn ensure_can_ever_fit(&self, key_len: usize, value_len: usize) -> Result<(), ServiceError> {
-        let needed = BoundedMap::capacity_to_hold(heaviest(key_len, value_len));
+    fn ensure_can_ever_fit(&self, content_len: usize, value_len: usize) -> Result<(), ServiceError> {
+        let needed = BoundedMap::capacity_to_hold(heaviest(content_len));
         if needed <= self.bound_bytes {
             return Ok(());
         }
@@ -298,6 +375,14 @@ impl Store {
     fn budget(&self) -> MutexGuard<'_, Budget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn live_version(held: &Held, key: &[u8], now: Time) -> Option<Version> {
+    held.map.look(key, now).map(|item| item.version)
+}
+
+fn deadline(ttl: Option<Duration>, now: Time) -> Time {
+    ttl.map_or(NEVER, |ttl| now + ttl)
 }
 
 fn ensure_serving(held: &Held, grant: &Grant) -> Result<(), ServiceError> {

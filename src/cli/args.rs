@@ -5,18 +5,20 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::commands::ClientCommand;
+use super::dev::{DemoArgs, DevArgs};
 use super::nats_args::NatsArgs;
 use crate::config::{Config, ConfigError, Settings};
 
 const AFTER_HELP: &str = "\
 Without a command it runs a node. Flags win over environment variables, those over the file of --config, that over the
-defaults.
+context, that over the defaults.
 
 Examples:
   nats-server -js                                     # NATS, in another terminal
   nats-ring --node node-1 --http :8081                # a ring of one node
   nats-ring --node node-2 --http :8082                # and a second
   nats-ring --config ring.toml --zone a --weight 2
+  nats-ring --context prod --node node-1              # servers, login and TLS as the nats command line has them
   NATS_RING_NATS=nats://a:4222,nats://b:4222 nats-ring --node node-1 --http 0.0.0.0:8080
   nats-ring status                                    # how it goes; every command's --help has examples
 
@@ -28,7 +30,7 @@ Exit codes:
   1    something unforeseen
   2    a flag, variable or file is wrong
   3    no usable NATS within --wait: absent, without JetStream, too old, TLS
-  4    NATS refused the credentials
+  4    NATS refused the credentials, or does not permit what is needed
   5    the HTTP address cannot be bound
   6    a live node holds this name
   7    the ring was created with other values
@@ -58,40 +60,29 @@ pub(super) struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// Run a node (what happens without a command)
     #[command(after_help = AFTER_HELP)]
     Serve(Box<ServeArgs>),
     #[command(flatten)]
     Client(Box<ClientCommand>),
-}
-
-/// What the program is to do.
-pub(super) enum Action {
-    /// Run a node with these settings.
-    Serve(Box<Config>),
-    /// Ask or change a ring that runs.
-    Client(Box<ClientCommand>),
+    /// A ring to play with: a private NATS server and some nodes, live in the terminal
+    Dev(Box<DevArgs>),
+    /// A story of five nodes that are joined, drained and killed, told as it happens; in under a minute
+    #[command(after_help = "Examples:\n  nats-ring demo")]
+    Demo(DemoArgs),
 }
 
 impl Cli {
-    /// What is asked for.
-    ///
-    /// # Errors
-    /// [`ConfigError`] where a node's setting cannot be used.
-    pub(super) fn into_action(self) -> Result<Action, ConfigError> {
-        let serve = match self.command {
-            None => self.serve,
-            Some(Command::Serve(args)) => *args,
-            Some(Command::Client(command)) => return Ok(Action::Client(command)),
-        };
-        Ok(Action::Serve(Box::new(serve.into_config()?)))
+    /// What to do: without a command, to serve.
+    pub(super) fn into_command(self) -> Command {
+        self.command.unwrap_or_else(|| Command::Serve(Box::new(self.serve)))
     }
 }
 
 /// Texts throughout: they are checked where those of the file are, with the same messages.
 #[derive(Args)]
-struct ServeArgs {
+pub(super) struct ServeArgs {
     /// This node's name: one live process each [default: node-1]
     #[arg(long, env = "NATS_RING_NODE", value_name = "NAME")]
     node: Option<String>,
@@ -103,6 +94,9 @@ struct ServeArgs {
     /// Fixed when the ring is created [default: 64]
     #[arg(long, env = "NATS_RING_PARTITIONS", value_name = "COUNT", allow_negative_numbers = true)]
     partitions: Option<String>,
+    /// xxh3 or nats; nats is what NATS servers compute in a mapping. Fixed when the ring is created [default: xxh3]
+    #[arg(long, env = "NATS_RING_KEY_HASH", value_name = "HASH")]
+    key_hash: Option<String>,
     /// The ring's name: first token of its subjects [default: cache-platform]
     #[arg(long, env = "NATS_RING_PLATFORM", value_name = "NAME")]
     platform: Option<String>,
@@ -133,18 +127,17 @@ struct ServeArgs {
 }
 
 impl ServeArgs {
-    fn into_config(self) -> Result<Config, ConfigError> {
+    /// The settings of the node to run.
+    ///
+    /// # Errors
+    /// [`ConfigError`] where one of them cannot be used.
+    pub(super) fn into_config(self) -> Result<Config, ConfigError> {
         let file = self.config.as_deref().map_or_else(|| Ok(Settings::default()), Settings::from_file)?;
         let given = Settings {
             node: self.node,
-            nats: self.nats.nats,
-            nats_user: self.nats.nats_user,
-            nats_password: self.nats.nats_password,
-            nats_token: self.nats.nats_token,
-            nats_creds: self.nats.nats_creds,
-            nats_nkey: self.nats.nats_nkey,
             http: self.http,
             partitions: self.partitions,
+            key_hash: self.key_hash,
             platform: self.platform,
             zone: self.zone,
             weight: self.weight,
@@ -153,6 +146,7 @@ impl ServeArgs {
             kv_replicas: self.kv_replicas,
             wait: self.wait,
             log_format: self.log_format,
+            ..self.nats.settings()
         };
         Config::new(given.or(file))
     }

@@ -83,8 +83,8 @@ impl From<ConfigError> for Failure {
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         let code = match &error {
-            ConnectError::BadUrl { .. } | ConnectError::CredsFile { .. } => Code::Usage,
-            ConnectError::Authorization { .. } => Code::Credentials,
+            ConnectError::BadUrl { .. } | ConnectError::CredsFile { .. } | ConnectError::TlsFile { .. } => Code::Usage,
+            ConnectError::Authorization { .. } | ConnectError::Forbidden { .. } => Code::Credentials,
             ConnectError::Unreachable { .. }
             | ConnectError::Tls { .. }
             | ConnectError::ServerTooOld { .. }

@@ -1,14 +1,16 @@
 //! The program: its command line, the node it runs, and how it ends.
 //!
 //! In: arguments, environment, signals. Out: log lines on stderr, an exit code, and after a failure one last line
-//! `nats-ring: <what happened>: <what to do>`. `args` and `nats_args` are the command line, `start` what a node is put together from,
-//! `serve` its life, `commands` what asks or changes a ring that runs, `exit` the codes.
+//! `nats-ring: <what happened>: <what to do>`. `args` and `nats_args` are the command line, `login` the way into NATS, `start` what a
+//! node is put together from, `serve` its life, `exit` the codes; `commands` asks or changes a ring that runs, `dev` is a whole ring to play with.
 
 mod args;
 mod commands;
+mod dev;
 mod exit;
 mod front;
 mod logging;
+mod login;
 mod nats_args;
 mod serve;
 mod signals;
@@ -23,12 +25,17 @@ use clap::error::{Error, ErrorKind};
 pub use exit::{Code, Failure};
 
 use crate::config::Config;
-use args::{Action, Cli};
+use args::{Cli, Command};
 
 /// Runs the program to its end.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let ended = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli.into_action().map_err(Failure::from).and_then(act),
+        Ok(cli) => match cli.into_command() {
+            Command::Serve(args) => args.into_config().map_err(Failure::from).and_then(run_node),
+            Command::Client(command) => commands::run(*command),
+            Command::Dev(args) => dev::dev(*args),
+            Command::Demo(args) => dev::demo(args),
+        },
         Err(said) => usage(&said),
     };
     let code = match ended {
@@ -39,13 +46,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     ExitCode::from(code as u8)
-}
-
-fn act(action: Action) -> Result<(), Failure> {
-    match action {
-        Action::Serve(config) => run_node(*config),
-        Action::Client(command) => commands::run(*command),
-    }
 }
 
 fn run_node(config: Config) -> Result<(), Failure> {

@@ -3,6 +3,8 @@
 //! In: [`Settings`], the texts as people wrote them in flags, environment and file, merged by precedence. Out: a
 //! [`Config`] whose values are all within their limits, or a [`ConfigError`] naming field, value and limit.
 
+mod context;
+mod nats;
 mod parse;
 mod settings;
 
@@ -11,46 +13,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use nats::{DEFAULT_NATS, NatsConfig, NatsLogin, NatsTls};
 pub use settings::Settings;
 
-use crate::types::{NodeName, PartitionCount, RingName};
-
-/// Where the program looks for NATS by default.
-pub const DEFAULT_NATS: &str = "nats://localhost:4222";
-
-/// Who this process says it is, towards NATS.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub enum NatsLogin {
-    /// Nobody in particular, or whom the servers' URLs name.
-    #[default]
-    None,
-    /// User name and password.
-    UserPassword {
-        /// The user.
-        user: String,
-        /// Its password.
-        password: String,
-    },
-    /// A token.
-    Token(String),
-    /// A `.creds` file: JWT and seed.
-    CredsFile(PathBuf),
-    /// A file that holds an nkey seed.
-    NkeySeedFile(PathBuf),
-}
-
-impl fmt::Debug for NatsLogin {
-    /// Names the kind, never the secret.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "none",
-            Self::UserPassword { .. } => "user and password",
-            Self::Token(_) => "token",
-            Self::CredsFile(_) => "creds file",
-            Self::NkeySeedFile(_) => "nkey seed file",
-        })
-    }
-}
+use crate::types::{KeyHash, NodeName, PartitionCount, RingName};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,14 +33,14 @@ pub enum LogFormat {
 pub struct Config {
     /// This node's name.
     pub node: NodeName,
-    /// Servers of one NATS, one URL each.
-    pub nats: Vec<String>,
-    /// Who this process says it is.
-    pub login: NatsLogin,
+    /// Where NATS is, and who this process says it is.
+    pub nats: NatsConfig,
     /// Where HTTP listens; port 0 picks one.
     pub http: SocketAddr,
     /// Partitions of the ring.
     pub partitions: PartitionCount,
+    /// How the ring maps keys to them.
+    pub key_hash: KeyHash,
     /// Name of the ring.
     pub platform: RingName,
     /// Failure zone, if any.
@@ -94,12 +60,11 @@ pub struct Config {
 }
 
 impl fmt::Debug for Config {
-    /// Leaves out the servers' URLs: they may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("node", &self.node)
             .field("platform", &self.platform)
-            .field("login", &self.login)
+            .field("nats", &self.nats)
             .field("http", &self.http)
             .field("partitions", &self.partitions.get())
             .finish_non_exhaustive()
@@ -112,15 +77,17 @@ impl Config {
     /// # Errors
     /// [`ConfigError`]: the first setting that cannot be used.
     pub fn new(settings: Settings) -> Result<Self, ConfigError> {
-        let login = parse::login(&settings)?;
+        let nats = NatsConfig::new(settings.clone())?;
         Ok(Self {
+            nats,
             node: parse::given("node", settings.node, "node-1", parse::name)?,
-            nats: parse::given("nats", settings.nats, DEFAULT_NATS, parse::servers)?,
-            login,
             http: parse::given("http", settings.http, ":8080", parse::http_address)?,
             partitions: settings
                 .partitions
                 .map_or(Ok(PartitionCount::DEFAULT), |text| parse::checked("partitions", &text, parse::partitions))?,
+            key_hash: settings
+                .key_hash
+                .map_or(Ok(KeyHash::default()), |text| parse::checked("key-hash", &text, parse::key_hash))?,
             platform: parse::given("platform", settings.platform, "cache-platform", parse::name)?,
             zone: settings.zone.map(|text| parse::checked("zone", &text, parse::zone)).transpose()?,
             weight: parse::given("weight", settings.weight, "1", parse::weight)?,
@@ -152,6 +119,17 @@ pub enum ConfigError {
     /// More than one way to log in, or half of one.
     #[error("NATS credentials are not usable: {0}")]
     Credentials(&'static str),
+    /// The certificate without its key, or the key without its certificate.
+    #[error("TLS for NATS is not usable: give both nats-cert and nats-key")]
+    HalfCertificate,
+    /// The context of `--context` cannot be used.
+    #[error("context '{}' is not usable: {reason}", name.escape_debug())]
+    Context {
+        /// Which context.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The file of `--config` cannot be used.
     #[error("config file '{}' is not usable: {reason}", file.display())]
     File {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::{ConfigError, LogFormat, NatsLogin, Settings};
-use crate::types::{NAME_MAX_BYTES, PartitionCount};
+use crate::types::{KeyHash, NAME_MAX_BYTES, PartitionCount};
 
 const LEASE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -18,6 +18,7 @@ const WEIGHT: RangeInclusive<u32> = 1..=1000;
 const MEMORY_MIN: ByteSize = ByteSize::mib(16);
 const KV_REPLICAS: [usize; 3] = [1, 3, 5];
 const ZONE_MAX_BYTES: usize = 64;
+const INBOX_PREFIX_MAX_BYTES: usize = 128;
 
 /// How many bytes of a refused text are repeated.
 const SHOWN_MAX_CHARS: usize = 80;
@@ -68,6 +69,28 @@ pub(super) fn servers(text: &str) -> Parsed<Vec<String>> {
     Ok(servers)
 }
 
+/// The path of a file; `~` at its begin is the home directory, also where no shell has seen it.
+pub(super) fn path(text: &str) -> PathBuf {
+    let below_home = text.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    match (below_home, std::env::home_dir()) {
+        (Some(rest), Some(home)) => home.join(rest.trim_start_matches('/')),
+        _ => PathBuf::from(text),
+    }
+}
+
+pub(super) fn truth(text: &str) -> Parsed<bool> {
+    text.parse().map_err(|_| "give true or false".to_owned())
+}
+
+/// One or more subject tokens, none of them a wildcard.
+pub(super) fn inbox_prefix(text: &str) -> Parsed<String> {
+    let token = |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b));
+    if text.len() <= INBOX_PREFIX_MAX_BYTES && text.split('.').all(token) {
+        return Ok(text.to_owned());
+    }
+    Err("give subject tokens such as _INBOX or _INBOX.ring, no wildcards".to_owned())
+}
+
 /// `:8081` is loopback: to be reached from elsewhere is asked for, not given.
 pub(super) fn http_address(text: &str) -> Parsed<SocketAddr> {
     let loopback = |port: &str| port.parse().ok().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -81,6 +104,10 @@ pub(super) fn http_address(text: &str) -> Parsed<SocketAddr> {
 pub(super) fn partitions(text: &str) -> Parsed<PartitionCount> {
     let count = text.parse().ok().and_then(PartitionCount::new);
     count.ok_or_else(|| format!("give a number from 1 to {}", PartitionCount::MAX))
+}
+
+pub(super) fn key_hash(text: &str) -> Parsed<KeyHash> {
+    text.parse().map_err(|_| format!("give {}", KeyHash::ALL.map(|hash| hash.to_string()).join(" or ")))
 }
 
 pub(super) fn zone(text: &str) -> Parsed<String> {
@@ -137,8 +164,8 @@ pub(super) fn login(settings: &Settings) -> Result<NatsLogin, ConfigError> {
         _ => return Err(ConfigError::Credentials("give both nats-user and nats-password")),
     };
     let token = settings.nats_token.clone().map(NatsLogin::Token);
-    let creds = settings.nats_creds.as_ref().map(|file| NatsLogin::CredsFile(PathBuf::from(file)));
-    let nkey = settings.nats_nkey.as_ref().map(|file| NatsLogin::NkeySeedFile(PathBuf::from(file)));
+    let creds = settings.nats_creds.as_ref().map(|file| NatsLogin::CredsFile(path(file)));
+    let nkey = settings.nats_nkey.as_ref().map(|file| NatsLogin::NkeySeedFile(path(file)));
     let mut all = [user, token, creds, nkey].into_iter().flatten();
     match (all.next(), all.next()) {
         (one, None) => Ok(one.unwrap_or_default()),

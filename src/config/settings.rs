@@ -15,6 +15,8 @@ pub struct Settings {
     pub node: Option<String>,
     /// Servers, comma-separated.
     pub nats: Option<String>,
+    /// Name of a context of the `nats` command line.
+    pub context: Option<String>,
     /// User name for NATS.
     pub nats_user: Option<String>,
     /// Its password.
@@ -25,10 +27,22 @@ pub struct Settings {
     pub nats_creds: Option<String>,
     /// Path of a file with an nkey seed.
     pub nats_nkey: Option<String>,
+    /// Path of a file with the authorities to trust.
+    pub nats_ca: Option<String>,
+    /// Path of this process's certificate.
+    pub nats_cert: Option<String>,
+    /// Path of its private key.
+    pub nats_key: Option<String>,
+    /// `true` or `false`: encrypt before the server's first word.
+    pub nats_tls_first: Option<String>,
+    /// First tokens of the subjects that answers come back on.
+    pub nats_inbox_prefix: Option<String>,
     /// Where HTTP listens.
     pub http: Option<String>,
     /// Number of partitions.
     pub partitions: Option<String>,
+    /// How keys are mapped to them.
+    pub key_hash: Option<String>,
     /// Name of the ring.
     pub platform: Option<String>,
     /// Failure zone.
@@ -81,13 +95,20 @@ impl Settings {
             lower,
             node,
             nats,
+            context,
             nats_user,
             nats_password,
             nats_token,
             nats_creds,
             nats_nkey,
+            nats_ca,
+            nats_cert,
+            nats_key,
+            nats_tls_first,
+            nats_inbox_prefix,
             http,
             partitions,
+            key_hash,
             platform,
             zone,
             weight,

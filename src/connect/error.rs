@@ -24,6 +24,14 @@ pub enum ConnectError {
         /// Why.
         reason: String,
     },
+    /// A file for TLS cannot be used.
+    #[error("TLS file '{file}' cannot be used: {reason}; check nats-ca, nats-cert and nats-key")]
+    TlsFile {
+        /// The file.
+        file: String,
+        /// Why.
+        reason: String,
+    },
     /// No server answered in time.
     #[error("no NATS server reachable at {servers} within {waited:?} ({reason}): start one with 'nats-server -js'")]
     Unreachable {
@@ -35,15 +43,27 @@ pub enum ConnectError {
         reason: String,
     },
     /// The server refused the credentials. Not retried.
-    #[error("NATS at {servers} refused the credentials ({kind}): check user, password, token or creds file")]
+    #[error("NATS at {servers} refused the credentials ({kind}): check user, password, token, nkey or creds file")]
     Authorization {
         /// Who refused.
         servers: String,
         /// Which kind of credentials was given.
         kind: String,
     },
+    /// The server knows the user, who may not do what is needed. Not retried.
+    #[error(
+        "NATS at {servers} does not permit what is needed: {reason}; give the user the permissions of docs/security.md"
+    )]
+    Forbidden {
+        /// Who refused.
+        servers: String,
+        /// What the server said.
+        reason: String,
+    },
     /// Encryption could not be agreed on. Not retried.
-    #[error("TLS with {servers} failed: {reason}; check the certificates and whether the server speaks TLS")]
+    #[error(
+        "TLS with {servers} failed: {reason}; check the certificates, names and --nats-ca, and whether the server speaks TLS"
+    )]
     Tls {
         /// With whom.
         servers: String,

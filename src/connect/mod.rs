@@ -8,19 +8,23 @@ mod error;
 mod inbox;
 mod link;
 mod options;
+mod tls;
+mod told;
 
+use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::context::{AccountErrorKind, ContextBuilder};
-use async_nats::{Client, ConnectErrorKind, Event, ServerAddr};
-use tokio::sync::{Notify, watch};
+use async_nats::{Client, ConnectErrorKind, ServerAddr};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use error::{ConnectError, SERVER_VERSION_MIN};
 pub(crate) use inbox::{Inbox, InboxError};
-pub use options::{ConnectOptions, Credentials, Tls};
+pub use options::{ConnectOptions, Credentials};
+pub use tls::Tls;
+use told::Told;
 
 /// Pause between two attempts at the first connection.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
@@ -39,7 +43,7 @@ struct Inner {
     client: Client,
     inbox: Inbox,
     link: link::Link,
-    slow: Arc<AtomicU64>,
+    told: Arc<Told>,
     wait: Duration,
 }
 
@@ -49,19 +53,18 @@ impl Connection {
     /// # Errors
     /// [`ConnectError`]: what is wrong and what to do about it, in one line.
     pub async fn open(options: &ConnectOptions) -> Result<Self, ConnectError> {
-        let addresses = options.addresses()?;
+        let (addresses, login) = options.login()?;
         let servers = options::shown(&addresses);
-        let event = Arc::new(Notify::new());
-        let slow = Arc::new(AtomicU64::new(0));
         let started = Instant::now();
-        let client_options = with_events(options.client_options().await?, &event, &slow);
+        let told = Told::new(&options.name);
+        let client_options = told.by(options.client_options(&login, &addresses).await?);
 
-        let client = reach(options, &addresses, &servers, client_options, started).await?;
+        let client = reach(options.wait, &login, &addresses, client_options).await?;
         check_version(&client.server_info().version)?;
         let inbox = Inbox::open(client.clone()).await.map_err(|error| ConnectError::Client(error.to_string()))?;
-        check_jetstream(&client, &servers, options.wait, started).await?;
-        let link = link::Link::follow(client.clone(), event);
-        Ok(Self { inner: Arc::new(Inner { client, inbox, link, slow, wait: options.wait }) })
+        check_jetstream(&client, &told, &servers, options.wait, started).await?;
+        let link = link::Link::follow(client.clone(), Arc::clone(&told));
+        Ok(Self { inner: Arc::new(Inner { client, inbox, link, told, wait: options.wait }) })
     }
 
     /// Version of the server this connection is with.
@@ -99,7 +102,7 @@ impl Connection {
 
     /// How often the client reported that a subscription's messages were dropped unread.
     pub(crate) fn slow_consumers(&self) -> u64 {
-        self.inner.slow.load(Ordering::Relaxed)
+        self.inner.told.slow()
     }
 }
 
@@ -109,53 +112,55 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-fn with_events(
-    options: async_nats::ConnectOptions,
-    event: &Arc<Notify>,
-    slow: &Arc<AtomicU64>,
-) -> async_nats::ConnectOptions {
-    let (event, slow) = (Arc::clone(event), Arc::clone(slow));
-    options.event_callback(move |what| {
-        match what {
-            Event::SlowConsumer(_) => {
-                slow.fetch_add(1, Ordering::Relaxed);
-            }
-            _ => event.notify_one(),
-        }
-        std::future::ready(())
-    })
-}
-
 /// Tries until a server answers, or refuses for good, or the wait is over.
 async fn reach(
-    options: &ConnectOptions,
+    wait: Duration,
+    login: &Credentials,
     addresses: &[ServerAddr],
-    servers: &str,
     client_options: async_nats::ConnectOptions,
-    started: Instant,
 ) -> Result<Client, ConnectError> {
+    let (servers, started) = (options::shown(addresses), Instant::now());
     let mut report = Report::new(format!("waiting for NATS at {servers}"));
     loop {
         let error = match client_options.clone().connect(addresses).await {
             Ok(client) => return Ok(client),
             Err(error) => error,
         };
-        let (servers, reason) = (servers.to_owned(), error.to_string());
-        match error.kind() {
-            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-                return Err(ConnectError::Authorization { servers, kind: format!("{:?}", options.credentials) });
-            }
-            ConnectErrorKind::Tls => return Err(ConnectError::Tls { servers, reason }),
-            _ if started.elapsed() >= options.wait => {
-                return Err(ConnectError::Unreachable { servers, waited: options.wait, reason });
-            }
-            _ => report.progress(&reason),
+        let (servers, mut reason) = (servers.clone(), error.to_string());
+        if refused(&error) {
+            return Err(ConnectError::Authorization { servers, kind: format!("{login:?}") });
         }
-        pause(started + options.wait).await;
+        if let Some(reason) = tls::failure(&error) {
+            return Err(ConnectError::Tls { servers, reason });
+        }
+        if error.kind() == ConnectErrorKind::Tls {
+            return Err(ConnectError::Tls { servers, reason });
+        }
+        if error.kind() == ConnectErrorKind::TimedOut || reason.contains("got nothing") {
+            // Such a server waits for the client's first word: it looks like one that hangs, until it hangs up.
+            reason.push_str("; one with handshake_first needs --nats-tls-first");
+        }
+        if started.elapsed() >= wait {
+            return Err(ConnectError::Unreachable { servers, waited: wait, reason });
+        }
+        report.progress(&reason);
+        pause(started + wait).await;
     }
 }
 
-fn check_version(found: &str) -> Result<(), ConnectError> {
+/// Whether the server knows who asks and will not have it, now or later.
+fn refused(error: &async_nats::ConnectError) -> bool {
+    if matches!(error.kind(), ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication) {
+        return true;
+    }
+    let said = error.source().and_then(|source| source.downcast_ref::<async_nats::ServerError>());
+    // Such as "user authentication revoked"; a time-out is the server's being slow.
+    said.map(|said| said.to_string().to_lowercase())
+        .is_some_and(|said| said.contains("authentication") && !said.contains("timeout"))
+}
+
+/// Whether a server of this version will do.
+pub(crate) fn check_version(found: &str) -> Result<(), ConnectError> {
     let mut numbers = found.split(['.', '-']).map(|part| part.parse::<u64>().ok());
     let mut next = || numbers.next().flatten();
     match (next(), next(), next()) {
@@ -165,7 +170,13 @@ fn check_version(found: &str) -> Result<(), ConnectError> {
 }
 
 /// Asks JetStream for the account's figures: the cheapest question that needs a working JetStream.
-async fn check_jetstream(client: &Client, servers: &str, wait: Duration, started: Instant) -> Result<(), ConnectError> {
+async fn check_jetstream(
+    client: &Client,
+    told: &Told,
+    servers: &str,
+    wait: Duration,
+    started: Instant,
+) -> Result<(), ConnectError> {
     let jetstream = ContextBuilder::new().timeout(JETSTREAM_TIMEOUT).build(client.clone());
     let mut report = Report::new(format!("waiting for JetStream at {servers}"));
     loop {
@@ -174,6 +185,10 @@ async fn check_jetstream(client: &Client, servers: &str, wait: Duration, started
             Err(error) => error,
         };
         let servers = servers.to_owned();
+        // The server says it apart from the question, which it leaves unanswered.
+        if let Some(reason) = told.last_reason().filter(|said| said.to_lowercase().contains("permissions violation")) {
+            return Err(ConnectError::Forbidden { servers, reason });
+        }
         // In a cluster the question may come before the servers have found each other.
         let server = client.server_info();
         let starting = server.jetstream || server.cluster.is_some();

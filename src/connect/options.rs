@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use async_nats::ServerAddr;
 
-use super::ConnectError;
+use super::{ConnectError, Tls};
 
 /// Who this process says it is.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub enum Credentials {
     /// Nobody in particular.
     #[default]
@@ -44,19 +44,8 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// Encryption beyond what the servers' URLs (`tls://`) ask for.
-#[derive(Debug, Clone, Default)]
-pub struct Tls {
-    /// Refuse a server that does not encrypt.
-    pub required: bool,
-    /// Trust this authority in addition to the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Certificate and key of this process.
-    pub client_certificate: Option<(PathBuf, PathBuf)>,
-}
-
 /// How to connect.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ConnectOptions {
     /// Servers of one cluster; each entry may hold several, comma-separated.
     pub servers: Vec<String>,
@@ -64,6 +53,9 @@ pub struct ConnectOptions {
     pub credentials: Credentials,
     /// Encryption.
     pub tls: Tls,
+    /// First tokens of the subjects that answers come back on, where they are not `_INBOX`: accounts that let each
+    /// user listen to its own answers alone need it.
+    pub inbox_prefix: Option<String>,
     /// Name of the connection, as server monitoring shows it.
     pub name: String,
     /// How long to wait for an absent server, or for a cluster that has no leader yet.
@@ -78,6 +70,17 @@ pub struct ConnectOptions {
     pub subscription_capacity: usize,
 }
 
+impl std::fmt::Debug for ConnectOptions {
+    /// Leaves out the servers' URLs: they may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectOptions")
+            .field("credentials", &self.credentials)
+            .field("tls", &self.tls)
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
+    }
+}
+
 impl ConnectOptions {
     /// Options for these servers, with defaults for everything else.
     pub fn new<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Self {
@@ -85,6 +88,7 @@ impl ConnectOptions {
             servers: servers.into_iter().map(Into::into).collect(),
             credentials: Credentials::None,
             tls: Tls::default(),
+            inbox_prefix: None,
             name: env!("CARGO_PKG_NAME").to_owned(),
             wait: Duration::from_secs(30),
             connection_timeout: Duration::from_secs(2),
@@ -95,7 +99,7 @@ impl ConnectOptions {
     }
 
     /// The servers as the client wants them, one address each.
-    pub(super) fn addresses(&self) -> Result<Vec<ServerAddr>, ConnectError> {
+    fn addresses(&self) -> Result<Vec<ServerAddr>, ConnectError> {
         let texts =
             self.servers.iter().flat_map(|entry| entry.split(',')).map(str::trim).filter(|text| !text.is_empty());
         let addresses = texts
@@ -111,45 +115,86 @@ impl ConnectOptions {
         Ok(addresses)
     }
 
+    /// The servers without the users that their URLs name, and who this process says it is: credentials that are given,
+    /// else the user of the URLs. The client itself uses neither part of a URL, and logs both.
+    pub(super) fn login(&self) -> Result<(Vec<ServerAddr>, Credentials), ConnectError> {
+        let addresses = self.addresses()?;
+        let mut named: Vec<Credentials> = addresses.iter().filter_map(named_in_url).collect();
+        named.dedup();
+        if let (Credentials::None, [_, _, ..]) = (&self.credentials, &named[..]) {
+            let reason = "another server's URL names another user: give one login apart from the URLs".to_owned();
+            return Err(ConnectError::BadUrl { url: shown(&addresses), reason });
+        }
+        let login = match (&self.credentials, named.pop()) {
+            (Credentials::None, Some(named)) => named,
+            (given, _) => given.clone(),
+        };
+        let addresses = addresses.iter().map(without_user).collect::<Result<_, _>>()?;
+        Ok((addresses, login))
+    }
+
     /// The client's options, but for what needs a connection's own state.
-    pub(super) async fn client_options(&self) -> Result<async_nats::ConnectOptions, ConnectError> {
+    pub(super) async fn client_options(
+        &self,
+        login: &Credentials,
+        addresses: &[ServerAddr],
+    ) -> Result<async_nats::ConnectOptions, ConnectError> {
         let reconnect_delay_max = self.reconnect_delay_max;
         let mut options = async_nats::ConnectOptions::new()
             .name(&self.name)
             .connection_timeout(self.connection_timeout)
             .ping_interval(self.ping_interval)
             .subscription_capacity(self.subscription_capacity)
-            .reconnect_delay_callback(move |attempt| reconnect_delay(attempt, reconnect_delay_max))
-            .require_tls(self.tls.required);
-        if let Some(file) = &self.tls.ca_file {
-            options = options.add_root_certificates(file.clone());
+            .reconnect_delay_callback(move |attempt| reconnect_delay(attempt, reconnect_delay_max));
+        if let Some(prefix) = &self.inbox_prefix {
+            options = options.custom_inbox_prefix(prefix);
         }
-        if let Some((certificate, key)) = &self.tls.client_certificate {
-            options = options.add_client_certificate(certificate.clone(), key.clone());
-        }
-        self.with_credentials(options).await
+        // Asked for at one server it holds for all, also for those that the client hears of from that one.
+        let required = self.tls.required || addresses.iter().any(ServerAddr::tls_required);
+        let options = Tls { required, ..self.tls.clone() }.applied_to(options)?;
+        with_credentials(login, options).await
     }
+}
 
-    async fn with_credentials(
-        &self,
-        options: async_nats::ConnectOptions,
-    ) -> Result<async_nats::ConnectOptions, ConnectError> {
-        Ok(match &self.credentials {
-            Credentials::None => options,
-            Credentials::UserPassword { user, password } => options.user_and_password(user.clone(), password.clone()),
-            Credentials::Token(token) => options.token(token.clone()),
-            Credentials::NkeySeed(seed) => options.nkey(seed.clone()),
-            Credentials::CredsFile(file) => options.credentials_file(file).await.map_err(|error| {
-                ConnectError::CredsFile { file: file.display().to_string(), reason: error.to_string() }
-            })?,
-        })
-    }
+async fn with_credentials(
+    credentials: &Credentials,
+    options: async_nats::ConnectOptions,
+) -> Result<async_nats::ConnectOptions, ConnectError> {
+    Ok(match credentials {
+        Credentials::None => options,
+        Credentials::UserPassword { user, password } => options.user_and_password(user.clone(), password.clone()),
+        Credentials::Token(token) => options.token(token.clone()),
+        Credentials::NkeySeed(seed) => options.nkey(seed.clone()),
+        Credentials::CredsFile(file) => options
+            .credentials_file(file)
+            .await
+            .map_err(|error| ConnectError::CredsFile { file: file.display().to_string(), reason: error.to_string() })?,
+    })
 }
 
 /// Addresses as messages show them: host and port, never a password.
 pub(super) fn shown(addresses: &[ServerAddr]) -> String {
     let texts: Vec<_> = addresses.iter().map(|a| format!("{}:{}", a.host(), a.port())).collect();
     texts.join(", ")
+}
+
+/// `user:password@` of a URL, or `token@`.
+fn named_in_url(address: &ServerAddr) -> Option<Credentials> {
+    let plain = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let user = plain(address.username()?);
+    Some(match address.password() {
+        Some(password) => Credentials::UserPassword { user, password: plain(password) },
+        None => Credentials::Token(user),
+    })
+}
+
+fn without_user(address: &ServerAddr) -> Result<ServerAddr, ConnectError> {
+    if address.username().is_none() && address.password().is_none() {
+        return Ok(address.clone());
+    }
+    let host = if address.host().contains(':') { format!("[{}]", address.host()) } else { address.host().to_owned() };
+    let url = format!("{}://{host}:{}", address.scheme(), address.port());
+    url.parse().map_err(|error: std::io::Error| ConnectError::BadUrl { url, reason: error.to_string() })
 }
 
 /// A server's text without the part that may hold a password.
@@ -186,6 +231,26 @@ mod tests {
         let error = ConnectOptions::new(["http://me:secret@host"]).addresses().unwrap_err();
         assert!(matches!(&error, ConnectError::BadUrl { url, .. } if url == "…@host"), "{error}");
         assert!(matches!(ConnectOptions::new([" , "]).addresses(), Err(ConnectError::BadUrl { .. })));
+    }
+
+    #[test]
+    fn the_user_of_a_url_is_taken_from_it_unless_another_login_is_given() {
+        let url = "tls://me:p%40ss@[::1]:4333,nats://me:p%40ss@b,c";
+        let (addresses, login) = ConnectOptions::new([url]).login().unwrap();
+        let texts: Vec<_> = addresses.iter().map(ServerAddr::as_url_str).collect();
+        assert_eq!(texts, ["tls://[::1]:4333", "nats://b:4222", "nats://c"]);
+        assert!(login == Credentials::UserPassword { user: "me".to_owned(), password: "p@ss".to_owned() });
+        let token = ConnectOptions::new(["nats://secret@a"]);
+        assert!(token.login().unwrap().1 == Credentials::Token("secret".to_owned()));
+        let given = Credentials::Token("given".to_owned());
+        let options = ConnectOptions { credentials: given.clone(), ..ConnectOptions::new([url]) };
+        assert!(options.login().unwrap().1 == given);
+    }
+
+    #[test]
+    fn urls_that_name_two_users_are_refused_without_naming_them() {
+        let error = ConnectOptions::new(["nats://me:one@a,nats://me:two@b"]).login().unwrap_err();
+        assert!(matches!(&error, ConnectError::BadUrl { url, .. } if url == "a:4222, b:4222"), "{error}");
     }
 
     #[test]

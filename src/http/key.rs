@@ -1,4 +1,4 @@
-//! Parameters of the query: the key of `?key=`, raw text of which no byte is guessed.
+//! The key a request is about, in its query or its path: raw text of which no byte is guessed.
 
 use std::borrow::Cow;
 
@@ -22,6 +22,21 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
         check_key(key.as_bytes())?;
         Ok(Self(key))
     }
+}
+
+/// The key in the rest of a path, slashes included; within the cache's limits.
+pub(super) fn key_in_path(rest: &str) -> Result<String, ApiError> {
+    let hex = |at: usize| rest.as_bytes().get(at).is_some_and(u8::is_ascii_hexdigit);
+    if let Some((at, _)) = rest.match_indices('%').find(|(at, _)| !hex(at + 1) || !hex(at + 2)) {
+        let given: String = rest[at..].chars().take(3).collect();
+        return Err(ApiError::bad_request(format!(
+            "the key in the path: '{given}' is no percent-encoding; a % is %25"
+        )));
+    }
+    let key = percent_decode(rest.as_bytes()).decode_utf8();
+    let key = key.map_err(|_| ApiError::bad_request("the key in the path is not UTF-8 after percent-decoding"))?;
+    check_key(key.as_bytes())?;
+    Ok(key.into_owned())
 }
 
 /// The parameter with this name, decoded; `None` where it is absent.

@@ -1,19 +1,22 @@
 //! HTTP of a node: the cache's operations, and what the node knows of itself and of the ring.
 //!
-//! In: requests. Out: JSON, for errors `{"error":{"code","message"}}` without exception. Operations on keys go through a
+//! In: requests. Out: JSON, or a value as it was stored; for errors `{"error":{"code","message"}}` without exception. Operations on keys go through a
 //! [`Caller`](crate::rpc::Caller) to the key's owner; everything else is answered from a [`NodeView`].
 //!
 //! # Layout
-//! - [`app`]: the routes; `operations` and `state`: their handlers; [`bodies`]: the JSON of what is seen.
-//! - `key`, `body`: what is taken from a request; `error`: refusals and their statuses; `guard`: around every request.
+//! - [`app`]: the routes; `operations`, `rest` and `state`: their handlers; [`bodies`]: the JSON of what is seen.
+//! - `key`, `headers`, `body`: what is taken from a request; `error`: refusals and their statuses; `guard`: around every
+//!   request.
 //! - [`bind`], [`serve`]: the listener, connections, and their end without cutting an answer.
 
 pub mod bodies;
 mod body;
 mod error;
 mod guard;
+mod headers;
 mod key;
 mod operations;
+mod rest;
 mod routes;
 mod serve;
 mod state;

@@ -3,31 +3,37 @@
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
-use super::key::Key;
+use super::key::{Key, parameter};
 use super::{ApiError, AppState};
-use crate::cache::plain;
+use crate::cache::{Condition, ContentType, NewEntry, plain};
 
 pub(super) async fn set(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let body = state.bodies.read(&headers, body).await?;
     let request = plain::parse_set(&body.bytes, &state.cache.limits())?;
-    let reply = state.cache.set(request.key, request.value, request.ttl).await?;
+    let entry = NewEntry { value: request.value, content_type: ContentType::JSON, ttl: request.ttl };
+    let reply = state.cache.put(request.key, entry, request.condition).await?;
     Ok(json(StatusCode::OK, plain::stored(&reply.node, reply.version)))
 }
 
 pub(super) async fn get(State(state): State<AppState>, Key(key): Key) -> Result<Response, ApiError> {
     let reply = state.cache.get(Bytes::from(key)).await?;
     Ok(match reply.found {
-        Some(entry) => json(StatusCode::OK, plain::found(&entry.value, &reply.node, entry.version)),
+        Some(entry) => json(StatusCode::OK, plain::found(&entry, &reply.node)),
         None => json(StatusCode::NOT_FOUND, plain::not_found(&reply.node)),
     })
 }
 
-pub(super) async fn delete(State(state): State<AppState>, Key(key): Key) -> Result<Response, ApiError> {
-    let reply = state.cache.delete(Bytes::from(key)).await?;
+pub(super) async fn delete(State(state): State<AppState>, Key(key): Key, uri: Uri) -> Result<Response, ApiError> {
+    let version = parameter(uri.query().unwrap_or(""), "if_version")?;
+    let condition = match version {
+        Some(text) => Condition::if_version(plain::parse_version(&text)?),
+        None => Condition::NONE,
+    };
+    let reply = state.cache.delete_if(Bytes::from(key), condition).await?;
     Ok(json(StatusCode::OK, plain::deleted(reply.existed, &reply.node)))
 }
 

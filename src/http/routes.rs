@@ -7,18 +7,24 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use serde_json::json;
 
 use super::body::BodyBudget;
-use super::{ApiError, NodeView, guard, operations, state};
+use super::{ApiError, NodeView, guard, operations, rest, state};
 use crate::cache::{CacheClient, MAX_KEY_BYTES};
 
 /// What there is, as an unknown path is told.
-const ENDPOINTS: [&str; 9] = [
+const ENDPOINTS: [&str; 15] = [
     "POST /set",
     "GET /get?key=",
     "DELETE /delete?key=",
+    "GET /v1/keys/{key}",
+    "HEAD /v1/keys/{key}",
+    "PUT /v1/keys/{key}",
+    "DELETE /v1/keys/{key}",
+    "POST /v1/keys/{key}/touch",
+    "POST /v1/keys/{key}/persist",
     "GET /owner?key=",
     "GET /stats",
     "GET /health",
@@ -82,6 +88,8 @@ pub fn app(state: AppState) -> Router {
         .route("/set", post(operations::set))
         .route("/get", get(operations::get))
         .route("/delete", delete(operations::delete))
+        .route(rest::KEYS, entry())
+        .route(&format!("{}{{*key}}", rest::KEYS), entry())
         .route("/owner", get(state::owner))
         .route("/stats", get(state::stats))
         .route("/health", get(state::health))
@@ -94,13 +102,19 @@ pub fn app(state: AppState) -> Router {
         .with_state(state)
 }
 
+/// What can be done with one entry.
+fn entry() -> MethodRouter<AppState> {
+    get(rest::get).head(rest::head).put(rest::put).delete(rest::delete).post(rest::post)
+}
+
 /// The header `Allow` is added by the router.
 async fn wrong_method(method: Method, uri: Uri) -> ApiError {
-    let path = uri.path();
-    let asked = ENDPOINTS
+    let path = if uri.path().starts_with(rest::KEYS) { "/v1/keys/{key}" } else { uri.path() };
+    let asked: Vec<_> = ENDPOINTS
         .into_iter()
-        .find(|endpoint| endpoint.split_once(' ').is_some_and(|(_, rest)| rest.split('?').next() == Some(path)));
-    let message = format!("{method} {path} is not there; use {}", asked.unwrap_or("another method"));
+        .filter(|endpoint| endpoint.split_once(' ').is_some_and(|(_, rest)| rest.split('?').next() == Some(path)))
+        .collect();
+    let message = format!("{method} {path} is not there; use {}", asked.join(", "));
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 

@@ -9,6 +9,8 @@ pub enum Outcome {
     BadRequest,
     /// Over a limit of size.
     TooLarge,
+    /// Refused because what it asked of the entry did not hold.
+    PreconditionFailed,
     /// Refused because a bound was reached.
     Overloaded,
     /// No owner could be reached.
@@ -20,8 +22,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Ok, Self::BadRequest, Self::TooLarge, Self::Overloaded, Self::Unavailable, Self::Unknown, Self::Failed];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Ok,
+        Self::BadRequest,
+        Self::TooLarge,
+        Self::PreconditionFailed,
+        Self::Overloaded,
+        Self::Unavailable,
+        Self::Unknown,
+        Self::Failed,
+    ];
 
     /// The outcome of a request that ended with this error code.
     pub fn of_error(code: &str) -> Self {
@@ -34,6 +44,7 @@ impl Outcome {
             Self::Ok => "ok",
             Self::BadRequest => "bad_request",
             Self::TooLarge => "too_large",
+            Self::PreconditionFailed => "precondition_failed",
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
             Self::Unknown => "unknown",

@@ -15,7 +15,7 @@ use crate::ring::Timing;
 use crate::rpc::nats::NatsBus;
 use crate::rpc::server::{RequestObserver, ServerLimits, Unobserved};
 use crate::service::Service;
-use crate::types::{BootClock, Clock, KeyHash, NodeName, PartitionCount, RingName};
+use crate::types::{BootClock, Clock, KeyHash, NodeName, PartitionCount, Process, RingName};
 
 /// Default length of the lease.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(3);
@@ -109,6 +109,13 @@ impl NodeBuilder {
         self
     }
 
+    /// How keys are mapped to partitions, where this node is the first; XXH3 by default.
+    #[must_use]
+    pub fn key_hash(mut self, key_hash: KeyHash) -> Self {
+        self.key_hash = key_hash;
+        self
+    }
+
     /// Copies of the ring's bucket, where this node is the first.
     #[must_use]
     pub fn kv_replicas(mut self, replicas: Option<usize>) -> Self {
@@ -197,6 +204,7 @@ impl Connected {
             connected: data.connected(),
             bus: Arc::new(NatsBus::new(data)),
             clock: builder.clock,
+            process: Process::real(),
             limits: ServerLimits::default(),
             staging_bytes: builder.staging_bytes,
             queries: builder.queries,

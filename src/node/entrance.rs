@@ -22,7 +22,7 @@ use crate::rpc::server::{Answer, Job, Refusal, Server, plain_message};
 use crate::rpc::subject::{self, Intent};
 use crate::rpc::{Bus, Message, RouteTable, Subscription};
 use crate::service::{Form, Request, Service, ServiceError};
-use crate::types::{Clock, Epoch, KeyHash, NodeId, PartitionCount, Time};
+use crate::types::{Clock, Epoch, KeyHash, NodeId, PartitionCount, Throttle, Time};
 
 /// Marks messages that only count: sent by a leaving member to reach the number at which its subscription ends.
 pub(super) const NOP_HEADER: &str = "Nats-Ring-Nop";
@@ -32,6 +32,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a leaving node waits to be forgotten.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(3);
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often messages that cannot be read are reported.
+pub(super) const GARBLED_EVERY: Duration = Duration::from_secs(10);
+
 /// What readers need.
 pub(super) struct Entrance {
     /// Executes or passes on.
@@ -56,6 +59,8 @@ pub(super) struct Entrance {
     pub(super) queries: QueryBoard,
     /// Which questions those are.
     pub(super) query_names: Vec<&'static str>,
+    /// What else plain clients may ask for.
+    pub(super) operations: Vec<&'static str>,
     /// Who owns what.
     pub(super) table: RouteTable,
     /// Who this node is, for whoever asks it to leave.
@@ -66,6 +71,8 @@ pub(super) struct Entrance {
     pub(super) tasks: Supervisor,
     /// Tells the world which plain subjects there are, and how often they were asked.
     pub(super) micro: Arc<MicroService>,
+    /// For log lines about messages that cannot be read.
+    pub(super) garbled: Throttle,
 }
 
 /// Where whoever answers plain questions is put, once.
@@ -119,6 +126,8 @@ impl Entrance {
         let mut pace = Pace::new(self.clock.now());
         loop {
             tokio::select! {
+                biased;
+                () = reader.let_go.notified() => messages.let_go(pace.in_flight_at_most()),
                 message = messages.next() => match message {
                     Some(message) => {
                         pace.count(self.clock.now());
@@ -126,7 +135,6 @@ impl Entrance {
                     }
                     None => return,
                 },
-                () = reader.let_go.notified() => messages.let_go(pace.in_flight_at_most()),
             }
         }
     }
@@ -149,23 +157,24 @@ impl Entrance {
         if header(&message, NOP_HEADER).is_some() {
             return;
         }
-        let operation = subject::last_token(&message.subject).to_owned();
         let began = self.clock.now();
-        let refused = self.plain_request(&operation, message).await;
+        let asked = subject::asked(&message.subject);
+        let (operation, key) = (asked.operation.to_owned(), asked.key.map(str::to_owned));
+        let refused = self.plain_request(&operation, key.as_deref(), message).await;
         // Requests passed on or still executing count with the time they took here.
         let elapsed = self.clock.now().since(began);
         self.micro.record(&operation, elapsed, refused.as_ref().map(|error| error.message.as_str()));
     }
 
-    /// Answers why it was refused right here, if it was.
-    async fn plain_request(&self, operation: &str, message: Message) -> Option<ServiceError> {
+    /// Answers why it was refused right here, if it was. `key` is what the subject has of it.
+    async fn plain_request(&self, operation: &str, key: Option<&str>, message: Message) -> Option<ServiceError> {
         if self.query_names.contains(&operation) {
-            self.answer_query(operation, message).await;
+            self.answer_query(operation, key, message).await;
             return None;
         }
-        match guarded(|| self.service.plain_key(operation, &message.payload)) {
-            Ok(key) => {
-                self.server.dispatch(self.plain_job(operation.to_owned(), key, message)).await;
+        match guarded(|| self.plain_parts(operation, key, &message)) {
+            Ok((key, payload)) => {
+                self.server.dispatch(self.plain_job(operation.to_owned(), key, payload, message)).await;
                 None
             }
             Err(error) => {
@@ -175,16 +184,48 @@ impl Entrance {
         }
     }
 
-    async fn answer_query(&self, query: &str, message: Message) {
+    /// Key and payload, as the service handles them. Which partition the subject names does not matter: the key says
+    /// where a request belongs, and a mapping or a client may have put another key's hash, or an older count, into it.
+    fn plain_parts(
+        &self,
+        operation: &str,
+        key: Option<&str>,
+        message: &Message,
+    ) -> Result<(Bytes, Bytes), ServiceError> {
+        if !self.operations.contains(&operation) {
+            let known: Vec<_> = self.operations.iter().chain(&self.query_names).copied().collect();
+            let message = format!("operation '{operation}' is not known; known: {}", known.join(", "));
+            return Err(ServiceError::new("bad_request", message));
+        }
+        let payload = message.payload.clone();
+        match key {
+            Some(key) => {
+                let payload = self.service.keyed_payload(operation, key, payload, &message.headers)?;
+                Ok((Bytes::copy_from_slice(key.as_bytes()), payload))
+            }
+            None if subject::wants_key(&message.subject) => {
+                let message = format!("{operation}: there is no key behind '{}'", message.subject);
+                Err(ServiceError::new("bad_request", message))
+            }
+            None => Ok((self.service.plain_key(operation, &payload)?, payload)),
+        }
+    }
+
+    /// A question about a key of the subject is asked as one about a key of the payload.
+    async fn answer_query(&self, query: &str, key: Option<&str>, message: Message) {
         let Some(reply) = message.reply else { return };
+        let payload = match key {
+            Some(key) => serde_json::json!({ "key": key }).to_string().into(),
+            None => message.payload,
+        };
         let result = match self.queries.get() {
-            Some(queries) => guarded(|| queries.answer(query, &message.payload)).map_err(Refusal::Service),
+            Some(queries) => guarded(|| queries.answer(query, &payload)).map_err(Refusal::Service),
             None => Err(Refusal::NotExecuted("this node has just started".to_owned())),
         };
         self.send(plain_message(reply, result)).await;
     }
 
-    fn plain_job(&self, operation: String, key: Bytes, message: Message) -> Job {
+    fn plain_job(&self, operation: String, key: Bytes, payload: Bytes, message: Message) -> Job {
         let asked = header(&message, TIMEOUT_HEADER).and_then(|text| text.parse().ok()).map(Duration::from_millis);
         let remaining = asked.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
         Job {
@@ -192,7 +233,7 @@ impl Entrance {
             epoch: Epoch::ZERO,
             hops: 0,
             trace: header(&message, "traceparent").map(str::to_owned),
-            request: Request { operation, key, payload: message.payload, form: Form::Plain, remaining },
+            request: Request { operation, key, payload, form: Form::Plain, remaining },
             deadline: self.clock.now() + remaining,
             answer: message.reply.map_or(Answer::Nobody, Answer::Plain),
         }
@@ -213,7 +254,13 @@ impl Entrance {
     async fn call(&self, message: Message) {
         let (head, payload) = match open::<CallHead>(&message.payload) {
             Ok(opened) => opened,
-            Err(error) => return tracing::warn!(%error, "request of another node not understood"),
+            Err(error) => {
+                // Whoever may publish here decides how often.
+                if let Some(held_back) = self.garbled.pass(self.clock.now()) {
+                    tracing::warn!(%error, held_back, "request of another node not understood");
+                }
+                return;
+            }
         };
         let remaining = Duration::from_millis(u64::from(head.remaining_ms));
         let form = head.form();

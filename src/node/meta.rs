@@ -115,7 +115,7 @@ fn check(parts: &NodeParts, meta: &Meta) -> Result<RingShape, MetaError> {
             what: "key hash",
             ring: meta.key_hash.to_string(),
             node: parts.key_hash.to_string(),
-            hint: "start it with the ring's value",
+            hint: "start it with the ring's value; the key hash is fixed when a ring is created",
         });
     }
     let Meta { nonce, generation, partitions, key_hash } = meta.clone();

@@ -12,7 +12,7 @@ use crate::ring::Timing;
 use crate::rpc::Bus;
 use crate::rpc::server::{RequestObserver, ServerLimits};
 use crate::service::{Service, ServiceError};
-use crate::types::{Clock, Generation, KeyHash, NodeName, PartitionCount, RingName};
+use crate::types::{Clock, Generation, KeyHash, NodeName, PartitionCount, Process, RingName};
 
 /// Messages that may wait in one subscription.
 pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
@@ -47,6 +47,8 @@ pub struct NodeParts {
     pub connected: watch::Receiver<bool>,
     /// Monotonic time.
     pub clock: Arc<dyn Clock>,
+    /// What its tasks run under.
+    pub process: Process,
     /// Bounds of request execution.
     pub limits: ServerLimits,
     /// Told of every request that was answered here.

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::entrance::{Entrance, Reader, send_nops};
 use super::parts::SUBSCRIPTION_CAPACITY;
 use crate::rpc::{BusError, subject};
-use crate::types::{PartitionId, RingName};
+use crate::types::{PartitionId, Process, RingName};
 
 /// How long letting go of everything may take altogether.
 const LET_GO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,6 +33,7 @@ pub(super) struct Readers {
     /// How many subscriptions of each subject are still read, those let go of included.
     open: Mutex<BTreeMap<String, usize>>,
     tracker: TaskTracker,
+    process: Process,
     stop: CancellationToken,
 }
 
@@ -67,22 +68,26 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Readers {
     /// None yet.
-    pub(super) fn new(entrance: Arc<Entrance>) -> Arc<Self> {
+    pub(super) fn new(entrance: Arc<Entrance>, process: Process) -> Arc<Self> {
         Arc::new(Self {
             entrance,
             plain: Mutex::default(),
             partitions: Mutex::default(),
             open: Mutex::default(),
             tracker: TaskTracker::new(),
+            process,
             stop: CancellationToken::new(),
         })
     }
 
-    /// Listens on the ring's plain subjects: one for each operation of the service, and for each query.
+    /// Listens on the ring's plain subjects: one for each operation of the service, one for each query, and one for all
+    /// requests that have their key in the subject.
     pub(super) fn open_plain(self: &Arc<Self>, ring: &RingName) {
-        let operations = self.entrance.service.operations().into_iter();
-        for operation in operations.chain(self.entrance.query_names.iter().copied()) {
-            let (subject, reader) = (subject::entry(ring, operation), Reader::default());
+        let entrance = &self.entrance;
+        let operations = entrance.operations.iter().chain(&entrance.query_names);
+        let entries = operations.map(|operation| subject::entry(ring, operation));
+        for subject in entries.chain([subject::keyed(ring)]) {
+            let reader = Reader::default();
             locked(&self.plain).push(reader.clone());
             let (readers, counted) = (Arc::clone(self), Counted::new(self, &subject));
             self.spawn(async move {
@@ -97,7 +102,7 @@ impl Readers {
 
     fn spawn(self: &Arc<Self>, reader: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tracker.spawn(async move {
+        self.process.spawn_on(&self.tracker, async move {
             stop.run_until_cancelled(reader).await;
         });
     }
@@ -161,8 +166,8 @@ impl Readers {
     }
 
     async fn count_along(&self, subject: &str) {
-        // The last token of a partition's subject is the operation: any will do.
-        send_nops(&*self.entrance.bus, &subject.replace('*', "nop"), NOPS_A_ROUND).await;
+        // What they ask for does not matter: they are known by their header.
+        send_nops(&*self.entrance.bus, &subject::any_of(subject), NOPS_A_ROUND).await;
         // Also where nothing can be sent: others must get their turn.
         tokio::time::sleep(NOP_PAUSE).await;
     }

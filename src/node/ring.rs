@@ -71,9 +71,13 @@ impl Ring {
         };
         let started = clock.now();
         let (first_shape, first_identity) = (shape.clone(), identity);
-        tokio::spawn(async move {
-            let run = tokio::spawn(life.run(first_shape, first_identity)).await;
-            let result = run.unwrap_or_else(|panic| Err(NodeError::GaveUp(format!("the node's loop ended: {panic}"))));
+        let loop_ended = parts.process.spawn(life.run(first_shape, first_identity));
+        parts.process.spawn(async move {
+            let result = match loop_ended.await {
+                Ok(Some(result)) => result,
+                Ok(None) => return,
+                Err(panic) => Err(NodeError::GaveUp(format!("the node's loop ended: {panic}"))),
+            };
             ended_sender.send_replace(Some(result));
         });
         let inner = Inner { parts, shape, router, events, reports, gates, commands, ended, started, queries };

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::entrance::{Entrance, QueryBoard, own_subject};
+use super::entrance::{Entrance, GARBLED_EVERY, QueryBoard, own_subject};
 use super::events::EventSender;
 use super::executor::Executor;
 use super::hooks::Hooks;
@@ -27,15 +27,13 @@ use crate::rpc::micro::{EndpointInfo, MicroService, ServiceInfo};
 use crate::rpc::server::{Notice, Notices, Server, ServerParts};
 use crate::rpc::{Router, subject};
 use crate::service::Gate;
-use crate::types::{NodeId, Time};
+use crate::types::{NodeId, Throttle, Time};
 
 /// Inputs waiting for the loop; whoever has one more waits.
 const INPUTS: usize = 4096;
 /// Inputs taken in one turn of the loop before others get their turn.
 const BATCH: usize = 64;
-/// The loop turns at least this often.
-const LONGEST_SLEEP: Duration = Duration::from_millis(100);
-/// How often requests held back are looked through for those past their deadline.
+/// How often requests held back, if any, are looked through for those past their deadline.
 const EXPIRY_TICK: Duration = Duration::from_millis(50);
 /// How long tasks may take to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -74,8 +72,13 @@ impl Session {
         let machine = Machine::new(self.who.clone(), self.timing.clone(), now);
         let (inputs, receiver) = mpsc::channel(INPUTS);
         let stop = CancellationToken::new();
-        let supervisor =
-            Supervisor::new(stop.clone(), Arc::clone(&self.parts.clock), inputs.clone(), self.events.clone());
+        let supervisor = Supervisor::new(
+            self.parts.process.clone(),
+            stop.clone(),
+            Arc::clone(&self.parts.clock),
+            inputs.clone(),
+            self.events.clone(),
+        );
         self.follow(&supervisor, WatchScope::Ring, &inputs);
         self.watch_connection(&supervisor, &inputs);
         let mut drive = Drive {
@@ -150,9 +153,9 @@ impl Drive {
         loop {
             let sleep = self.sleep();
             tokio::select! {
-                _ = self.receiver.recv_many(&mut batch, BATCH) => {}
-                notices = self.notices.next() => batch.extend(notices.into_iter().map(input_of)),
-                () = tokio::time::sleep(sleep) => {}
+                // In this order, not at random, so that a simulated run is the same each time. None starves another:
+                // a command comes once, and notices end with the moves they are about.
+                biased;
                 changed = self.commands.changed(), if !self.drained => {
                     // The handle is gone: nobody can want this node any more.
                     self.drained = changed.is_err() || *self.commands.borrow() == Command::Drain;
@@ -164,8 +167,14 @@ impl Drive {
                     self.drained = true;
                     batch.push(Input::Drain);
                 }
+                notices = self.notices.next() => batch.extend(notices.into_iter().map(input_of)),
+                _ = self.receiver.recv_many(&mut batch, BATCH) => {}
+                () = tokio::time::sleep(sleep) => {}
             }
-            batch.push(Input::Wake);
+            // Every step looks at everything that is due: one is enough.
+            if batch.is_empty() {
+                batch.push(Input::Wake);
+            }
             for input in batch.drain(..) {
                 let actions = self.machine.step(self.session.parts.clock.now(), input);
                 if let Some(outcome) = self.carry_out(actions) {
@@ -181,7 +190,8 @@ impl Drive {
 
     fn sleep(&self) -> Duration {
         let now: Time = self.session.parts.clock.now();
-        self.machine.next_wake().map_or(LONGEST_SLEEP, |at| at.since(now)).min(LONGEST_SLEEP)
+        let longest = self.session.parts.clock.longest_sleep();
+        self.machine.next_wake().map_or(longest, |at| at.since(now)).min(longest)
     }
 
     fn carry_out(&mut self, actions: Vec<Action>) -> Option<Outcome> {
@@ -240,6 +250,7 @@ impl Drive {
             bus: Arc::clone(&parts.bus),
             gate: Arc::clone(&gate),
             clock: Arc::clone(&parts.clock),
+            process: parts.process.clone(),
             table: session.router.table().clone(),
             limits: parts.limits.clone(),
             notices: Arc::clone(&self.notices),
@@ -258,11 +269,13 @@ impl Drive {
             offers: Offers::default(),
             queries: session.queries.clone(),
             query_names: parts.queries.clone(),
+            operations: parts.service.operations(),
             table: session.router.table().clone(),
             me: me.clone(),
             leave: session.leave.clone(),
             tasks: self.supervisor.clone(),
             micro: self.micro(&me),
+            garbled: Throttle::new(GARBLED_EVERY),
         });
         self.listen(&me, &entrance);
         session.router.set_server(Some(Arc::clone(&server)));
@@ -271,7 +284,7 @@ impl Drive {
             shape: session.shape.clone(),
             me,
             hooks: Hooks::new(Arc::clone(&parts.service), session.shape.partitions),
-            readers: Readers::new(Arc::clone(&entrance)),
+            readers: Readers::new(Arc::clone(&entrance), parts.process.clone()),
             entrance,
             gate,
             supervisor: self.supervisor.clone(),
@@ -293,7 +306,7 @@ impl Drive {
             name: name.to_owned(),
             subject: subject::entry(&parts.ring, name),
             queue_group: subject::QUEUE.to_owned(),
-            metadata: BTreeMap::new(),
+            metadata: BTreeMap::from([("key_subject".to_owned(), subject::keyed_operation(&parts.ring, name))]),
         };
         let metadata = BTreeMap::from([
             ("node".to_owned(), me.node.to_string()),
@@ -331,6 +344,7 @@ impl Drive {
             let server = Arc::clone(&server);
             async move {
                 loop {
+                    server.something_parked().await;
                     tokio::time::sleep(EXPIRY_TICK).await;
                     server.expire_parked().await;
                 }

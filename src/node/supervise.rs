@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ring::{Event, Input};
-use crate::types::{Clock, Time};
+use crate::types::{Clock, Process, Time};
 
 /// More restarts than this within [`WINDOW`] and the node leaves.
 pub(super) const MAX_RESTARTS: usize = 3;
@@ -25,6 +25,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(super) struct Supervisor {
     tracker: TaskTracker,
+    process: Process,
     stop: CancellationToken,
     clock: Arc<dyn Clock>,
     inputs: mpsc::Sender<Input>,
@@ -34,12 +35,13 @@ pub(super) struct Supervisor {
 impl Supervisor {
     /// A supervisor whose tasks end when `stop` is cancelled.
     pub(super) fn new(
+        process: Process,
         stop: CancellationToken,
         clock: Arc<dyn Clock>,
         inputs: mpsc::Sender<Input>,
         events: super::events::EventSender,
     ) -> Self {
-        Self { tracker: TaskTracker::new(), stop, clock, inputs, events }
+        Self { tracker: TaskTracker::new(), process, stop, clock, inputs, events }
     }
 
     /// Keeps the task that `start` makes running. It is meant to run until the end; its `Err` or return says why not.
@@ -49,7 +51,7 @@ impl Supervisor {
         Fut: Future<Output = Result<(), String>> + Send + 'static,
     {
         let supervisor = self.clone();
-        self.tracker.spawn(async move {
+        self.process.spawn_on(&self.tracker, async move {
             let stop = supervisor.stop.clone();
             stop.run_until_cancelled(supervisor.run(name, start)).await;
         });
@@ -58,7 +60,7 @@ impl Supervisor {
     /// A task that ends by itself; ended with the others where it does not.
     pub(super) fn once(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tracker.spawn(async move {
+        self.process.spawn_on(&self.tracker, async move {
             stop.run_until_cancelled(task).await;
         });
     }
@@ -107,7 +109,7 @@ mod tests {
         let (inputs, receiver) = mpsc::channel(8);
         let clock = Arc::new(ManualClock::default());
         let events = super::super::events::EventSender::new(NodeName::new("n").unwrap());
-        (Supervisor::new(CancellationToken::new(), clock.clone(), inputs, events), receiver, clock)
+        (Supervisor::new(Process::real(), CancellationToken::new(), clock.clone(), inputs, events), receiver, clock)
     }
 
     #[tokio::test]

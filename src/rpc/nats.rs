@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream};
+use tokio::sync::watch;
 
 use super::{Bus, BusError, Headers, Message, RequestError, Source, Subscription};
 use crate::connect::{Connection, InboxError};
@@ -139,16 +140,13 @@ impl Bus for NatsBus {
         let how =
             How { client: self.connection.client().clone(), subject: subject.into(), queue: queue.map(str::to_owned) };
         let (from, connects) = how.subscribe().await?;
-        Ok(Box::new(Bounded {
-            from,
-            how,
-            connects,
-            unread: VecDeque::new(),
-            capacity,
-            dropped: Arc::clone(&self.dropped),
-            received: 0,
-            leaving: Leaving::No,
-        }))
+        let unread = VecDeque::new();
+        let dropped = Arc::clone(&self.dropped);
+        let reconnected = changed(self.connection.connected());
+        let (renewing, leaving) = (None, Leaving::No);
+        let subscription =
+            Bounded { from, how, connects, reconnected, renewing, unread, capacity, dropped, received: 0, leaving };
+        Ok(Box::new(subscription))
     }
 
     async fn flush(&self) -> Result<(), BusError> {
@@ -197,6 +195,17 @@ impl How {
     }
 }
 
+/// Ends when the connection has gone up or down.
+fn changed(mut connected: watch::Receiver<bool>) -> BoxFuture<'static, watch::Receiver<bool>> {
+    Box::pin(async move {
+        // A closed channel says that the connection itself is gone: nothing will ever change again.
+        if connected.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        connected
+    })
+}
+
 /// A subscription that drops what arrives beyond its capacity.
 ///
 /// The client bounds all subscriptions alike; this one bound is applied when the reader comes to read, by taking in
@@ -205,6 +214,8 @@ struct Bounded {
     from: Subscriber,
     how: How,
     connects: u64,
+    reconnected: BoxFuture<'static, watch::Receiver<bool>>,
+    renewing: Option<BoxFuture<'static, Result<(Subscriber, u64), BusError>>>,
     unread: VecDeque<Message>,
     capacity: usize,
     dropped: Arc<AtomicU64>,
@@ -215,33 +226,46 @@ struct Bounded {
 /// How far a subscription is on its way out.
 enum Leaving {
     No,
-    /// After a reconnect the server counts from zero and the client does not: the count is begun anew, on a fresh
-    /// subscription.
-    Fresh {
-        more: u64,
-        subscribing: BoxFuture<'static, Result<(Subscriber, u64), BusError>>,
-    },
+    /// This many more messages are wanted.
+    After(u64),
     /// The number of messages to end after, not yet told to the client.
     Tell(u64),
     Told,
 }
 
 impl Bounded {
+    /// After a reconnect the server counts a subscription's messages from zero and the client does not, and then it could
+    /// not be let go of without a loss. So it is had anew at once, while the clients are still coming back themselves.
+    fn renew(&mut self, cx: &mut Context<'_>) {
+        if self.how.queue.is_none() || matches!(self.leaving, Leaving::Tell(_) | Leaving::Told) {
+            return;
+        }
+        if self.renewing.is_none() && self.how.connects() != self.connects {
+            let how = self.how.clone();
+            self.renewing = Some(Box::pin(async move { how.subscribe().await }));
+        }
+        let Some(Poll::Ready(renewed)) = self.renewing.as_mut().map(|renewing| renewing.as_mut().poll(cx)) else {
+            return;
+        };
+        self.renewing = None;
+        // Where it failed the connection is away again: the next reconnect is the next occasion.
+        if let Ok((fresh, connects)) = renewed {
+            let mut old = std::mem::replace(&mut self.from, fresh);
+            (self.connects, self.received) = (connects, 0);
+            // Sent right behind the new one; where there is no room for it, dropping the old one asks for the same.
+            let _ = old.unsubscribe().now_or_never();
+            take_in(&mut old, cx, |message| keep(&mut self.unread, self.capacity, &self.dropped, message));
+        }
+    }
+
     /// The server ends a subscription after a number of messages exactly, and the client counts along: an unsubscribe
     /// (and the client's own drain) drops what is in flight.
     fn leave(&mut self, cx: &mut Context<'_>) {
-        if let Leaving::Fresh { more, subscribing } = &mut self.leaving {
+        self.renew(cx);
+        if let (Leaving::After(more), None) = (&self.leaving, &self.renewing) {
             let more = *more;
-            match subscribing.as_mut().poll(cx) {
-                Poll::Pending => return,
-                Poll::Ready(Ok((from, connects))) => {
-                    self.take_in(cx);
-                    (self.from, self.connects, self.received) = (from, connects, 0);
-                    self.leaving = Leaving::Tell(more);
-                }
-                // Not connected: nobody is served by it, nothing is in flight.
-                Poll::Ready(Err(_)) => self.leaving = Leaving::Tell(self.received),
-            }
+            self.take_in(cx);
+            self.leaving = Leaving::Tell(self.received + more);
         }
         if let Leaving::Tell(after) = self.leaving
             && self.from.unsubscribe_after(after).now_or_never().is_some()
@@ -252,32 +276,44 @@ impl Bounded {
 
     /// Takes in all that has arrived; whether the subscription has ended.
     fn take_in(&mut self, cx: &mut Context<'_>) -> bool {
-        loop {
-            match Pin::new(&mut self.from).poll_next(cx) {
-                Poll::Ready(Some(message)) => {
-                    self.received += 1;
-                    if self.unread.len() < self.capacity {
-                        self.unread.push_back(received(message));
-                    } else {
-                        self.dropped.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                Poll::Ready(None) => return true,
-                Poll::Pending => return false,
-            }
+        let (unread, received) = (&mut self.unread, &mut self.received);
+        take_in(&mut self.from, cx, |message| {
+            *received += 1;
+            keep(unread, self.capacity, &self.dropped, message);
+        })
+    }
+
+    /// Whoever is idle when the connection comes back is woken to renew.
+    fn wake_on_reconnect(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(connected) = self.reconnected.as_mut().poll(cx) {
+            self.reconnected = changed(connected);
+            self.leave(cx);
         }
+    }
+}
+
+/// All that has arrived at a subscription; whether it has ended.
+fn take_in(from: &mut Subscriber, cx: &mut Context<'_>, mut each: impl FnMut(async_nats::Message)) -> bool {
+    loop {
+        match Pin::new(&mut *from).poll_next(cx) {
+            Poll::Ready(Some(message)) => each(message),
+            Poll::Ready(None) => return true,
+            Poll::Pending => return false,
+        }
+    }
+}
+
+fn keep(unread: &mut VecDeque<Message>, capacity: usize, dropped: &AtomicU64, message: async_nats::Message) {
+    if unread.len() < capacity {
+        unread.push_back(received(message));
+    } else {
+        dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Source for Bounded {
     fn let_go(&mut self, more: u64) {
-        self.take_in(&mut Context::from_waker(Waker::noop()));
-        self.leaving = if self.how.connects() == self.connects {
-            Leaving::Tell(self.received + more)
-        } else {
-            let how = self.how.clone();
-            Leaving::Fresh { more, subscribing: Box::pin(async move { how.subscribe().await }) }
-        };
+        self.leaving = Leaving::After(more);
         // What cannot be done at once is done by the reader's next look.
         self.leave(&mut Context::from_waker(Waker::noop()));
     }
@@ -293,7 +329,10 @@ impl Stream for Bounded {
         match this.unread.pop_front() {
             Some(message) => Poll::Ready(Some(message)),
             None if ended => Poll::Ready(None),
-            None => Poll::Pending,
+            None => {
+                this.wake_on_reconnect(cx);
+                this.unread.pop_front().map_or(Poll::Pending, |message| Poll::Ready(Some(message)))
+            }
         }
     }
 }

@@ -4,15 +4,63 @@ use crate::types::{NodeId, PartitionId, RingName};
 
 /// Queue group of everything that any of several nodes may answer.
 pub const QUEUE: &str = "nats-ring";
+const KEYED: &str = "key";
+const PARTITION: &str = "p";
 
 /// `<ring>.<operation>`: any node, which forwards to the owner.
 pub fn entry(ring: &RingName, operation: &str) -> String {
     format!("{ring}.{operation}")
 }
 
-/// `<ring>.p.<partition>.*`: the partition's owner.
+/// `<ring>.key.>`: any node, as [`entry`]; the key stands in the subject. A server's subject mapping can turn such a
+/// subject into that of the partition.
+pub fn keyed(ring: &RingName) -> String {
+    format!("{ring}.{KEYED}.>")
+}
+
+/// `<ring>.key.<operation>.*`, for people: what stands for the key.
+pub fn keyed_operation(ring: &RingName, operation: &str) -> String {
+    format!("{ring}.{KEYED}.{operation}.*")
+}
+
+/// Whether the subject ought to have a key behind the operation.
+pub fn wants_key(subject: &str) -> bool {
+    let mut tokens = subject.split('.').skip(1);
+    tokens.next() == Some(KEYED) && tokens.next().is_some()
+}
+
+/// `<ring>.p.<partition>.>`: the partition's owner, with the key in the subject or without.
 pub fn partition(ring: &RingName, partition: PartitionId) -> String {
-    format!("{ring}.p.{partition}.*")
+    format!("{ring}.{PARTITION}.{partition}.>")
+}
+
+/// A subject that a subscription with a wildcard at its end gets; what stands in for the wildcard means nothing.
+pub fn any_of(pattern: &str) -> String {
+    pattern.replace('>', "nop")
+}
+
+/// What a plain client asks for, as the subject says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked<'a> {
+    /// What to do.
+    pub operation: &'a str,
+    /// The key, where the subject has it: it may have dots.
+    pub key: Option<&'a str>,
+}
+
+/// Reads `<ring>.<operation>`, `<ring>.key.<operation>.<key>`, `<ring>.p.<partition>.<operation>` and
+/// `<ring>.p.<partition>.<operation>.<key>`. A ring's name has no dots.
+pub fn asked(subject: &str) -> Asked<'_> {
+    let (_, rest) = subject.split_once('.').unwrap_or(("", subject));
+    let rest = match rest.split_once('.') {
+        Some((KEYED, rest)) => rest,
+        Some((PARTITION, rest)) => rest.split_once('.').map_or(rest, |(_, rest)| rest),
+        _ => return Asked { operation: rest, key: None },
+    };
+    match rest.split_once('.') {
+        Some((operation, key)) => Asked { operation, key: Some(key) },
+        None => Asked { operation: rest, key: None },
+    }
 }
 
 /// `<ring>.node.<node>.<incarnation>`: everything between nodes, with an [`Intent`] behind it.
@@ -57,5 +105,30 @@ impl Intent {
         [Self::Call, Self::Chunk, Self::Offer, Self::Farewell, Self::Drain]
             .into_iter()
             .find(|intent| intent.token() == token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_subject_says_the_operation_and_may_say_the_key() {
+        let with = |operation, key| Asked { operation, key: Some(key) };
+        let without = |operation| Asked { operation, key: None };
+        for (subject, expected) in [
+            ("ring.get", without("get")),
+            ("ring.p.7.get", without("get")),
+            ("ring.p.7.get.user:1", with("get", "user:1")),
+            ("ring.p.7.get.a.b.c", with("get", "a.b.c")),
+            ("ring.key.set.{user:1}:a", with("set", "{user:1}:a")),
+            ("ring.key.get.get", with("get", "get")),
+            ("ring.key.get.p.7", with("get", "p.7")),
+            ("ring.key.get", without("get")),
+            ("key.get", without("get")),
+            ("p.key.get.k", with("get", "k")),
+        ] {
+            assert_eq!(asked(subject), expected, "{subject}");
+        }
     }
 }

@@ -85,7 +85,8 @@ pub trait Service: Send + Sync + 'static {
     /// Executes one request. Calls overlap. The grant was current when the call began.
     async fn handle(&self, grant: &Grant, request: Request) -> Result<Bytes, ServiceError>;
 
-    /// The operations that plain NATS clients may ask for: `<ring>.<operation>`. None by default.
+    /// The operations that plain NATS clients may ask for: `<ring>.<operation>`, or with the key in the subject,
+    /// `<ring>.key.<operation>.<key>`. None by default.
     fn operations(&self) -> Vec<&'static str> {
         Vec::new()
     }
@@ -103,6 +104,23 @@ pub trait Service: Send + Sync + 'static {
             ServiceError::new("bad_request", format!("{operation}: expected JSON with a field \"key\": {e}"))
         })?;
         Ok(Bytes::from(keyed.key))
+    }
+
+    /// The payload of a plain client's request whose key stands in the subject, `<ring>.key.<operation>.<key>`: what
+    /// [`Service::handle`] is to get, in the form it gets from `<ring>.<operation>`. `headers` are the message's. By
+    /// default what came, as it is: the key is in [`Request::key`] in either case.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the request is malformed: refused before it is routed.
+    fn keyed_payload(
+        &self,
+        operation: &str,
+        key: &str,
+        payload: Bytes,
+        headers: &[(String, String)],
+    ) -> Result<Bytes, ServiceError> {
+        let _ = (operation, key, headers);
+        Ok(payload)
     }
 
     /// The state to hand over with a partition, called after `on_release(Handoff)`; `max_bytes` is the most a chunk

@@ -1,7 +1,9 @@
 //! From a key to its partition.
 //!
-//! `xxh3`: XXH3-64 of the raw key bytes (seed 0), then the jump consistent hash of Lamping and Veach,
-//! "A Fast, Minimal Memory, Consistent Hash Algorithm" (2014), into the number of partitions.
+//! Of a key with a hash tag, `{user:1}:orders`, only the tag is hashed: keys with the same tag share a partition. Then
+//! - `xxh3`: XXH3-64 of the raw bytes (seed 0), then the jump consistent hash of Lamping and Veach, "A Fast, Minimal
+//!   Memory, Consistent Hash Algorithm" (2014), into the number of partitions;
+//! - `nats`: FNV-1a (32 bit) of the raw bytes, modulo the number of partitions, as the NATS server's own `{{partition(…)}}`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,15 +20,37 @@ pub enum KeyHash {
     /// XXH3-64, then jump consistent hash.
     #[default]
     Xxh3,
+    /// FNV-1a (32 bit) modulo the number of partitions: what a NATS server computes in a subject mapping.
+    Nats,
 }
 
 impl KeyHash {
-    /// The partition of `key`. The bytes are taken as they are: no normalisation.
+    /// Every key hash of this release.
+    pub const ALL: [Self; 2] = [Self::Xxh3, Self::Nats];
+
+    /// The partition of `key`. The bytes are taken as they are: no normalisation. Of a key with a hash tag, those of
+    /// the tag.
     pub fn partition(self, key: &[u8], count: PartitionCount) -> PartitionId {
+        let hashed = hash_tag(key).unwrap_or(key);
         match self {
-            Self::Xxh3 => jump(xxh3_64(key), count),
+            Self::Xxh3 => jump(xxh3_64(hashed), count),
+            Self::Nats => modulo(fnv1a_32(hashed), count),
         }
     }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Xxh3 => "xxh3",
+            Self::Nats => "nats",
+        }
+    }
+}
+
+/// What is between the first `{` and the next `}` after it, unless that is nothing: the rule of Redis Cluster.
+fn hash_tag(key: &[u8]) -> Option<&[u8]> {
+    let from = key.iter().position(|byte| *byte == b'{')? + 1;
+    let length = key[from..].iter().position(|byte| *byte == b'}')?;
+    (length > 0).then(|| &key[from..from + length])
 }
 
 fn jump(hash: u64, count: PartitionCount) -> PartitionId {
@@ -35,26 +59,31 @@ fn jump(hash: u64, count: PartitionCount) -> PartitionId {
     PartitionId::new(u16::try_from(bucket).unwrap_or(0))
 }
 
+fn fnv1a_32(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+fn modulo(hash: u32, count: PartitionCount) -> PartitionId {
+    // Below the count, which is a u16.
+    PartitionId::new(u16::try_from(hash % u32::from(count.get())).unwrap_or(0))
+}
+
 /// A key hash that this release does not know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("key hash '{0}' is not known; known: xxh3")]
+#[error("key hash '{0}' is not known; known: xxh3, nats")]
 pub struct UnknownKeyHash(pub String);
 
 impl FromStr for KeyHash {
     type Err = UnknownKeyHash;
     fn from_str(text: &str) -> Result<Self, UnknownKeyHash> {
-        match text {
-            "xxh3" => Ok(Self::Xxh3),
-            other => Err(UnknownKeyHash(other.to_owned())),
-        }
+        let found = Self::ALL.into_iter().find(|hash| hash.name() == text);
+        found.ok_or_else(|| UnknownKeyHash(text.to_owned()))
     }
 }
 
 impl fmt::Display for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Xxh3 => f.write_str("xxh3"),
-        }
+        f.write_str(self.name())
     }
 }
 
@@ -75,7 +104,33 @@ mod tests {
 
     #[test]
     fn the_name_of_a_key_hash_is_read_back_and_others_are_refused() {
-        assert_eq!(KeyHash::Xxh3.to_string().parse(), Ok(KeyHash::Xxh3));
+        for hash in KeyHash::ALL {
+            assert_eq!(hash.to_string().parse(), Ok(hash));
+            // The same word is written into the ring's `meta`.
+            assert_eq!(serde_json::to_value(hash).unwrap(), hash.to_string());
+        }
         assert_eq!("fnv1a".parse::<KeyHash>(), Err(UnknownKeyHash("fnv1a".into())));
+    }
+
+    /// The examples of the Redis Cluster specification, section "Hash tags", and the odd ones around them.
+    #[test]
+    fn a_tag_is_between_the_first_brace_and_the_next_closing_one_unless_that_is_nothing() {
+        let tags: [(&str, Option<&str>); 12] = [
+            ("{user1000}.following", Some("user1000")),
+            ("{user1000}.followers", Some("user1000")),
+            ("foo{}{bar}", None),
+            ("foo{{bar}}zap", Some("{bar")),
+            ("foo{bar}{zap}", Some("bar")),
+            ("{}", None),
+            ("", None),
+            ("}{", None),
+            ("}a{b}", Some("b")),
+            ("{open", None),
+            ("closed}", None),
+            ("{ }", Some(" ")),
+        ];
+        for (key, tag) in tags {
+            assert_eq!(hash_tag(key.as_bytes()), tag.map(str::as_bytes), "{key}");
+        }
     }
 }

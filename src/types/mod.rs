@@ -5,6 +5,8 @@
 
 mod hash;
 mod ids;
+mod process;
+mod throttle;
 mod time;
 
 pub use hash::{KeyHash, UnknownKeyHash};
@@ -12,4 +14,6 @@ pub use ids::{
     Epoch, FencingToken, Generation, Incarnation, InvalidName, NAME_MAX_BYTES, NodeId, NodeName, PartitionCount,
     PartitionId, RingName,
 };
+pub use process::Process;
+pub use throttle::Throttle;
 pub use time::{BootClock, Clock, ManualClock, Time};

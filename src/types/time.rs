@@ -52,6 +52,12 @@ impl Sub<Duration> for Time {
 pub trait Clock: Send + Sync + 'static {
     /// Now. Never goes back.
     fn now(&self) -> Time;
+
+    /// How long the runtime's timers may be relied on at a time by whoever goes by this clock. They stand still while the
+    /// machine is suspended, and this clock may not.
+    fn longest_sleep(&self) -> Duration {
+        Duration::from_millis(100)
+    }
 }
 
 /// The system's monotonic clock that goes on while the machine is suspended (`CLOCK_BOOTTIME`), so that a node that

@@ -10,6 +10,7 @@ async fn an_entry_is_set_found_at_its_owner_and_deleted() {
     texts_and_json_come_back_as_they_were(&ring).await;
     stdin_is_a_value(&ring).await;
     the_owner_is_who_stored_it(&ring).await;
+    an_entry_is_inspected(&ring).await;
     what_is_not_there_has_a_code_of_its_own(&ring).await;
     a_ttl_ends_an_entry(&ring).await;
     what_the_ring_refuses_is_a_usage_error(&ring).await;
@@ -50,6 +51,21 @@ async fn the_owner_is_who_stored_it(ring: &Ground) {
         );
         assert_eq!(text.out, expected);
     }
+}
+
+async fn an_entry_is_inspected(ring: &Ground) {
+    let set = ring.json(&["set", "looked:at", "[1,2]", "--ttl", "1h"]).await;
+    let seen = ring.json(&["inspect", "looked:at"]).await;
+    let owner = ring.json(&["owner", "looked:at"]).await;
+    assert_eq!((&seen["found"], &seen["bytes"]), (&json!(true), &json!(5)), "{seen}");
+    assert_eq!((&seen["node"], &seen["version"]), (&set["node"], &set["version"]), "{seen}");
+    assert_eq!(seen["partition"], owner["partition"], "{seen}");
+    let (age, ttl) = (seen["age"].as_f64().unwrap(), seen["ttl"].as_f64().unwrap());
+    assert!((0.0..60.0).contains(&age) && (3540.0..=3600.0).contains(&ttl), "{seen}");
+    ring.run(&["inspect", "looked:at"]).await.assert_says(&["node", "version", "ttl", " s\n", "application/json"]);
+    let missing = ring.run(&["inspect", "nothing", "--json"]).await;
+    missing.assert_failed(10, &["'nothing' is not there"]);
+    assert_eq!(missing.documents()[0]["found"], false);
 }
 
 async fn what_is_not_there_has_a_code_of_its_own(ring: &Ground) {

@@ -4,6 +4,7 @@
 pub mod bulk;
 pub mod eventually;
 pub mod http;
+pub mod identity;
 pub mod nats_server;
 pub mod node;
 pub mod recorder;

@@ -1,6 +1,8 @@
 //! Real NATS servers for tests: started on free ports with a store of their own, stopped, killed, frozen, restarted
 //! with their files, and gone when dropped.
 
+#![allow(clippy::print_stderr)] // a test that is skipped says so
+
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -26,11 +28,13 @@ pub struct ServerOptions {
     pub jetstream: bool,
     /// Further lines of its configuration.
     pub extra: String,
+    /// Another server than the one that tests run.
+    pub program: Option<PathBuf>,
 }
 
 impl Default for ServerOptions {
     fn default() -> Self {
-        Self { jetstream: true, extra: String::new() }
+        Self { jetstream: true, extra: String::new(), program: None }
     }
 }
 
@@ -153,7 +157,7 @@ impl NatsServer {
             self.name, self.options.extra
         );
         std::fs::write(&config, text).unwrap();
-        let mut child = Command::new(binary())
+        let mut child = Command::new(self.options.program.clone().unwrap_or_else(binary))
             .arg("-c")
             .arg(&config)
             .stdin(Stdio::null())
@@ -224,7 +228,10 @@ impl NatsCluster {
                     "cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n{extra}",
                     routes.join(", ")
                 );
-                NatsServer::prepared(&format!("server-{n}"), ServerOptions { jetstream: true, extra: cluster })
+                NatsServer::prepared(
+                    &format!("server-{n}"),
+                    ServerOptions { extra: cluster, ..ServerOptions::default() },
+                )
             })
             .collect();
         let starting: Vec<_> = servers.iter_mut().map(NatsServer::launch).collect();
@@ -274,6 +281,19 @@ fn free_ports(count: usize) -> Vec<u16> {
         held.extend(TcpListener::bind(("127.0.0.1", rand::random_range(10_000..32_000))).ok());
     }
     held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
+
+/// Another version of the server, as `nats/install.sh --old-servers` brings it, or `None` after saying that `what` is
+/// skipped. The checks of every change set `NATS_RING_REQUIRE_OLD_SERVERS=1`: there it must be there.
+pub fn old_server(version: &str, what: &str) -> Option<PathBuf> {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("nats/.bin").join(version).join("nats-server");
+    if file.is_file() {
+        return Some(file);
+    }
+    let required = std::env::var("NATS_RING_REQUIRE_OLD_SERVERS").is_ok_and(|v| v == "1");
+    assert!(!required, "{what}: no nats-server {version}, and NATS_RING_REQUIRE_OLD_SERVERS=1");
+    eprintln!("\n**** SKIPPED: {what}: no nats-server {version} (nats/install.sh --old-servers brings it) ****\n");
+    None
 }
 
 /// The server's program: named by the environment, fetched by the install script, or on PATH.

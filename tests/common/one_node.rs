@@ -1,6 +1,6 @@
 //! A node in one place, without NATS: the real cache behind a caller that fails, hangs or panics as it is told, and a
 //! status to be set.
-#![allow(unreachable_pub, clippy::unwrap_used)] // shared by tests as a module
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // shared by tests as a module
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use nats_ring::types::{
     RingName, Time,
 };
 use serde_json::Value;
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 pub const VALUE_MAX_BYTES: usize = 2000;
@@ -33,6 +34,8 @@ pub enum Mood {
     Fails(CallError),
     Hangs,
     Panics,
+    /// Serves once a permit is there, one for each call.
+    Waits(Arc<Semaphore>),
 }
 
 /// A ring of one node, in one place: the real cache, and a status to be set.
@@ -43,14 +46,26 @@ pub struct Fake {
     mood: Mutex<Mood>,
     status: Mutex<Status>,
     metrics: Metrics,
+    asked: watch::Sender<usize>,
 }
 
 impl Fake {
     pub async fn new() -> Arc<Self> {
-        let clock: Arc<dyn Clock> = Arc::new(BootClock);
+        Self::on_clock(Arc::new(BootClock)).await
+    }
+
+    pub async fn on_clock(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Self::with(clock, 16 << 20, VALUE_MAX_BYTES).await
+    }
+
+    pub async fn with_values_up_to(max_value_bytes: usize) -> Arc<Self> {
+        Self::with(Arc::new(BootClock), 64 << 20, max_value_bytes).await
+    }
+
+    async fn with(clock: Arc<dyn Clock>, memory_bytes: u64, max_value_bytes: usize) -> Arc<Self> {
         let gate = Gate::closed(clock.clone());
         gate.open_until(Time::from_nanos(u64::MAX));
-        let config = CacheConfig { memory_bytes: 16 << 20, max_value_bytes: VALUE_MAX_BYTES, node: name("node-2") };
+        let config = CacheConfig { memory_bytes, max_value_bytes, node: name("node-2") };
         let count = PartitionCount::new(4).unwrap();
         let fake = Self {
             cache: CacheService::new(config, clock),
@@ -59,6 +74,7 @@ impl Fake {
             mood: Mutex::new(Mood::Serves),
             status: Mutex::new(status(count)),
             metrics: Metrics::new(&["get", "set", "delete"]),
+            asked: watch::Sender::new(0),
         };
         let grants: Vec<_> = count.ids().map(|p| fake.grant(p)).collect();
         fake.cache.on_own(&grants).await.unwrap();
@@ -83,6 +99,11 @@ impl Fake {
         *self.mood.lock().unwrap() = mood;
     }
 
+    /// Waits until so many calls have come.
+    pub async fn wait_until_asked(&self, calls: usize) {
+        self.asked.subscribe().wait_for(|asked| *asked >= calls).await.unwrap();
+    }
+
     pub fn set_status(&self, change: impl FnOnce(&mut Status)) {
         change(&mut self.status.lock().unwrap());
     }
@@ -91,12 +112,14 @@ impl Fake {
 #[async_trait]
 impl Caller for Fake {
     async fn call(&self, key: Bytes, operation: &str, payload: Bytes, timeout: Duration) -> Result<Reply, CallError> {
+        self.asked.send_modify(|calls| *calls += 1);
         let mood = self.mood.lock().unwrap().clone();
         match mood {
             Mood::Serves => {}
             Mood::Fails(error) => return Err(error),
             Mood::Hangs => std::future::pending().await,
             Mood::Panics => panic!("as told by the test"),
+            Mood::Waits(permits) => permits.acquire().await.unwrap().forget(),
         }
         let partition = self.partition(&key);
         let request =

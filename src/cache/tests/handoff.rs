@@ -43,7 +43,8 @@ async fn the_next_owner_has_all_live_entries_with_their_versions_and_writes_in_i
         let got = next.get(&two, format!("key:{number}").as_bytes()).await.unwrap();
         assert_eq!((got.value, got.version), (text(1000), version(1, number + 1)));
     }
-    assert_eq!(next.get(&two, b"short").await.unwrap().remaining_ttl_ms, Some(6000));
+    let short = next.get(&two, b"short").await.unwrap();
+    assert_eq!((short.age_ms, short.remaining_ttl_ms), (4000, Some(6000)));
     assert_eq!(next.get(&two, b"over").await, None);
     assert_eq!(next.cache.stats().entries, 101);
     assert_eq!(next.set(&two, b"key:7", b"2", None).await, version(2, 1));
@@ -65,7 +66,8 @@ async fn time_that_a_chunk_waits_for_the_rest_is_subtracted_from_the_time_to_liv
     let (next, two) = (super::node(), grant(0, 2));
     next.cache.restore(&two, vec![first, trailer], Duration::ZERO).await.unwrap();
     next.own(&two).await;
-    assert_eq!(next.get(&two, b"short").await.unwrap().remaining_ttl_ms, Some(7000));
+    let short = next.get(&two, b"short").await.unwrap();
+    assert_eq!((short.age_ms, short.remaining_ttl_ms), (3000, Some(7000)));
 }
 
 #[tokio::test]
@@ -165,8 +167,9 @@ async fn the_time_between_the_last_chunk_and_its_restoration_is_taken_off_as_wel
     let (next, two) = (node(), grant(0, 2));
     next.cache.restore(&two, chunks, Duration::from_secs(5)).await.unwrap();
     next.own(&two).await;
-    // Of its ten seconds four were over when it was handed over, and five were waited.
-    assert!(next.get(&two, b"short").await.is_some());
+    // Of its ten seconds four were over when it was handed over, and five were waited. This node's clock began just now:
+    // the entry is older than it.
+    assert_eq!(next.get(&two, b"short").await.unwrap().age_ms, 9000);
     next.clock.advance(Duration::from_millis(1000));
     assert!(next.get(&two, b"short").await.is_none());
 }

@@ -1,6 +1,7 @@
 //! The cache through its service interface, on a clock that moves when told to.
 
 mod client;
+mod conditions;
 mod eviction;
 mod handoff;
 mod model;
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::native::{Answer, Operation, decode, encode};
-use super::{CacheConfig, CacheService, Version};
+use super::{CacheConfig, CacheService, Condition, Version};
 use crate::service::{Form, Gate, Grant, Request, Service, ServiceError, Validity};
 use crate::types::{Clock, Epoch, FencingToken, Generation, Incarnation, ManualClock, NodeName, PartitionId};
 
@@ -28,6 +29,7 @@ struct Node {
 struct Got {
     value: Vec<u8>,
     version: Version,
+    age_ms: u64,
     remaining_ttl_ms: Option<u64>,
 }
 
@@ -88,6 +90,7 @@ impl Node {
         found.map(|found| Got {
             value: found.value.to_vec(),
             version: found.version,
+            age_ms: found.age_ms,
             remaining_ttl_ms: found.remaining_ttl_ms,
         })
     }
@@ -103,16 +106,35 @@ impl Node {
         value: &[u8],
         ttl_ms: Option<u64>,
     ) -> Result<Version, ServiceError> {
-        let answer = self.native(grant, key, &Operation::Set { value, kind: 0, ttl_ms }).await?;
-        let Answer::Stored { version } = decode(&answer).unwrap() else { panic!("not an answer to set") };
+        let answer = self.native(grant, key, &set(value, ttl_ms)).await?;
+        let Answer::Stored { version, .. } = decode(&answer).unwrap() else { panic!("not an answer to set") };
         Ok(version)
     }
 
+    /// Touches, or persists without a time to live; the version afterwards.
+    async fn set_ttl(&self, grant: &Grant, key: &[u8], ttl_ms: Option<u64>) -> Option<Version> {
+        let condition = Condition::NONE;
+        let operation = match ttl_ms {
+            Some(ttl_ms) => Operation::Touch { ttl_ms, condition },
+            None => Operation::Persist { condition },
+        };
+        let answer = self.native(grant, key, &operation).await.unwrap();
+        let Answer::Changed(version) = decode(&answer).unwrap() else { panic!("not an answer to touch") };
+        version
+    }
+
     async fn delete(&self, grant: &Grant, key: &[u8]) -> (bool, Version) {
-        let answer = self.native(grant, key, &Operation::Delete).await.unwrap();
+        let answer = self.native(grant, key, &DELETE).await.unwrap();
         let Answer::Deleted { existed, version } = decode(&answer).unwrap() else { panic!("not an answer to delete") };
         (existed, version)
     }
+}
+
+const DELETE: Operation<'static> = Operation::Delete { condition: Condition::NONE };
+
+/// Sets JSON whatever was there.
+fn set(value: &[u8], ttl_ms: Option<u64>) -> Operation<'_> {
+    Operation::Set { value, content_type: b"", ttl_ms, condition: Condition::NONE }
 }
 
 /// JSON text of this length.

@@ -10,6 +10,7 @@ use super::*;
 enum Step {
     Set { key: u8, len: usize, ttl_ms: Option<u64> },
     Delete { key: u8 },
+    Touch { key: u8, ttl_ms: Option<u64> },
     Get { key: u8 },
     Advance { ms: u64 },
     Sweep { max_entries: usize },
@@ -20,6 +21,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         5 => (0u8..20, 2usize..12_000, prop::option::of(1u64..100)).prop_map(|(key, len, ttl_ms)| Step::Set { key, len, ttl_ms }),
         2 => (0u8..20).prop_map(|key| Step::Delete { key }),
+        2 => (0u8..20, prop::option::of(1u64..100)).prop_map(|(key, ttl_ms)| Step::Touch { key, ttl_ms }),
         5 => (0u8..20).prop_map(|key| Step::Get { key }),
         3 => (0u64..40).prop_map(|ms| Step::Advance { ms }),
         1 => (0usize..10).prop_map(|max_entries| Step::Sweep { max_entries }),
@@ -28,13 +30,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
-/// Value length, version and deadline by key; never full.
+/// What is expected of an entry.
+#[derive(Clone, Copy)]
+struct Expected {
+    len: usize,
+    version: Version,
+    written_ms: u64,
+    deadline_ms: Option<u64>,
+}
+
+/// The entries by key; never full.
 #[derive(Default)]
 struct Model {
     now_ms: u64,
     epoch: u64,
     sequence: u64,
-    entries: HashMap<u8, (usize, Version, Option<u64>)>,
+    entries: HashMap<u8, Expected>,
 }
 
 impl Model {
@@ -44,10 +55,22 @@ impl Model {
     }
 
     fn get(&self, key: u8) -> Option<Got> {
-        let (len, version, deadline) = self.entries.get(&key)?;
-        let remaining_ttl_ms = deadline.map(|deadline| deadline.saturating_sub(self.now_ms));
+        let Expected { len, version, written_ms, deadline_ms } = *self.entries.get(&key)?;
+        let remaining_ttl_ms = deadline_ms.map(|deadline| deadline.saturating_sub(self.now_ms));
         let alive = remaining_ttl_ms != Some(0);
-        alive.then(|| Got { value: text(*len), version: *version, remaining_ttl_ms })
+        alive.then(|| Got { value: text(len), version, age_ms: self.now_ms - written_ms, remaining_ttl_ms })
+    }
+
+    /// Touch, or persist where there is no time to live; the version afterwards.
+    fn set_ttl(&mut self, key: u8, ttl_ms: Option<u64>) -> Option<Version> {
+        let got = self.get(key)?;
+        if ttl_ms.is_none() && got.remaining_ttl_ms.is_none() {
+            return Some(got.version);
+        }
+        let (version, now_ms) = (self.next_version(), self.now_ms);
+        let entry = self.entries.get_mut(&key)?;
+        (entry.version, entry.deadline_ms) = (version, ttl_ms.map(|ttl| now_ms + ttl));
+        Some(version)
     }
 }
 
@@ -59,13 +82,17 @@ async fn run(steps: Vec<Step>) {
         match step {
             Step::Set { key, len, ttl_ms } => {
                 let version = model.next_version();
-                model.entries.insert(key, (len, version, ttl_ms.map(|ttl| model.now_ms + ttl)));
+                let (written_ms, deadline_ms) = (model.now_ms, ttl_ms.map(|ttl| model.now_ms + ttl));
+                model.entries.insert(key, Expected { len, version, written_ms, deadline_ms });
                 assert_eq!(node.set(&grant, &[key], &text(len), ttl_ms).await, version);
             }
             Step::Delete { key } => {
                 let expected = (model.get(key).is_some(), model.next_version());
                 model.entries.remove(&key);
                 assert_eq!(node.delete(&grant, &[key]).await, expected);
+            }
+            Step::Touch { key, ttl_ms } => {
+                assert_eq!(node.set_ttl(&grant, &[key], ttl_ms).await, model.set_ttl(key, ttl_ms));
             }
             Step::Get { key } => assert_eq!(node.get(&grant, &[key]).await, model.get(key)),
             Step::Advance { ms } => {

@@ -92,7 +92,7 @@ async fn requests_for_a_partition_or_epoch_that_is_not_held_are_unavailable_and_
         let refused = node.native(&wrong, b"k", &Operation::Get).await.unwrap_err();
         assert_eq!(refused.code, "unavailable");
         assert_eq!(node.try_set(&wrong, b"k", b"1", None).await.unwrap_err().code, "unavailable");
-        assert_eq!(node.native(&wrong, b"k", &Operation::Delete).await.unwrap_err().code, "unavailable");
+        assert_eq!(node.native(&wrong, b"k", &DELETE).await.unwrap_err().code, "unavailable");
     }
     assert_eq!(node.cache.stats().failures, 9);
 }
@@ -101,17 +101,20 @@ async fn requests_for_a_partition_or_epoch_that_is_not_held_are_unavailable_and_
 async fn bad_requests_are_refused_with_a_code_and_what_is_wrong() {
     let (node, grant) = (node_with(200_000), grant(0, 1));
     node.own(&grant).await;
-    let set = |value, kind, ttl_ms| Operation::Set { value, kind, ttl_ms };
-    let (long_key, large) = ([b'k'; 1025], text(100_001));
+    let (long_key, large, long_type) = ([b'k'; 1025], text(100_001), format!("text/{}", "x".repeat(251)));
+    let typed = |value, content_type| Operation::Set { value, content_type, ttl_ms: None, condition: Condition::NONE };
     let cases = [
         (&b""[..], Operation::Get, "bad_request", "\"key\""),
         (&long_key, Operation::Get, "too_large", "1025 bytes"),
-        (b"k", set(b"{", 0, None), "bad_request", "not JSON"),
-        (b"k", set(b"\xff", 0, None), "bad_request", "not JSON"),
-        (b"k", set(b"1", 9, None), "bad_request", "\"kind\": 9"),
-        (b"k", set(b"1", 0, Some(0)), "bad_request", "\"ttl\""),
-        (b"k", set(b"1", 0, Some(u64::MAX)), "bad_request", "\"ttl\""),
-        (b"k", set(&large, 0, None), "too_large", "100001 bytes is over the limit of 100000"),
+        (b"k", set(b"{", None), "bad_request", "not JSON"),
+        (b"k", set(b"\xff", None), "bad_request", "not JSON"),
+        (b"k", typed(b"{", &b"application/x+json"[..]), "bad_request", "not JSON"),
+        (b"k", typed(b"1", b"a b"), "bad_request", "\"content_type\""),
+        (b"k", typed(b"1", long_type.as_bytes()), "too_large", "256 bytes"),
+        (b"k", set(b"1", Some(0)), "bad_request", "\"ttl\""),
+        (b"k", set(b"1", Some(u64::MAX)), "bad_request", "\"ttl\""),
+        (b"k", Operation::Touch { ttl_ms: 0, condition: Condition::NONE }, "bad_request", "\"ttl\""),
+        (b"k", set(&large, None), "too_large", "100001 bytes is over the limit of 100000"),
     ];
     for (key, operation, code, names) in cases {
         let refused = node.native(&grant, key, &operation).await.unwrap_err();

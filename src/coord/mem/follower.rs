@@ -2,7 +2,8 @@
 //!
 //! As with the real bucket's history of one, a reader that lags sees the last write of a key and not those before.
 
-use tokio::sync::watch;
+use std::pin::pin;
+use std::sync::Arc;
 
 use super::super::{Entry, Revision, WatchItem, WatchScope, WatchStream};
 use super::{MemStore, State, hits};
@@ -33,8 +34,7 @@ pub(super) fn start(store: MemStore, scope: WatchScope) -> WatchStream {
     let state = store.state();
     let (life, floors) = (state.life, state.floors.len());
     drop(state);
-    let version = store.shared.version.subscribe();
-    let follower = Follower { store, scope, version, life, floors, at: None, again: None, ended: false };
+    let follower = Follower { store, scope, life, floors, at: None, again: None, ended: false };
     Box::pin(futures::stream::unfold(follower, |mut follower| async move {
         follower.next().await.map(|item| (item, follower))
     }))
@@ -44,7 +44,6 @@ pub(super) fn start(store: MemStore, scope: WatchScope) -> WatchStream {
 struct Follower {
     store: MemStore,
     scope: WatchScope,
-    version: watch::Receiver<u64>,
     life: u64,
     floors: usize,
     /// Everything up to this revision was yielded; `None` where a snapshot is due.
@@ -55,13 +54,14 @@ struct Follower {
 
 impl Follower {
     async fn next(&mut self) -> Option<WatchItem> {
+        let shared = Arc::clone(&self.store.shared);
         while !self.ended {
-            self.version.mark_unchanged();
+            let mut changed = pin!(shared.changed.notified());
+            changed.as_mut().enable();
             if let Some(item) = self.step() {
                 return Some(item);
             }
-            // Cannot fail: `store` keeps the sender.
-            self.version.changed().await.ok()?;
+            changed.await;
         }
         None
     }

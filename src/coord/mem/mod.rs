@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::{CasError, Entry, Revision, Store, StoreError, StoreIdentity, WatchScope, WatchStream};
 
@@ -58,8 +58,8 @@ pub struct MemStore {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Counts whatever a watch may have to look at.
-    version: watch::Sender<u64>,
+    /// Whatever a watch may have to look at. (A `tokio::sync::watch` would wake its receivers in random order.)
+    changed: Notify,
 }
 
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl MemStore {
             rng: SmallRng::seed_from_u64(seed),
             held: false,
         };
-        let shared = Shared { state: Mutex::new(state), version: watch::Sender::new(0) };
+        let shared = Shared { state: Mutex::new(state), changed: Notify::new() };
         Self { shared: Arc::new(shared), connected: Arc::new(AtomicBool::new(true)) }
     }
 
@@ -174,7 +174,7 @@ impl MemStore {
     }
 
     fn wake(&self) {
-        self.shared.version.send_modify(|version| *version += 1);
+        self.shared.changed.notify_waiters();
     }
 
     fn is_connected(&self) -> bool {

@@ -19,6 +19,13 @@ pub(super) fn is_pattern(subject: &str) -> bool {
 
 /// Whether a subscription to `pattern` gets what is sent to `subject`.
 pub(super) fn matches(pattern: &str, subject: &str) -> bool {
+    // Most have no wildcards, and there is one for each partition.
+    if pattern == subject {
+        return true;
+    }
+    if !pattern.ends_with('>') && !pattern.contains('*') {
+        return false;
+    }
     let mut subject = subject.split('.');
     for token in pattern.split('.') {
         match (token, subject.next()) {

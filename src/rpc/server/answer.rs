@@ -46,6 +46,7 @@ impl Refusal {
         match self.code() {
             "bad_request" => 400,
             "not_found" => 404,
+            "precondition_failed" => 412,
             "too_large" => 413,
             "overloaded" => 429,
             "unavailable" => 503,

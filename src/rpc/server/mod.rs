@@ -21,7 +21,7 @@ use super::envelope::{CallHead, MAX_HOPS, seal};
 use super::subject::Intent;
 use super::table::{Route, RouteTable};
 use crate::service::{Gate, Grant, Request, Service};
-use crate::types::{Clock, Epoch, NodeId, PartitionCount, PartitionId, Time};
+use crate::types::{Clock, Epoch, NodeId, PartitionCount, PartitionId, Process, Time};
 
 pub use answer::{Answer, Refusal, error_body, plain_message};
 use slot::{Mode, Slot};
@@ -132,6 +132,8 @@ pub struct ServerParts {
     pub gate: Arc<Gate>,
     /// For deadlines.
     pub clock: Arc<dyn Clock>,
+    /// What executions that wait run under.
+    pub process: Process,
     /// Who owns what.
     pub table: RouteTable,
     /// Bounds.
@@ -148,6 +150,8 @@ pub struct Server {
     slots: Vec<Mutex<Slot>>,
     running: AtomicUsize,
     closed: AtomicBool,
+    /// Woken while requests are held back.
+    parked: Notify,
     tasks: TaskTracker,
 }
 
@@ -160,6 +164,7 @@ impl Server {
             slots,
             running: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
+            parked: Notify::new(),
             tasks: TaskTracker::new(),
         })
     }
@@ -225,6 +230,7 @@ impl Server {
         }
         let partition = job.partition;
         slot.parked.push_back(job);
+        self.parked.notify_one();
         if slot.parked.len() == limit * 3 / 4 {
             self.notice(Notice::Pressure(partition));
         }
@@ -239,7 +245,7 @@ impl Server {
     async fn run(self: &Arc<Self>, grant: Grant, job: Job) {
         let mut execution = Box::pin(Arc::clone(self).execute(grant, job));
         if (&mut execution).now_or_never().is_none() {
-            self.tasks.spawn(execution);
+            self.parts.process.spawn_on(&self.tasks, execution);
         }
     }
 
@@ -371,14 +377,19 @@ impl Server {
             return;
         }
         let server = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.parts.process.spawn_on(&self.tasks, async move {
             for job in parked {
                 server.dispatch(job).await;
             }
         });
     }
 
-    /// Answers what was held back beyond its deadline. To be called every so often.
+    /// Waits until requests are held back that [`Server::expire_parked`] has not seen yet, or has left.
+    pub async fn something_parked(&self) {
+        self.parked.notified().await;
+    }
+
+    /// Answers what was held back beyond its deadline. To be called every so often while something is.
     pub async fn expire_parked(&self) {
         let now = self.parts.clock.now();
         for partition in self.parts.partitions.ids() {
@@ -386,6 +397,9 @@ impl Server {
                 Some(mut slot) if !slot.parked.is_empty() => {
                     let (late, kept) = slot.parked.drain(..).partition(|job: &Job| job.deadline <= now);
                     slot.parked = kept;
+                    if !slot.parked.is_empty() {
+                        self.parked.notify_one();
+                    }
                     late
                 }
                 _ => continue,

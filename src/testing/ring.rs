@@ -1,0 +1,399 @@
+//! The ring under test: nodes on twins, and everything that can happen to them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::FutureExt;
+use tokio::sync::watch;
+
+use super::builder::{TestNode, TestRingBuilder, node_name};
+use super::clock::SimulatedClock;
+use super::settle;
+use super::wire::{Delays, Wired};
+use crate::coord::mem::MemStore;
+use crate::node::{NodeError, NodeParts, Ring, Status};
+use crate::rpc::mem::{MemBus, MemSwitch};
+use crate::rpc::server::Unobserved;
+use crate::rpc::{Bus, CallError, Caller, Reply, RequestError, subject};
+use crate::service::Service;
+use crate::types::{Clock, Epoch, KeyHash, NodeName, PartitionId, Process};
+
+/// How often, in simulated time, a ring is looked at that is to settle.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// What [`TestRing::settled`] grants beside ten leases, and [`TestRing::leave`] beside the drain's limit.
+const GRACE: Duration = Duration::from_secs(60);
+/// How long a plain client waits for its answer.
+const PLAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Turns of the runtime within which killed tasks have ended.
+const TURNS_TO_DIE: usize = 1000;
+/// Most bytes of state on their way to a node: as the program has it.
+const STAGING_BYTES: usize = 256 * 1024 * 1024;
+
+/// A ring in memory, whose time passes only when a test waits. See the [module](super).
+pub struct TestRing {
+    settings: TestRingBuilder,
+    clock: SimulatedClock,
+    store: MemStore,
+    delays: Delays,
+    switch: MemSwitch,
+    members: Members,
+}
+
+/// Nodes by name that have neither crashed nor left.
+type Members = Arc<Mutex<BTreeMap<NodeName, Member>>>;
+
+struct Member {
+    ring: Ring,
+    process: Process,
+    stores: [MemStore; 2],
+    bus: MemBus,
+    connected: watch::Sender<bool>,
+    frozen: bool,
+    cut: bool,
+}
+
+impl Member {
+    fn set_connected(&mut self, connected: bool) {
+        self.cut = !connected;
+        self.stores.iter().for_each(|store| store.set_connected(connected));
+        self.bus.set_connected(connected);
+        self.connected.send_replace(connected);
+    }
+
+    /// Neither frozen nor cut off nor ended by itself.
+    fn takes_part(&self) -> bool {
+        !self.frozen && !self.cut && !self.has_ended()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ring.wait().now_or_never().is_some()
+    }
+
+    /// As SIGKILL and the closing of its connections do.
+    fn kill(&mut self) {
+        self.process.kill();
+        self.set_connected(false);
+    }
+}
+
+/// A ring did not settle in time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the ring did not settle within {within:?} of simulated time: {reason}")]
+pub struct Unsettled {
+    /// How long it was given.
+    pub within: Duration,
+    /// The first thing that was not at rest when time was up.
+    pub reason: String,
+}
+
+impl TestRing {
+    /// A ring with the defaults, without nodes.
+    ///
+    /// # Panics
+    /// As [`TestRingBuilder::build`].
+    #[allow(clippy::new_without_default)] // It needs a runtime, and pauses its clock: nothing to happen by default.
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// A ring otherwise.
+    pub fn builder() -> TestRingBuilder {
+        TestRingBuilder::default()
+    }
+
+    pub(super) fn make(settings: TestRingBuilder, clock: SimulatedClock) -> Self {
+        let delays = Delays::new(settings.store_delay, settings.seed);
+        let (store, switch) = (MemStore::new(settings.seed), MemSwitch::new(settings.seed));
+        Self { settings, clock, store, delays, switch, members: Members::default() }
+    }
+
+    /// Starts a node with this service. It owns partitions once the ring has [settled](TestRing::settled). A name whose
+    /// node crashed, left or ended by itself may be used again, as by a process that is restarted.
+    ///
+    /// # Panics
+    /// Where a node of this name runs.
+    pub async fn add_node(&self, node: impl Into<TestNode>, service: Arc<dyn Service>) -> Ring {
+        let node = node.into();
+        let name = node.name.clone();
+        let ended = self.members().get(&name).map(Member::has_ended);
+        assert!(ended != Some(false), "node {name} runs already");
+        if ended.is_some() {
+            self.crash(name.as_str()).await;
+        }
+        let (parts, connected) = self.parts(node, service);
+        let (process, stores, bus) = (parts.parts.process.clone(), parts.stores, parts.bus);
+        let ring = match Ring::start(parts.parts).await {
+            Ok(ring) => ring,
+            Err(error) => panic!("node {name} did not start: {error}"),
+        };
+        let member = Member { ring: ring.clone(), process, stores, bus, connected, frozen: false, cut: false };
+        self.members().insert(name, member);
+        ring
+    }
+
+    fn parts(&self, node: TestNode, service: Arc<dyn Service>) -> (Twins, watch::Sender<bool>) {
+        let (sender, connected) = watch::channel(true);
+        let stores = [self.store.connect(), self.store.connect()];
+        let bus = self.switch.bus();
+        let wired = |store: &MemStore| Arc::new(Wired { store: store.clone(), delays: self.delays.clone() });
+        let parts = NodeParts {
+            ring: self.settings.name.clone(),
+            node: node.name,
+            zone: node.zone,
+            weight: node.weight,
+            http: None,
+            partitions: self.settings.partitions,
+            key_hash: self.settings.key_hash,
+            timing: self.settings.timing.clone(),
+            service,
+            store: wired(&stores[0]),
+            heartbeat_store: wired(&stores[1]),
+            bus: Arc::new(bus.clone()),
+            connected,
+            clock: Arc::new(self.clock.at_rate(node.clock_rate)),
+            process: Process::simulated(),
+            limits: node.limits,
+            observer: Arc::new(Unobserved),
+            staging_bytes: STAGING_BYTES,
+            queries: Vec::new(),
+        };
+        (Twins { parts, stores, bus }, sender)
+    }
+
+    fn members(&self) -> MutexGuard<'_, BTreeMap<NodeName, Member>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, name: &str, act: impl FnOnce(&mut Member) -> T) -> T {
+        let mut members = self.members();
+        match members.get_mut(&node_name(name)) {
+            Some(member) => act(member),
+            None => {
+                let known: Vec<String> = members.keys().map(ToString::to_string).collect();
+                drop(members);
+                panic!("no node {name} runs; there are: {}", known.join(", "))
+            }
+        }
+    }
+
+    /// The handle of a node.
+    ///
+    /// # Panics
+    /// Here and below: where no node of this name runs.
+    pub fn node(&self, name: &str) -> Ring {
+        self.with(name, |member| member.ring.clone())
+    }
+
+    /// The names of all nodes that have neither crashed nor left.
+    pub fn nodes(&self) -> Vec<NodeName> {
+        self.members().keys().cloned().collect()
+    }
+
+    /// Lets simulated time pass, and everything happen that is due by then.
+    pub async fn advance(&self, span: Duration) {
+        tokio::time::sleep(span).await;
+    }
+
+    /// Simulated time since the ring was made.
+    pub fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    /// Simulated time, for services that take a clock.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(self.clock.clone())
+    }
+
+    /// Waits until every partition is owned as planned and served, nothing moves, and all nodes agree on it. Nodes that
+    /// are frozen, cut off or ended by themselves count as gone: it waits until they are replaced.
+    ///
+    /// # Panics
+    /// After ten leases and a minute of simulated time, saying what was not at rest. See [`TestRing::settles_within`].
+    pub async fn settled(&self) {
+        let within = self.settings.timing.lease * 10 + GRACE;
+        if let Err(unsettled) = self.settles_within(within).await {
+            panic!("{unsettled}");
+        }
+    }
+
+    /// As [`TestRing::settled`], for as long as is said.
+    ///
+    /// # Errors
+    /// [`Unsettled`]: what was not at rest.
+    pub async fn settles_within(&self, within: Duration) -> Result<(), Unsettled> {
+        let end = self.elapsed() + within;
+        loop {
+            let Err(reason) = self.look().await else { return Ok(()) };
+            if self.elapsed() >= end {
+                return Err(Unsettled { within, reason });
+            }
+            self.advance(LOOK_EVERY).await;
+        }
+    }
+
+    async fn look(&self) -> Result<(), String> {
+        let nodes: Vec<Status> =
+            self.members().values().filter(|m| m.takes_part()).map(|member| member.ring.status()).collect();
+        if nodes.is_empty() {
+            return Err("it has no node that takes part".to_owned());
+        }
+        settle::check(&self.store, self.settings.partitions, &nodes).await
+    }
+
+    /// Who owns what at which epoch, by the store. Partitions that nobody owns are left out.
+    pub async fn owners(&self) -> BTreeMap<PartitionId, (NodeName, Epoch)> {
+        let mut owners = BTreeMap::new();
+        for partition in self.settings.partitions.ids() {
+            if let Some(claim) = settle::claim(&self.store, partition).await
+                && let Some(holder) = claim.holder()
+            {
+                owners.insert(partition, (holder.node.clone(), claim.epoch));
+            }
+        }
+        owners
+    }
+
+    /// The partition of a key.
+    pub fn partition_for(&self, key: &[u8]) -> PartitionId {
+        let key_hash: KeyHash = self.settings.key_hash;
+        key_hash.partition(key, self.settings.partitions)
+    }
+
+    /// Drains a node as on SIGTERM, and waits until it has left.
+    ///
+    /// # Errors
+    /// [`NodeError`] where it ended otherwise.
+    ///
+    /// # Panics
+    /// Where it has not ended long after the limit of a drain: frozen, or a defect.
+    pub async fn leave(&self, name: &str) -> Result<(), NodeError> {
+        let ring = self.node(name);
+        let limit = self.settings.timing.drain_timeout + GRACE;
+        let Ok(result) = tokio::time::timeout(limit, ring.shutdown()).await else {
+            panic!("node {name} has not left within {limit:?} of simulated time; is it frozen?")
+        };
+        drop(ring);
+        self.crash(name).await;
+        result
+    }
+
+    /// Ends a node as SIGKILL does: no hook is called, its lease runs out. Handles of it that are held elsewhere are of
+    /// no use any more.
+    pub async fn crash(&self, name: &str) {
+        let process = self.with(name, |member| {
+            member.kill();
+            member.process.clone()
+        });
+        self.members().remove(&node_name(name));
+        for _ in 0..TURNS_TO_DIE {
+            if process.tasks() == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("{} tasks of node {name} have not ended; does the service block its thread?", process.tasks());
+    }
+
+    /// Freezes a node as SIGSTOP does: nothing of it gets on, while its clock does.
+    pub fn pause(&self, name: &str) {
+        self.with(name, |member| {
+            member.frozen = true;
+            member.process.freeze();
+        });
+    }
+
+    /// Ends [`TestRing::pause`].
+    pub fn resume(&self, name: &str) {
+        self.with(name, |member| {
+            member.frozen = false;
+            member.process.thaw();
+        });
+    }
+
+    /// Cuts a node off from the store and from all others.
+    pub fn cut(&self, name: &str) {
+        self.with(name, |member| member.set_connected(false));
+    }
+
+    /// Ends [`TestRing::cut`].
+    pub fn heal(&self, name: &str) {
+        self.with(name, |member| member.set_connected(true));
+    }
+
+    /// Calls keys from outside: through whichever node takes part.
+    pub fn caller(&self) -> Arc<dyn Caller> {
+        Arc::new(AnyNode { members: Arc::clone(&self.members) })
+    }
+
+    /// What a plain NATS client gets that sends this to `<ring>.<operation>`, and waits 5 s.
+    ///
+    /// # Errors
+    /// [`RequestError`] where nobody answered.
+    pub async fn plain(&self, operation: &str, payload: impl Into<Bytes> + Send) -> Result<Bytes, RequestError> {
+        let subject = subject::entry(&self.settings.name, operation);
+        let answer = self.switch.bus().request(&subject, Vec::new(), payload.into(), PLAIN_TIMEOUT).await?;
+        Ok(answer.payload)
+    }
+
+    /// One more connection to the ring's bus, as a NATS client has it.
+    pub fn bus(&self) -> MemBus {
+        self.switch.bus()
+    }
+
+    /// What all of the ring's buses are plugged into: where messages can be made to be lost.
+    pub fn switch(&self) -> &MemSwitch {
+        &self.switch
+    }
+
+    /// The ring's store: where writes can be made to fail, watches to stand still, and all of it to go back or be lost.
+    pub fn store(&self) -> &MemStore {
+        &self.store
+    }
+}
+
+impl fmt::Debug for TestRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestRing")
+            .field("nodes", &self.nodes())
+            .field("elapsed", &self.elapsed())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for TestRing {
+    /// Kills all nodes: their tasks end when the runtime next turns.
+    fn drop(&mut self) {
+        let mut members = std::mem::take(&mut *self.members());
+        members.values_mut().for_each(Member::kill);
+    }
+}
+
+/// What a node is made of, and the ends of it that the ring keeps.
+struct Twins {
+    parts: NodeParts,
+    stores: [MemStore; 2],
+    bus: MemBus,
+}
+
+/// Calls through whichever node takes part.
+struct AnyNode {
+    members: Members,
+}
+
+#[async_trait]
+impl Caller for AnyNode {
+    async fn call(&self, key: Bytes, operation: &str, payload: Bytes, timeout: Duration) -> Result<Reply, CallError> {
+        let through = {
+            let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+            members.values().find(|member| member.takes_part()).map(|member| member.ring.clone())
+        };
+        match through {
+            Some(node) => node.call(key, operation, payload, timeout).await,
+            None => panic!("nobody to call: no node of the ring takes part"),
+        }
+    }
+}

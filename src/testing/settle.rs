@@ -1,0 +1,103 @@
+//! Whether a ring has come to rest, judged from outside: by its store, and by what each of its nodes says.
+
+use std::collections::BTreeMap;
+
+use crate::coord::mem::MemStore;
+use crate::coord::{Claim, ClaimState, Key, PlanRecord, Record, Store};
+use crate::node::{PartitionState, Phase, Status};
+use crate::types::{PartitionCount, PartitionId};
+
+/// `Ok` where every partition is owned as planned and served, all these nodes are in the plan, nobody else is, and all
+/// agree; else the first thing that is not so.
+pub(super) async fn check(store: &MemStore, partitions: PartitionCount, nodes: &[Status]) -> Result<(), String> {
+    nodes.iter().try_for_each(at_rest)?;
+    let Some(plan) = plan(store).await else { return Err("there is no plan yet".to_owned()) };
+    members_are(&plan, nodes)?;
+    for partition in partitions.ids() {
+        let Some(claim) = claim(store, partition).await else {
+            return Err(format!("partition {partition} never had an owner"));
+        };
+        claimed_as_planned(&plan, partition, &claim)?;
+        nodes.iter().try_for_each(|node| agrees(node, partition, &claim))?;
+    }
+    Ok(())
+}
+
+fn at_rest(node: &Status) -> Result<(), String> {
+    if node.phase != Phase::Active {
+        let why = node.not_ready.clone().unwrap_or_default();
+        return Err(format!("{} is not active but {:?}: {why}", node.node, node.phase));
+    }
+    if let Some(reason) = &node.not_ready {
+        return Err(format!("{} is not ready: {reason}", node.node));
+    }
+    match node.moves.first() {
+        Some(m) => Err(format!("partition {} moves from {} to {}: {}", m.partition, node.node, m.to, m.step)),
+        None => Ok(()),
+    }
+}
+
+fn members_are(plan: &PlanRecord, nodes: &[Status]) -> Result<(), String> {
+    let planned: BTreeMap<_, _> = plan.members.iter().map(|m| (&m.id.node, m.id.incarnation.start)).collect();
+    let there: BTreeMap<_, _> = nodes.iter().map(|node| (&node.node, node.start)).collect();
+    if planned == there {
+        return Ok(());
+    }
+    let names = |map: &BTreeMap<&crate::types::NodeName, u64>| {
+        map.iter().map(|(node, start)| format!("{node} (start {start})")).collect::<Vec<_>>().join(", ")
+    };
+    Err(format!("planned for are {}, while there are {}", names(&planned), names(&there)))
+}
+
+fn claimed_as_planned(plan: &PlanRecord, partition: PartitionId, claim: &Claim) -> Result<(), String> {
+    let Some(wanted) = plan.rows.get(partition.index()).and_then(|row| row.first()) else {
+        return Err(format!("the plan has no owner for partition {partition}"));
+    };
+    let member = plan.members.iter().find(|member| member.id.node == *wanted).map(|member| &member.id);
+    match claim.state {
+        ClaimState::Held if member == Some(&claim.owner) => Ok(()),
+        state => {
+            Err(format!("partition {partition} is planned for {wanted}, its claim is {state:?} by {}", claim.owner))
+        }
+    }
+}
+
+fn agrees(node: &Status, partition: PartitionId, claim: &Claim) -> Result<(), String> {
+    let known = node.partitions.get(partition.index());
+    let same = known.is_some_and(|known| {
+        known.owner.as_ref() == Some(&claim.owner.node)
+            && known.epoch == claim.epoch
+            && known.state == PartitionState::Serving
+    });
+    if same {
+        return Ok(());
+    }
+    let state = known.map(|known| format!("{:?} at {:?}, epoch {}", known.state, known.owner, known.epoch));
+    Err(format!(
+        "partition {partition} is {} at epoch {}, while {} takes it for {}",
+        claim.owner.node,
+        claim.epoch,
+        node.node,
+        state.unwrap_or_else(|| "unknown".to_owned())
+    ))
+}
+
+async fn record(store: &MemStore, key: Key) -> Option<Record> {
+    let entry = store.get(&key.text()).await.ok()??;
+    Record::decode(&key, &entry.value?).ok()
+}
+
+async fn plan(store: &MemStore) -> Option<PlanRecord> {
+    match record(store, Key::Plan).await? {
+        Record::Plan(plan) => Some(plan),
+        _ => None,
+    }
+}
+
+/// The claim of a partition, if there ever was one.
+pub(super) async fn claim(store: &MemStore, partition: PartitionId) -> Option<Claim> {
+    match record(store, Key::Own(partition)).await? {
+        Record::Own(claim) => Some(claim),
+        _ => None,
+    }
+}

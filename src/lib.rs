@@ -50,6 +50,7 @@
 //! - [`client`]: [`RingClient`], which routes without joining.
 //! - [`node`]: the loop that drives the machine, and [`Ring`], the handle. [`NodeBuilder`] starts one.
 //! - [`cache`]: the ready-made service, and its client.
+//! - [`admin`]: look at a ring and steer it, without joining it.
 //! - [`http`]: the front door for `curl`.
 //! - [`cli`]: the program.
 //! - `testing` (with the feature of that name): rings in memory, on a clock that tests move.
@@ -68,6 +69,7 @@
 //!    requests, calls the hooks, streams the state, and writes the claim by compare-and-set.
 //! 3. Every node and client sees the claim in its watch ([`coord::Follower`]), and routes there from then on.
 
+pub mod admin;
 pub mod cache;
 pub mod cli;
 pub mod client;

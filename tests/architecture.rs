@@ -25,12 +25,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("client", &["types", "connect", "coord", "rpc"]),
     ("node", &["types", "metrics", "config", "connect", "coord", "service", "ring", "rpc"]),
     ("cache", &["types", "service", "rpc"]),
+    ("admin", &["types", "connect", "coord", "ring::plan", "rpc"]),
     ("http", &["types", "metrics", "service", "rpc", "node", "cache"]),
     (
         "cli",
         &[
             "types", "metrics", "config", "connect", "coord", "service", "ring", "rpc", "client", "node", "cache",
-            "http",
+            "admin", "http",
         ],
     ),
     ("testing", &["types", "coord", "service", "ring", "rpc", "node"]),

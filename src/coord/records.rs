@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-use super::Revision;
+use super::{Revision, RingConfig};
 use crate::types::{Epoch, Generation, Incarnation, KeyHash, NodeId, NodeName, PartitionCount, PartitionId};
 
 /// The format this release writes, and the only one it reads.
@@ -148,6 +148,20 @@ pub struct PlanMember {
     pub excluded: Vec<PartitionId>,
 }
 
+impl PlanMember {
+    /// As the plan knows a node that says this of itself.
+    pub fn announced(node: &NodeName, member: &Member) -> Self {
+        Self {
+            id: NodeId { node: node.clone(), incarnation: member.incarnation },
+            since: member.since,
+            draining: member.state == MemberState::Draining,
+            zone: member.zone.clone(),
+            weight: member.weight,
+            excluded: member.excluded.clone(),
+        }
+    }
+}
+
 /// `plan`: who should own what. Written by the coordinator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanRecord {
@@ -163,6 +177,9 @@ pub struct PlanRecord {
     pub gone: Vec<NodeId>,
     /// For each partition its replicas, the owner-to-be first; empty where nobody can hold it.
     pub rows: Vec<Vec<NodeName>>,
+    /// What operators had asked for when it was made.
+    #[serde(default)]
+    pub config: RingConfig,
 }
 
 /// State of a claim.
@@ -204,8 +221,8 @@ impl Claim {
 pub enum Record {
     /// `meta`
     Meta(Meta),
-    /// `config`: not read by this release.
-    Config,
+    /// `config`; where it cannot be read, why: nodes go on with the last one that could.
+    Config(Result<RingConfig, String>),
     /// `lease.<node>`
     Lease(Lease),
     /// `member.<node>`
@@ -268,7 +285,9 @@ impl Record {
     pub fn encode(&self) -> Bytes {
         match self {
             Self::Meta(body) => write(body),
-            Self::Config => write(&serde_json::Map::new()),
+            Self::Config(Ok(body)) => write(body),
+            // Nobody writes what could not be read.
+            Self::Config(Err(_)) => Bytes::new(),
             Self::Lease(body) => write(body),
             Self::Member(body) => write(body),
             Self::Plan(body) => write(body),
@@ -283,7 +302,9 @@ impl Record {
     pub fn decode(key: &Key, value: &[u8]) -> Result<Self, RecordError> {
         Ok(match key {
             Key::Meta => Self::Meta(read(key, value)?),
-            Key::Config => Self::Config,
+            Key::Config => Self::Config(
+                read::<RingConfig>(key, value).map(RingConfig::without_format).map_err(|error| error.to_string()),
+            ),
             Key::Lease(_) => Self::Lease(read(key, value)?),
             Key::Member(_) => Self::Member(read(key, value)?),
             Key::Plan => Self::Plan(read(key, value)?),
@@ -323,6 +344,35 @@ mod tests {
         let newer = String::from_utf8(claim().encode().to_vec()).unwrap().replace("\"format\":1", "\"format\":2");
         let error = Record::decode(&key, newer.as_bytes()).unwrap_err();
         assert!(matches!(error, RecordError::Format { found: 2, .. }), "{error}");
+    }
+
+    fn config(text: &str) -> Result<RingConfig, String> {
+        match Record::decode(&Key::Config, text.as_bytes()) {
+            Ok(Record::Config(config)) => config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_config_keeps_what_it_does_not_know_when_something_else_is_changed() {
+        let text = r#"{"format":1,"paused":true,"pins":{"17":"b"},"later":{"limit":3}}"#;
+        let mut read = config(text).unwrap();
+        assert_eq!((read.paused, read.cordoned.len()), (true, 0));
+        assert_eq!(read.pins[&PartitionId::new(17)].as_str(), "b");
+        read.cordoned.insert(NodeName::new("a").unwrap());
+        let written: serde_json::Value = serde_json::from_slice(&Record::Config(Ok(read)).encode()).unwrap();
+        let expected = serde_json::json!({"format": 1, "paused": true, "cordoned": ["a"], "pins": {"17": "b"},
+            "later": {"limit": 3}});
+        assert_eq!(written, expected);
+    }
+
+    #[test]
+    fn a_config_that_cannot_be_read_says_why_and_is_no_error_of_the_record() {
+        assert_eq!(config(r#"{"format":1}"#).unwrap(), RingConfig::default());
+        for bad in ["", "{}", "[]", r#"{"format":1,"paused":"yes"}"#, r#"{"format":1,"cordoned":["a b"]}"#] {
+            assert!(config(bad).unwrap_err().contains("'config'"), "{bad}");
+        }
+        assert!(config(r#"{"format":2}"#).unwrap_err().contains("format 2"));
     }
 
     #[test]

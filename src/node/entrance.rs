@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::offers::{Handed, Offers, Pending};
 use super::parts::Queries;
@@ -15,6 +16,7 @@ use super::ring::WeakRing;
 use super::supervise::Supervisor;
 use super::transfer::{Staging, seal_verdict};
 use crate::ring::{Input, Offer, OpId};
+use crate::rpc::drain::DrainAnswer;
 use crate::rpc::envelope::{CallHead, ChunkHead, FarewellHead, OfferHead, open};
 use crate::rpc::micro::MicroService;
 use crate::rpc::server::{Answer, Job, Refusal, Server, plain_message};
@@ -62,6 +64,10 @@ pub(super) struct Entrance {
     pub(super) operations: Vec<&'static str>,
     /// Who owns what.
     pub(super) table: RouteTable,
+    /// Who this node is, for whoever asks it to leave.
+    pub(super) me: NodeId,
+    /// Said once an operator asks it to leave.
+    pub(super) leave: CancellationToken,
     /// For what must wait.
     pub(super) tasks: Supervisor,
     /// Tells the world which plain subjects there are, and how often they were asked.
@@ -142,6 +148,7 @@ impl Entrance {
                 Some(Intent::Chunk) => self.chunk(message).await,
                 Some(Intent::Offer) => self.offer(message).await,
                 Some(Intent::Farewell) => self.farewell(message),
+                Some(Intent::Drain) => self.drain(message).await,
                 None => tracing::debug!(subject = message.subject, "not a subject of this release"),
             }
         }
@@ -294,6 +301,15 @@ impl Entrance {
                 let _ = bus.publish(message).await;
             }
         });
+    }
+
+    /// Answered at once, also where it was asked before: the drain itself shows in the store.
+    async fn drain(&self, message: Message) {
+        tracing::info!(node = %self.me.node, "asked to drain over NATS");
+        self.leave.cancel();
+        let Some(reply) = message.reply else { return };
+        let payload = DrainAnswer { node: self.me.node.clone(), start: self.me.incarnation.start }.encode();
+        self.send(Message { subject: reply, payload, ..Message::default() }).await;
     }
 
     /// Checked here for completeness; whether this node may take the partition is for the machine to say.

@@ -62,6 +62,13 @@ fn log(node: &NodeName, event: &Event) {
         Event::Coordinating(true) => tracing::info!(%node, "this node writes the plan now"),
         Event::Coordinating(false) => tracing::info!(%node, "another node writes the plan now"),
         Event::Planned { version, members, moves } => tracing::info!(%node, version, members, moves, "plan written"),
+        Event::Config { paused, cordoned, pins } => {
+            let cordoned: Vec<&str> = cordoned.iter().map(NodeName::as_str).collect();
+            tracing::info!(%node, paused, cordoned = cordoned.join(","), pins = pins.len(), "operators changed the configuration");
+        }
+        Event::ConfigRefused { reason } => {
+            tracing::warn!(%node, reason, "the configuration is not usable; the last one that was stays in force");
+        }
         Event::PlanFailed { reason } => tracing::error!(%node, reason, "no plan could be made"),
         Event::Owned { partition, epoch, origin } => tracing::debug!(%node, %partition, %epoch, ?origin, "owned"),
         Event::Released { partition, epoch, why } => tracing::debug!(%node, %partition, %epoch, ?why, "released"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::entrance::QueryBoard;
 use super::events::EventSender;
@@ -79,6 +80,7 @@ impl Ring {
             gates: gate_sender,
             commands: command_receiver,
             queries: queries.clone(),
+            leave: CancellationToken::new(),
         };
         let started = clock.now();
         let (first_shape, first_identity) = (shape.clone(), identity);

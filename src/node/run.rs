@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::entrance::QueryBoard;
@@ -56,6 +57,7 @@ pub(super) struct Life {
     pub(super) gates: watch::Sender<Arc<Gate>>,
     pub(super) commands: watch::Receiver<Command>,
     pub(super) queries: QueryBoard,
+    pub(super) leave: CancellationToken,
 }
 
 impl Life {
@@ -80,17 +82,21 @@ impl Life {
                     timing = Timing { hold_off: self.parts.timing.lease, ..self.parts.timing.clone() };
                 }
             }
-            if *self.commands.borrow() == Command::Drain {
+            if self.is_to_leave() {
                 return Ok(());
             }
         }
+    }
+
+    fn is_to_leave(&self) -> bool {
+        *self.commands.borrow() == Command::Drain || self.leave.is_cancelled()
     }
 
     /// Agrees on the next generation, for as long as it takes the store to be there again: no reason to end. `None`
     /// where the node is to leave meanwhile: it owns nothing.
     async fn agree_again(&self, before: &RingShape) -> Result<Option<(RingShape, StoreIdentity)>, MetaError> {
         let mut pause = FIRST_PAUSE;
-        while *self.commands.borrow() != Command::Drain {
+        while !self.is_to_leave() {
             let agreed = match self.parts.store.ensure().await {
                 Ok(()) => meta::agree(&self.parts, Some(before)).await,
                 Err(error) => Err(MetaError::Store(error.to_string())),
@@ -129,6 +135,7 @@ impl Life {
             gates: self.gates.clone(),
             commands: self.commands.clone(),
             queries: self.queries.clone(),
+            leave: self.leave.clone(),
         }
     }
 }

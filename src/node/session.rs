@@ -52,6 +52,8 @@ pub(super) struct Session {
     pub(super) gates: watch::Sender<Arc<Gate>>,
     pub(super) commands: watch::Receiver<Command>,
     pub(super) queries: QueryBoard,
+    /// Said once an operator asks the node to leave, over its subject.
+    pub(super) leave: CancellationToken,
 }
 
 /// What the node is asked to do from outside.
@@ -162,6 +164,10 @@ impl Drive {
                         batch.push(Input::Drain);
                     }
                 }
+                () = self.session.leave.cancelled(), if !self.drained => {
+                    self.drained = true;
+                    batch.push(Input::Drain);
+                }
                 notices = self.notices.next() => batch.extend(notices.into_iter().map(input_of)),
                 _ = self.receiver.recv_many(&mut batch, BATCH) => {}
                 () = tokio::time::sleep(sleep) => {}
@@ -266,6 +272,8 @@ impl Drive {
             query_names: parts.queries.clone(),
             operations: parts.service.operations(),
             table: session.router.table().clone(),
+            me: me.clone(),
+            leave: session.leave.clone(),
             tasks: self.supervisor.clone(),
             micro: self.micro(&me),
             garbled: Throttle::new(GARBLED_EVERY),

@@ -1,5 +1,6 @@
 //! What happens to a node and its ring, as typed events: the source of log lines and of whatever else listens.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::service::Release;
@@ -78,6 +79,20 @@ pub enum Event {
         members: usize,
         /// Partitions that change owner by it.
         moves: usize,
+    },
+    /// Operators changed what the planner is told.
+    Config {
+        /// Nothing moves between healthy members.
+        paused: bool,
+        /// Nodes that get nothing new.
+        cordoned: BTreeSet<NodeName>,
+        /// Where partitions are pinned to.
+        pins: BTreeMap<PartitionId, NodeName>,
+    },
+    /// `config` cannot be read: this node goes on with the last one that could.
+    ConfigRefused {
+        /// Why.
+        reason: String,
     },
     /// The planner refused: a defect, or bad input.
     PlanFailed {

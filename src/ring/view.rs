@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::coord::{Claim, Key, Lease, LeaseState, Member, PlanRecord, Record, Revision};
+use crate::coord::{Claim, Key, Lease, LeaseState, Member, PlanRecord, Record, Revision, RingConfig};
 use crate::types::{NodeId, NodeName, PartitionId};
 
 /// A record and the revision it was seen at.
@@ -22,6 +22,10 @@ pub(crate) struct Seen<T> {
 pub(crate) struct View {
     /// The plan, if seen.
     pub(crate) plan: Option<Seen<PlanRecord>>,
+    /// The newest `config` that could be read.
+    pub(crate) config: Option<Seen<RingConfig>>,
+    /// When the newest one was written, and why it could not be read, if so.
+    config_seen: Option<Seen<Option<String>>>,
     /// By name.
     pub(crate) members: BTreeMap<NodeName, Seen<Member>>,
     /// By name; only those in the scope of the lease watch.
@@ -50,11 +54,31 @@ impl View {
                 }
                 newer
             }
+            (Key::Config, Record::Config(read)) => {
+                let newer = self.config_seen.as_ref().is_none_or(|known| known.revision < revision);
+                if newer {
+                    self.config_seen = Some(Seen { revision, record: read.as_ref().err().cloned() });
+                    self.config = read.ok().map(|record| Seen { revision, record }).or(self.config.take());
+                }
+                newer
+            }
             (Key::Member(node), Record::Member(record)) => newer(&mut self.members, node, Seen { revision, record }),
             (Key::Lease(node), Record::Lease(record)) => newer(&mut self.leases, node, Seen { revision, record }),
             (Key::Own(partition), Record::Own(record)) => newer(&mut self.claims, partition, Seen { revision, record }),
             _ => false,
         }
+    }
+
+    /// Why the newest `config` could not be read, if it could not.
+    pub(crate) fn config_refused(&self) -> Option<&str> {
+        self.config_seen.as_ref()?.record.as_deref()
+    }
+
+    /// What operators want: by the newest `config` that could be read; where none was seen, by the one that the plan was
+    /// made with, for a key that is not in the view proves nothing.
+    pub(crate) fn config_in_force(&self) -> RingConfig {
+        let read = self.config.as_ref().map(|seen| seen.record.known());
+        read.or_else(|| self.plan.as_ref().map(|plan| plan.record.config.clone())).unwrap_or_default()
     }
 
     /// Whether the leases seen prove that this incarnation will never act again: evicted, left, or its name taken by a

@@ -5,6 +5,7 @@
 
 mod bus;
 mod call;
+pub mod drain;
 pub mod envelope;
 pub mod mem;
 pub mod micro;

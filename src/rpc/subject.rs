@@ -84,6 +84,8 @@ pub enum Intent {
     Offer,
     /// A leaving node asks to be forgotten.
     Farewell,
+    /// An operator asks the node to give everything away and end.
+    Drain,
 }
 
 impl Intent {
@@ -94,12 +96,15 @@ impl Intent {
             Self::Chunk => "chunk",
             Self::Offer => "offer",
             Self::Farewell => "farewell",
+            Self::Drain => "drain",
         }
     }
 
     /// From the token.
     pub fn parse(token: &str) -> Option<Self> {
-        [Self::Call, Self::Chunk, Self::Offer, Self::Farewell].into_iter().find(|intent| intent.token() == token)
+        [Self::Call, Self::Chunk, Self::Offer, Self::Farewell, Self::Drain]
+            .into_iter()
+            .find(|intent| intent.token() == token)
     }
 }
 

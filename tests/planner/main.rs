@@ -10,7 +10,7 @@ mod optimum;
 mod rules;
 mod world;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use nats_ring::ring::plan::{Assignment, Candidate, CurrentRow, PlanError, PlanInput, plan};
@@ -82,6 +82,11 @@ fn replicated_histories_keep_zones_apart_and_copy_the_least() {
 }
 
 #[test]
+fn histories_under_operators_bind_what_is_pinned_cordoned_or_paused_and_balance_the_rest() {
+    run_histories(Profile::Operated, 1_000);
+}
+
+#[test]
 fn the_independent_optimum_agrees_with_brute_force_on_tiny_rings() {
     let mut random = Random::new(1);
     for round in 0..1_500 {
@@ -92,6 +97,8 @@ fn the_independent_optimum_agrees_with_brute_force_on_tiny_rings() {
     }
 }
 
+static NO_PINS: BTreeMap<PartitionId, NodeName> = BTreeMap::new();
+
 fn equal_candidates(names: &[&str]) -> Vec<Candidate> {
     let candidate = |name: &&str| Candidate {
         node: NodeName::new(name).unwrap(),
@@ -99,6 +106,7 @@ fn equal_candidates(names: &[&str]) -> Vec<Candidate> {
         weight: 1,
         draining: false,
         frozen: false,
+        cordoned: false,
         excluded: BTreeSet::new(),
     };
     names.iter().map(candidate).collect()
@@ -106,7 +114,7 @@ fn equal_candidates(names: &[&str]) -> Vec<Candidate> {
 
 fn input<'a>(candidates: &'a [Candidate], current: &'a [CurrentRow], replicas: usize) -> PlanInput<'a> {
     let partitions = PartitionCount::new(u16::try_from(current.len()).unwrap()).unwrap();
-    PlanInput { partitions, replicas, candidates, current }
+    PlanInput { partitions, replicas, candidates, current, paused: false, pins: &NO_PINS }
 }
 
 fn owned_by(plan: &Assignment, node: &str) -> Vec<usize> {
@@ -150,6 +158,71 @@ fn freezing_a_node_moves_nothing() {
         candidates[frozen].frozen = true;
         assert_eq!(plan(&input(&candidates, &world::rows_of(&before), 1)).unwrap(), before);
     }
+}
+
+#[test]
+fn cordoning_a_node_moves_nothing_and_uncordoning_fills_it_to_its_share() {
+    let mut candidates = equal_candidates(&["a", "b", "c"]);
+    let before = plan(&input(&candidates, &vec![CurrentRow::default(); 64], 1)).unwrap();
+    candidates[0].cordoned = true;
+    assert_eq!(plan(&input(&candidates, &world::rows_of(&before), 1)).unwrap(), before);
+    candidates.push(Candidate { cordoned: true, ..equal_candidates(&["d"]).remove(0) });
+    assert_eq!(plan(&input(&candidates, &world::rows_of(&before), 1)).unwrap(), before, "it joins cordoned");
+    let gone: Vec<Candidate> = candidates.iter().filter(|c| c.node.as_str() != "b").cloned().collect();
+    let without = plan(&input(&gone, &world::rows_of(&before), 1)).unwrap();
+    assert_eq!(owned_by(&without, "a"), owned_by(&before, "a"));
+    assert_eq!(owned_by(&without, "d").len(), 0, "c takes all that b had");
+    candidates[3].cordoned = false;
+    let after = plan(&input(&candidates, &world::rows_of(&before), 1)).unwrap();
+    assert_eq!(owned_by(&after, "d").len(), 16);
+    assert_eq!(owned_by(&after, "a"), owned_by(&before, "a"), "the cordoned one keeps what it has");
+}
+
+#[test]
+fn where_only_cordoned_nodes_are_left_they_take_what_nobody_owns_evenly() {
+    let mut candidates = equal_candidates(&["a", "b"]);
+    candidates.iter_mut().for_each(|candidate| candidate.cordoned = true);
+    let planned = plan(&input(&candidates, &vec![CurrentRow::default(); 64], 1)).unwrap();
+    assert_eq!((owned_by(&planned, "a").len(), owned_by(&planned, "b").len()), (32, 32));
+}
+
+#[test]
+fn a_paused_ring_moves_nothing_but_what_has_no_owner() {
+    let mut candidates = equal_candidates(&["a", "b", "c"]);
+    let before = plan(&input(&candidates, &vec![CurrentRow::default(); 63], 1)).unwrap();
+    let current = world::rows_of(&before);
+    candidates.push(equal_candidates(&["d"]).remove(0));
+    candidates[0].weight = 5;
+    let paused = PlanInput { paused: true, ..input(&candidates, &current, 1) };
+    assert_eq!(plan(&paused).unwrap(), before);
+    candidates[1].draining = true;
+    let draining = plan(&PlanInput { paused: true, ..input(&candidates, &current, 1) }).unwrap();
+    let moved: Vec<usize> = (0..63).filter(|&p| before.rows[p] != draining.rows[p]).collect();
+    assert_eq!(moved, owned_by(&before, "b"));
+}
+
+#[test]
+fn a_pin_moves_one_partition_and_one_back_and_holds_over_joins_cordon_and_pause() {
+    let mut candidates = equal_candidates(&["a", "b", "c"]);
+    let before = plan(&input(&candidates, &vec![CurrentRow::default(); 63], 1)).unwrap();
+    let pinned = owned_by(&before, "a")[0];
+    let pins = BTreeMap::from([(PartitionId::new(u16::try_from(pinned).unwrap()), candidates[1].node.clone())]);
+    let with_pin = |candidates: &[Candidate], current: &[CurrentRow], paused| {
+        plan(&PlanInput { pins: &pins, paused, ..input(candidates, current, 1) }).unwrap()
+    };
+    let after = with_pin(&candidates, &world::rows_of(&before), false);
+    assert_eq!(after.rows[pinned][0].as_str(), "b");
+    assert_eq!((0..63).filter(|&p| before.rows[p] != after.rows[p]).count(), 2, "b gives one back for it");
+    assert!(["a", "b", "c"].iter().all(|node| owned_by(&after, node).len() == 21));
+    let paused = with_pin(&candidates, &world::rows_of(&before), true);
+    assert_eq!((0..63).filter(|&p| before.rows[p] != paused.rows[p]).collect::<Vec<_>>(), [pinned]);
+    candidates[1].cordoned = true;
+    assert_eq!(with_pin(&candidates, &world::rows_of(&before), false).rows[pinned][0].as_str(), "b");
+    candidates.push(equal_candidates(&["d"]).remove(0));
+    let joined = with_pin(&candidates, &world::rows_of(&after), false);
+    assert_eq!(joined.rows[pinned][0].as_str(), "b");
+    let away: Vec<Candidate> = candidates.iter().filter(|c| c.node.as_str() != "b").cloned().collect();
+    assert_ne!(with_pin(&away, &world::rows_of(&joined), false).rows[pinned], Vec::<NodeName>::new());
 }
 
 #[test]
@@ -220,6 +293,24 @@ fn the_checker_catches_lost_zones_and_unbalanced_replicas() {
     rows.iter_mut().filter(|row| row[0] == a).for_each(|row| row[1] = candidates[1].node.clone());
     let lost = checked(&input(&candidates, &current, 2), &Assignment { rows }).unwrap_err();
     assert!(lost.contains("zones"), "{lost}");
+}
+
+#[test]
+fn the_checker_catches_wishes_of_operators_that_are_not_met() {
+    let mut candidates = equal_candidates(&["a", "b"]);
+    let settled = plan(&input(&candidates, &vec![CurrentRow::default(); 4], 1)).unwrap();
+    let current = world::rows_of(&settled);
+    let (mine, theirs) = (owned_by(&settled, "a")[0], owned_by(&settled, "b")[0]);
+    let mut swapped = settled.clone();
+    swapped.rows.swap(mine, theirs);
+    let paused = PlanInput { paused: true, ..input(&candidates, &current, 1) };
+    assert_eq!(checked(&paused, &settled), Ok(()));
+    assert!(checked(&paused, &swapped).unwrap_err().contains("must not own"));
+    let pins = BTreeMap::from([(PartitionId::new(u16::try_from(mine).unwrap()), candidates[1].node.clone())]);
+    let pinned = PlanInput { pins: &pins, ..input(&candidates, &current, 1) };
+    assert!(checked(&pinned, &settled).unwrap_err().contains("must not own"));
+    candidates[0].cordoned = true;
+    assert!(checked(&input(&candidates, &current, 1), &swapped).unwrap_err().contains("must not own"));
 }
 
 #[test]

@@ -24,7 +24,8 @@ pub(crate) struct View<'a> {
 impl<'a> View<'a> {
     pub(crate) fn new(input: PlanInput<'a>) -> Self {
         let eligible: Vec<_> = input.candidates.iter().filter(|c| !c.draining).collect();
-        let is_free = eligible.iter().all(|node| !node.frozen && node.excluded.is_empty());
+        let unbound = |node: &&Candidate| !node.frozen && !node.cordoned && node.excluded.is_empty();
+        let is_free = eligible.iter().all(unbound) && !input.paused && input.pins.is_empty();
         let total_weight = eligible.iter().map(|node| i64::from(node.weight)).sum();
         Self { input, eligible, is_free, total_weight }
     }
@@ -45,15 +46,30 @@ impl<'a> View<'a> {
         self.owns(p, node) || self.input.current[p].replicas.contains(&node.node)
     }
 
-    /// The nodes that may own the partition: a frozen owner keeps it.
+    /// The nodes that may own the partition: first the rules that leave one, then everybody who gets new ones.
     pub(crate) fn possible_owners(&self, p: usize) -> Vec<usize> {
-        let usable = |&n: &usize| !self.excludes(p, self.eligible[n]);
-        let kept = (0..self.eligible.len()).filter(usable);
-        let kept: Vec<usize> = kept.filter(|&n| self.eligible[n].frozen && self.owns(p, self.eligible[n])).collect();
-        if !kept.is_empty() {
-            return kept;
-        }
-        (0..self.eligible.len()).filter(usable).filter(|&n| !self.eligible[n].frozen).collect()
+        let id = PartitionId::new(u16::try_from(p).unwrap());
+        let able: Vec<usize> = (0..self.eligible.len()).filter(|&n| !self.excludes(p, self.eligible[n])).collect();
+        let those = |wanted: &dyn Fn(&Candidate) -> bool| -> Vec<usize> {
+            able.iter().copied().filter(|&n| wanted(self.eligible[n])).collect()
+        };
+        let tiers = [
+            those(&|node| node.frozen && self.owns(p, node)),
+            those(&|node| !node.frozen && self.input.pins.get(&id) == Some(&node.node)),
+            those(&|node| (self.input.paused || node.cordoned) && self.owns(p, node)),
+            those(&|node| !node.frozen && !node.cordoned),
+            those(&|node| !node.frozen),
+        ];
+        tiers.into_iter().find(|tier| !tier.is_empty()).unwrap_or_default()
+    }
+
+    /// Whether the node keeps its copy of the partition, if it has one, and gets no other.
+    pub(crate) fn is_bound(&self, node: &Candidate) -> bool {
+        node.frozen || node.cordoned
+    }
+
+    pub(crate) fn keeps_copy(&self, p: usize, node: &Candidate) -> bool {
+        (self.input.paused || self.is_bound(node)) && self.in_sync(p, node)
     }
 
     fn move_unit(&self) -> i64 {

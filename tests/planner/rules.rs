@@ -57,14 +57,15 @@ impl<'a> Case<'a> {
     }
 }
 
-/// Frozen in-sync nodes keep their places, as far as there are any; others fill the rest.
+/// In-sync nodes that are frozen, cordoned or in a paused ring keep their places, as far as there are any; others fill the rest.
 fn places(view: &View<'_>, p: usize, row: &[usize]) -> Places {
     let Some(&owner) = row.first() else { return Places { kept: vec![], open: 0, options: vec![] } };
     let usable = |&n: &usize| n != owner && !view.excludes(p, view.eligible[n]);
     let usable: Vec<usize> = (0..view.eligible.len()).filter(usable).collect();
-    let (frozen, options): (Vec<usize>, Vec<usize>) = usable.into_iter().partition(|&n| view.eligible[n].frozen);
-    let keepers = frozen.iter().filter(|&&n| view.in_sync(p, view.eligible[n])).count();
-    let kept: Vec<usize> = frozen.into_iter().filter(|n| row[1..].contains(n)).collect();
+    let is_bound = |&n: &usize| view.is_bound(view.eligible[n]) || view.keeps_copy(p, view.eligible[n]);
+    let (bound, options): (Vec<usize>, Vec<usize>) = usable.into_iter().partition(is_bound);
+    let keepers = bound.iter().filter(|&&n| view.keeps_copy(p, view.eligible[n])).count();
+    let kept: Vec<usize> = bound.into_iter().filter(|n| row[1..].contains(n)).collect();
     let wanted = view.input.replicas - 1;
     Places { open: options.len().min(wanted - keepers.min(wanted)), kept, options }
 }
@@ -114,7 +115,7 @@ impl Checked<'_> {
             let complete = filled == *open && row.len() == wanted;
             ensure(complete, || format!("partition {p} has {} copies instead of {wanted}: {row:?}", row.len()))?;
             let newcomer = kept.iter().find(|&&n| !self.view.in_sync(p, self.view.eligible[n]));
-            ensure(newcomer.is_none(), || format!("partition {p} is new to the frozen node {newcomer:?}"))?;
+            ensure(newcomer.is_none(), || format!("partition {p} is new to the bound node {newcomer:?}"))?;
         }
         Ok(())
     }
@@ -123,7 +124,7 @@ impl Checked<'_> {
         let view = &self.view;
         let keeps = |&n: &usize| {
             let node = view.eligible[n];
-            n != owner && node.frozen && view.in_sync(p, node) && !view.excludes(p, node)
+            n != owner && view.keeps_copy(p, node) && !view.excludes(p, node)
         };
         (0..view.eligible.len()).filter(keeps).count()
     }

@@ -1,6 +1,6 @@
 //! Random rings and what happens to them, all from one seed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nats_ring::ring::plan::{Assignment, Candidate, CurrentRow, PlanInput};
 use nats_ring::types::{NodeName, PartitionCount, PartitionId};
@@ -51,6 +51,8 @@ pub(crate) enum Profile {
     Constrained,
     /// And two to four copies, in zones.
     Replicated,
+    /// One copy; weights or not; operators cordon, pause and pin, partitions are excluded, nodes freeze.
+    Operated,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,8 @@ pub(crate) struct World {
     partitions: usize,
     candidates: Vec<Candidate>,
     current: Vec<CurrentRow>,
+    paused: bool,
+    pins: BTreeMap<PartitionId, NodeName>,
     names_used: usize,
 }
 
@@ -94,6 +98,9 @@ impl World {
             row.owner = names.pop().filter(|_| random.percent(80));
             row.replicas = names.into_iter().filter(|_| random.percent(40)).collect();
         }
+        for _ in 0..random.between(0, 3) {
+            world.change(random);
+        }
         world
     }
 
@@ -104,13 +111,15 @@ impl World {
             weighted: match profile {
                 Profile::Equal => false,
                 Profile::Weighted => true,
-                Profile::Constrained | Profile::Replicated => random.percent(50),
+                Profile::Constrained | Profile::Replicated | Profile::Operated => random.percent(50),
             },
             zones: if replicated { random.between(0, 4) } else { 0 },
             replicas: if replicated { random.between(2, 4) } else { 1 },
             partitions,
             candidates: Vec::new(),
             current: vec![CurrentRow::default(); partitions],
+            paused: false,
+            pins: BTreeMap::new(),
             names_used: 0,
         };
         for _ in 0..random.between(1, nodes_max) {
@@ -125,6 +134,8 @@ impl World {
             replicas: self.replicas,
             candidates: &self.candidates,
             current: &self.current,
+            paused: self.paused,
+            pins: &self.pins,
         }
     }
 
@@ -138,7 +149,11 @@ impl World {
 
     /// One thing happens.
     pub(crate) fn change(&mut self, random: &mut Random) -> &'static str {
-        let kinds = if matches!(self.profile, Profile::Equal | Profile::Weighted) { 7 } else { 11 };
+        let kinds = match self.profile {
+            Profile::Equal | Profile::Weighted => 7,
+            Profile::Constrained => 11,
+            Profile::Replicated | Profile::Operated => 18,
+        };
         match random.between(1, kinds) {
             1 | 2 => self.join(random),
             3 => self.remove(random, "crash"),
@@ -149,8 +164,35 @@ impl World {
             7 => self.release(random),
             8 => self.any_node(random, "freeze or unfreeze", |node, _| node.frozen = !node.frozen),
             9 => self.any_node(random, "readmit all", |node, _| node.excluded.clear()),
-            _ => self.exclude(random),
+            10 | 11 => self.exclude(random),
+            12 | 13 => self.any_node(random, "cordon or uncordon", |node, _| node.cordoned = !node.cordoned),
+            14 => self.pause_or_resume(),
+            15 => self.unpin(random),
+            _ => self.pin(random),
         }
+    }
+
+    fn pause_or_resume(&mut self) -> &'static str {
+        self.paused = !self.paused;
+        if self.paused { "pause" } else { "resume" }
+    }
+
+    /// Some partitions to one node, which may be away by now, or one that never was.
+    fn pin(&mut self, random: &mut Random) -> &'static str {
+        let node = match self.candidates.len() {
+            0 => NodeName::new("nobody").unwrap(),
+            count => self.candidates[random.between(0, count - 1)].node.clone(),
+        };
+        let share = [2, 10, 60][random.between(0, 2)];
+        for partition in (0..self.partitions).filter(|_| random.percent(share)).collect::<Vec<_>>() {
+            self.pins.insert(PartitionId::new(u16::try_from(partition).unwrap()), node.clone());
+        }
+        "pin"
+    }
+
+    fn unpin(&mut self, random: &mut Random) -> &'static str {
+        self.pins.retain(|_, _| random.percent(50));
+        "unpin"
     }
 
     fn join(&mut self, random: &mut Random) -> &'static str {
@@ -167,6 +209,7 @@ impl World {
             weight: if self.weighted { weight(random) } else { 1 },
             draining: false,
             frozen: false,
+            cordoned: false,
             excluded: BTreeSet::new(),
         });
         "join"

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use super::{Action, Event, Machine, OpId};
 use crate::coord::{
-    CasError, Key, Lease, LeaseState, Member, MemberState, PlanMember, PlanRecord, Record, Revision, WatchScope,
+    CasError, Key, Lease, LeaseState, Member, MemberState, PlanMember, PlanRecord, Record, Revision, RingConfig,
+    WatchScope,
 };
 use crate::ring::event::MemberChange;
-use crate::ring::plan::{self, Candidate, CurrentRow, PlanInput};
+use crate::ring::plan;
 use crate::types::{NodeId, NodeName, Time};
 
 /// What the judging and planning side remembers.
@@ -207,7 +208,7 @@ impl Machine {
             .members
             .iter()
             .filter(|(node, seen)| self.holds_lease(node, &seen.record))
-            .map(|(node, seen)| plan_member(node, &seen.record))
+            .map(|(node, seen)| PlanMember::announced(node, &seen.record))
             .collect();
         live.sort_by_key(|member| member.since);
         let (now, debounce) = (self.now, self.timing.join_debounce);
@@ -241,11 +242,15 @@ impl Machine {
         let frozen = members.iter().any(|member| self.is_frozen(member));
         let current = self.view.plan.as_ref().filter(|plan| plan.record.generation == self.who.generation);
         let was_sound = current.is_some_and(|plan| self.coordination.sound_at == Some(plan.revision));
-        let kept = current.filter(|plan| plan.record.members == members && (frozen || was_sound));
+        let config = self.view.config_in_force();
+        let kept = current.filter(|plan| {
+            let same = plan.record.members == members && plan.record.config == config;
+            same && (frozen || was_sound) && !self.outdated_by_a_claim(&plan.record, plan.revision)
+        });
         let sound = if kept.is_some() { was_sound } else { !frozen };
         let rows = match kept.map(|plan| plan.record.rows.clone()) {
             Some(rows) => Ok(rows),
-            None => self.plan_rows(&members),
+            None => self.plan_rows(&members, &config),
         };
         let rows = match rows {
             Ok(rows) => rows,
@@ -255,12 +260,18 @@ impl Machine {
         let gone = self.gone_but_named();
         let unchanged = self.view.plan.as_ref().filter(|plan| {
             let plan = &plan.record;
-            plan.generation == self.who.generation && plan.members == members && plan.gone == gone && plan.rows == rows
+            let same_input = plan.generation == self.who.generation && plan.members == members && plan.config == config;
+            same_input && plan.gone == gone && plan.rows == rows
         });
         match unchanged.map(|plan| plan.revision) {
             Some(revision) if sound => self.coordination.sound_at = Some(revision),
             Some(_) => {}
-            None => self.write_plan(members, gone, rows, sound),
+            None => {
+                let Some(author) = self.id() else { return };
+                let version = self.view.plan.as_ref().map_or(0, |plan| plan.record.version) + 1;
+                let generation = self.who.generation;
+                self.write_plan(PlanRecord { version, author, generation, members, gone, rows, config }, sound);
+            }
         }
     }
 
@@ -271,12 +282,23 @@ impl Machine {
         }
     }
 
-    fn write_plan(&mut self, members: Vec<PlanMember>, gone: Vec<NodeId>, rows: Vec<Vec<NodeName>>, sound: bool) {
-        let Some(author) = self.id() else { return };
-        let known = self.view.plan.as_ref();
-        let version = known.map_or(0, |plan| plan.record.version) + 1;
-        let expected = known.map_or(Revision::NONE, |plan| plan.revision);
-        let moves = rows
+    /// A plan that leaves things where they are is wrong about what landed after it was made: a move that was under way
+    /// as operators paused the ring or cordoned its target.
+    fn outdated_by_a_claim(&self, plan: &PlanRecord, made: Revision) -> bool {
+        let keeps = |node: &NodeName| plan.config.paused || plan.config.cordoned.contains(node);
+        let stays = |id: &NodeId| plan.members.iter().any(|member| member.id == *id && !member.draining);
+        self.view.claims.iter().filter(|(_, seen)| seen.revision > made).any(|(partition, seen)| {
+            let planned = plan.rows.get(partition.index()).and_then(|row| row.first());
+            let pinned = planned.is_some() && plan.config.pins.get(partition) == planned;
+            let elsewhere = |id: &&NodeId| planned != Some(&id.node) && keeps(&id.node) && stays(id);
+            !pinned && seen.record.holder().filter(elsewhere).is_some()
+        })
+    }
+
+    fn write_plan(&mut self, plan: PlanRecord, sound: bool) {
+        let expected = self.view.plan.as_ref().map_or(Revision::NONE, |plan| plan.revision);
+        let moves = plan
+            .rows
             .iter()
             .zip(self.who.partitions.ids())
             .filter(|(row, partition)| {
@@ -284,10 +306,8 @@ impl Machine {
                 holder.is_some_and(|id| row.first().is_some_and(|name| *name != id.node))
             })
             .count();
-        self.emit(Event::Planned { version, members: members.len(), moves });
+        self.emit(Event::Planned { version: plan.version, members: plan.members.len(), moves });
         let op = self.op();
-        let generation = self.who.generation;
-        let plan = PlanRecord { version, author, generation, members, gone, rows };
         self.coordination.plan_op = Some(PlanWrite { op, plan: plan.clone(), sound });
         self.out.push(Action::Cas {
             op,
@@ -308,38 +328,16 @@ impl Machine {
         gone.into_iter().collect()
     }
 
-    fn plan_rows(&self, members: &[PlanMember]) -> Result<Vec<Vec<NodeName>>, String> {
-        let live: BTreeMap<&NodeName, &NodeId> = members.iter().map(|member| (&member.id.node, &member.id)).collect();
-        let candidates: Vec<Candidate> = members.iter().map(|member| self.candidate(member)).collect();
-        let current: Vec<CurrentRow> = self
-            .who
-            .partitions
-            .ids()
-            .map(|partition| {
-                let holder = self.view.holder(partition).filter(|id| live.get(&id.node) == Some(id));
-                CurrentRow { owner: holder.map(|id| id.node.clone()), replicas: Vec::new() }
-            })
-            .collect();
-        let input =
-            PlanInput { partitions: self.who.partitions, replicas: 1, candidates: &candidates, current: &current };
-        plan::plan(&input).map(|assignment| assignment.rows).map_err(|error| error.to_string())
+    fn plan_rows(&self, members: &[PlanMember], config: &RingConfig) -> Result<Vec<Vec<NodeName>>, String> {
+        let holder = |partition| self.view.holder(partition);
+        let frozen = |member: &PlanMember| self.is_frozen(member);
+        plan::plan_rows(self.who.partitions, members, holder, frozen, config).map_err(|error| error.to_string())
     }
 
     /// Not renewed for half a lease: may be suspended. It keeps what it has and gets nothing new.
     fn is_frozen(&self, member: &PlanMember) -> bool {
         let silent = self.observer.silent_for(&member.id.node, self.now);
         member.id.node != self.who.node && silent > self.timing.lease / 2
-    }
-
-    fn candidate(&self, member: &PlanMember) -> Candidate {
-        Candidate {
-            node: member.id.node.clone(),
-            zone: member.zone.clone(),
-            weight: member.weight,
-            draining: member.draining,
-            frozen: self.is_frozen(member),
-            excluded: member.excluded.iter().copied().collect(),
-        }
     }
 
     /// Tells of members that came, drain or went, by the plan.
@@ -381,16 +379,5 @@ impl Machine {
             wakes.push(self.coordination.plan_retry_at);
         }
         wakes
-    }
-}
-
-fn plan_member(node: &NodeName, member: &Member) -> PlanMember {
-    PlanMember {
-        id: NodeId { node: node.clone(), incarnation: member.incarnation },
-        since: member.since,
-        draining: member.state == MemberState::Draining,
-        zone: member.zone.clone(),
-        weight: member.weight,
-        excluded: member.excluded.clone(),
     }
 }

@@ -147,9 +147,13 @@ impl Machine {
             Key::Own(partition) => Some(*partition),
             _ => None,
         };
+        let is_config = key == Key::Config;
         let known_incarnation = self.own_lease_holder();
         if !self.view.apply(key, revision, record) {
             return;
+        }
+        if is_config {
+            self.config_changed();
         }
         if own_lease {
             self.own_lease_changed(known_incarnation);
@@ -157,6 +161,14 @@ impl Machine {
         if let Some(partition) = partition.filter(|p| self.who.partitions.contains(*p)) {
             self.emit_route(partition);
         }
+    }
+
+    fn config_changed(&mut self) {
+        let config = self.view.config_in_force();
+        self.emit(match self.view.config_refused() {
+            Some(reason) => Event::ConfigRefused { reason: reason.to_owned() },
+            None => Event::Config { paused: config.paused, cordoned: config.cordoned, pins: config.pins },
+        });
     }
 
     fn emit_route(&mut self, partition: PartitionId) {

@@ -43,6 +43,9 @@ impl Machine {
         if !self.plan_is_current() || !self.may_act() || self.now < self.slot(partition).move_retry_at {
             return;
         }
+        if self.stays_for_now(partition, revision) {
+            return;
+        }
         let row_is_empty = self.view.planned_owner(partition).is_none();
         let to = match self.planned(partition) {
             Some(target) if self.is_me(&target) => return,
@@ -62,6 +65,17 @@ impl Machine {
         let step = Step::Parking { idle: false };
         self.out.push(Action::Park { partition, epoch });
         self.set_phase(partition, Phase::Moving(Move { to, epoch, revision, step, started, deadline, bytes: 0 }));
+    }
+
+    /// Whether the plan leaves things where they are and was made before this node had the partition: it lands here from
+    /// a move that was under way, and the next plan will leave it here.
+    fn stays_for_now(&self, partition: PartitionId, revision: Revision) -> bool {
+        let Some(plan) = &self.view.plan else { return false };
+        let config = &plan.record.config;
+        let keeps = config.paused || config.cordoned.contains(&self.who.node);
+        let planned = self.view.planned_owner(partition);
+        let pinned = planned.is_some() && config.pins.get(&partition) == planned;
+        keeps && !pinned && !self.is_draining() && revision > plan.revision
     }
 
     fn moving(&mut self, partition: PartitionId) -> Option<&mut Move> {

@@ -8,5 +8,6 @@ mod coordinate;
 mod lease;
 mod leaving;
 mod moves;
+mod operators;
 mod rig;
 mod world;

@@ -47,7 +47,8 @@ impl Graph<'_> {
     fn exchange(&self, partition: usize, from: usize, to: usize) -> Option<i64> {
         let (rules, holders) = (self.rules, &self.placement.holders[partition]);
         let costs = rules.costs(partition);
-        if costs[to] == FORBIDDEN || rules.frozen[from] || rules.frozen[to] || holders.contains(&to) {
+        let fixed = || rules.is_fixed(partition, from) || rules.is_fixed(partition, to);
+        if costs[to] == FORBIDDEN || fixed() || holders.contains(&to) {
             return None;
         }
         let (zone, to_zone) = (rules.zones[from], rules.zones[to]);
@@ -141,10 +142,10 @@ impl Graph<'_> {
     /// The nodes that a chain may begin with, best first, and their distances: those that save at least what the node
     /// furthest below its share would cost.
     fn sources(&self, distance: &mut [i64]) -> VecDeque<usize> {
-        let (shares, frozen) = (&self.rules.shares, &self.rules.frozen);
-        let unfrozen = || (0..self.rules.nodes()).filter(|&node| !frozen[node]);
-        let least = unfrozen().map(|node| shares[node].add(self.count(node))).min();
-        let mut sources: Vec<_> = unfrozen()
+        let shares = &self.rules.shares;
+        let nodes = || 0..self.rules.nodes();
+        let least = nodes().map(|node| shares[node].add(self.count(node))).min();
+        let mut sources: Vec<_> = nodes()
             .filter_map(|node| Some((shares[node].remove(self.count(node))?, node)))
             .filter(|(saved, _)| Some(*saved) >= least)
             .collect();

@@ -3,20 +3,31 @@
 //! In: the candidates, and for each partition who holds it now. Out: for each partition its replicas, owner-to-be first.
 //!
 //! # What is best
-//! *Eligible* is every candidate that is not draining. A node *may own* a partition it does not exclude; a frozen node
-//! only what it owns already. A partition that some node may own is always assigned, one that nobody may own never.
-//! Let `Q` be the number of those assigned, and `W` the weight of all eligible nodes, frozen ones included (so that
-//! freezing a node moves nothing). A node of weight `w` has the quota `Q * w / W`. Among all assignments, in this order:
+//! *Eligible* is every candidate that is not draining. It *may own* a partition it does not exclude; and where a rule
+//! binds the partition to one of these, no other may. The first of these rules that applies counts:
 //!
-//! 1. **Balance.** Every owner count is the quota rounded down or up. Frozen nodes keep every partition they own, and
-//!    with them or with exclusions this can be out of reach; then the sum of `d * d / w` is the smallest possible, `d`
-//!    being a node's distance from its rounded quota. So what one node must leave or cannot give up is shared by weight.
+//! - a **frozen** owner keeps it;
+//! - the node it is **pinned** to gets it, unless that node is frozen;
+//! - its owner keeps it where that is **cordoned**, or all is **paused**;
+//! - else nodes that are neither frozen nor cordoned may own it, and where there is none, those that are cordoned.
+//!
+//! So a pin wins over cordon and pause, for it is the more explicit wish; a pin to a node that is away, draining or
+//! unable is not in force. Nothing binds what has no eligible owner: crashes and drains find new owners in any case.
+//!
+//! A partition that some node may own is always assigned, one that nobody may own never. Let `Q` be the number of those assigned, and `W` the weight of all eligible nodes, frozen and cordoned
+//! ones included (so that freezing or cordoning a node moves nothing). A node of weight `w` has the quota `Q * w / W`.
+//! Among all assignments, in this order:
+//!
+//! 1. **Balance.** Every owner count is the quota rounded down or up. Where partitions are bound or excluded this can be
+//!    out of reach; then the sum of `d * d / w` is the smallest possible, `d` being a node's distance from its rounded
+//!    quota. So what one node must leave, must hold or cannot give up is shared by weight among the others.
 //! 2. **Moves.** As few partitions as possible that have a live owner get another.
 //! 3. **Copies.** As few owners-to-be as possible that are not in sync.
 //! 4. A fixed choice by name and number, so that the order of the candidates plays no part.
 //!
 //! Given the owners, the replicas are chosen in the same way: each partition has as many as asked for or, with fewer
-//! nodes, as there are; frozen nodes keep theirs; then as many different zones as there can be (nodes without a zone
+//! nodes, as there are; frozen and cordoned nodes keep theirs and get no other, and while all is paused every node keeps
+//! its own; then as many different zones as there can be (nodes without a zone
 //! count as one zone), then balance as above, then the fewest copies.
 //!
 //! # How it is found
@@ -32,15 +43,17 @@
 
 mod chain;
 mod problem;
+mod records;
 mod rules;
 mod share;
 mod start;
 mod validate;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::types::{NodeName, PartitionCount, PartitionId};
 use problem::Problem;
+pub use records::plan_rows;
 use rules::Rules;
 
 /// A live member that the plan may use.
@@ -56,6 +69,8 @@ pub struct Candidate {
     pub draining: bool,
     /// Suspended: keeps what it has and gets nothing new, neither as owner nor as replica.
     pub frozen: bool,
+    /// Keeps what it has and gets nothing new, as operators wish, while anybody else can take it.
+    pub cordoned: bool,
     /// Partitions it must not hold, neither as owner nor as replica.
     pub excluded: BTreeSet<PartitionId>,
 }
@@ -80,6 +95,10 @@ pub struct PlanInput<'a> {
     pub candidates: &'a [Candidate],
     /// One row per partition.
     pub current: &'a [CurrentRow],
+    /// Whether what has an eligible owner stays there.
+    pub paused: bool,
+    /// Owners that operators want. Names that are no candidates and partitions that are not the ring's are passed over.
+    pub pins: &'a BTreeMap<PartitionId, NodeName>,
 }
 
 /// The plan.

@@ -12,8 +12,6 @@ pub(super) const FORBIDDEN: u32 = u32::MAX;
 pub(super) struct Rules<'a> {
     /// Zone of each node.
     pub(super) zones: &'a [usize],
-    /// Nodes that neither give nor take.
-    pub(super) frozen: Vec<bool>,
     /// Share of each node in all places.
     pub(super) shares: Vec<Share>,
     /// Places to fill per partition.
@@ -21,6 +19,7 @@ pub(super) struct Rules<'a> {
     /// Per partition a node placed already: its zone counts as used.
     pub(super) placed: Vec<Option<usize>>,
     costs: Vec<u32>,
+    fixed: Vec<bool>,
 }
 
 /// Who fills the places.
@@ -46,7 +45,7 @@ impl<'a> Rules<'a> {
                 None => copy,
             }
         };
-        Self::new(problem, vec![None; problem.rows.len()], 1, cost)
+        Self::new(problem, vec![None; problem.rows.len()], 1, cost, |_, _| false)
     }
 
     /// The places beside the owner's.
@@ -60,7 +59,8 @@ impl<'a> Rules<'a> {
                 u32::from(!row.in_sync.contains(&node))
             }
         };
-        Self::new(problem, owners, problem.replicas - 1, cost)
+        let fixed = |row: &Row, node: usize| problem.keeps_copy(row, node);
+        Self::new(problem, owners, problem.replicas - 1, cost, fixed)
     }
 
     fn new(
@@ -68,25 +68,25 @@ impl<'a> Rules<'a> {
         placed: Vec<Option<usize>>,
         wanted: usize,
         cost: impl Fn(&Row, usize) -> u32,
+        fixed: impl Fn(&Row, usize) -> bool,
     ) -> Self {
         let nodes = problem.nodes.len();
-        let cost = &cost;
+        let (cost, fixed) = (&cost, &fixed);
         let costs: Vec<u32> = problem.rows.iter().flat_map(|row| (0..nodes).map(move |n| cost(row, n))).collect();
+        let fixed = problem.rows.iter().flat_map(|row| (0..nodes).map(move |n| fixed(row, n))).collect();
         let available = |p: usize| costs[p * nodes..][..nodes].iter().filter(|&&cost| cost != FORBIDDEN).count();
         let places: Vec<usize> = (0..problem.rows.len()).map(|p| available(p).min(wanted)).collect();
         let weights: Vec<u32> = problem.nodes.iter().map(|node| node.weight).collect();
-        Self {
-            zones: &problem.zones,
-            frozen: problem.nodes.iter().map(|node| node.frozen).collect(),
-            shares: Share::of(places.iter().sum(), &weights),
-            places,
-            placed,
-            costs,
-        }
+        Self { zones: &problem.zones, shares: Share::of(places.iter().sum(), &weights), places, placed, costs, fixed }
     }
 
     pub(super) fn nodes(&self) -> usize {
         self.zones.len()
+    }
+
+    /// Whether the node neither gives nor takes a place of this partition.
+    pub(super) fn is_fixed(&self, partition: usize, node: usize) -> bool {
+        self.fixed[partition * self.nodes() + node]
     }
 
     /// What each node costs in this partition.

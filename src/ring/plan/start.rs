@@ -34,7 +34,7 @@ fn next_holder(rules: &Rules<'_>, placement: &Placement, partition: usize) -> Op
         let taken = holders.iter().chain(&rules.placed[partition]);
         taken.into_iter().any(|&other| rules.zones[other] == rules.zones[node])
     };
-    let first = |node: usize, cost: u32| (Reverse(rules.frozen[node]), zone_used(node), cost);
+    let first = |node: usize, cost: u32| (Reverse(rules.is_fixed(partition, node)), zone_used(node), cost);
     let next = |node: usize| rules.shares[node].add(placement.held[node].len());
     let mut best = None;
     for (node, &cost) in rules.costs(partition).iter().enumerate() {

@@ -10,7 +10,7 @@ use super::world::brief;
 use crate::coord::Update;
 use crate::coord::{
     CasError, Claim, ClaimState, Key, Lease, LeaseState, Member, MemberState, PlanMember, PlanRecord, Record, Revision,
-    WatchScope,
+    RingConfig, WatchScope,
 };
 use crate::ring::event::Event;
 use crate::ring::io::{Action, Input, Offer, OpId};
@@ -107,6 +107,7 @@ pub(super) fn plan(version: u64, members: &[(NodeId, u64)], gone: &[NodeId], row
         members: members.iter().map(member).collect(),
         gone: gone.to_vec(),
         rows: rows.split(' ').map(row).collect(),
+        config: RingConfig::default(),
     };
     (Key::Plan, Record::Plan(plan))
 }

@@ -152,7 +152,7 @@ impl Routing {
         while let Some(followed) = follower.next().await {
             let updates = match &followed {
                 Followed::Snapshot(updates) => updates.as_slice(),
-                Followed::Change(update) => std::slice::from_ref(update),
+                Followed::Change(update) => std::slice::from_ref(update.as_ref()),
                 Followed::Reset(reason) => return Ended::Reset(reason.clone()),
             };
             if let Some(meta) = another_meta(updates, &found.meta) {
@@ -163,7 +163,7 @@ impl Routing {
                     router.table().update(claims.snapshot(found.meta.partitions, updates));
                     self.seen.send_replace(true);
                 }
-                Followed::Change(update) => router.table().update(claims.change(update)),
+                Followed::Change(update) => router.table().update(claims.change(*update)),
                 Followed::Reset(_) => {}
             }
         }

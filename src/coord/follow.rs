@@ -33,7 +33,7 @@ pub enum Followed {
     /// All records of the scope, as one unit: at first, and again after anything was missed.
     Snapshot(Vec<Update>),
     /// One record, later than the snapshot.
-    Change(Update),
+    Change(Box<Update>),
     /// The store is another one, or went back: the last item.
     Reset(String),
 }
@@ -100,7 +100,7 @@ impl Follower {
             WatchItem::Snapshot(entries) => {
                 Some(Followed::Snapshot(entries.into_iter().filter_map(read_entry).collect()))
             }
-            WatchItem::Change(entry) => read_entry(entry).map(Followed::Change),
+            WatchItem::Change(entry) => read_entry(entry).map(|update| Followed::Change(Box::new(update))),
             WatchItem::Gap(reason) => {
                 tracing::info!(scope = ?self.scope, reason, "watch interrupted");
                 None

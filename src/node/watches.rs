@@ -36,8 +36,8 @@ impl Watching {
         match followed {
             Followed::Snapshot(leases_seen) if leases => Input::LeaseSnapshot { all, leases: leases_seen },
             Followed::Snapshot(updates) => Input::RingSnapshot(updates),
-            Followed::Change(update) if leases => Input::LeaseChange(update),
-            Followed::Change(update) => Input::RingChange(update),
+            Followed::Change(update) if leases => Input::LeaseChange(*update),
+            Followed::Change(update) => Input::RingChange(*update),
             Followed::Reset(reason) => Input::StoreReset(reason),
         }
     }

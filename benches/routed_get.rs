@@ -18,6 +18,7 @@ use common::nats_server::NatsServer;
 use common::node::NodeProcess;
 use futures::StreamExt;
 use nats_ring::cache::{CacheClient, CacheConfig, CacheService, Limits};
+use nats_ring::connect::Connections;
 use nats_ring::node::{NodeBuilder, Ring};
 use nats_ring::types::{BootClock, NodeName, RingName};
 
@@ -82,11 +83,11 @@ impl Drop for Responder {
 
 async fn start_here(server: &NatsServer) -> (Ring, CacheClient) {
     let (ring, node) = (RingName::new("cache-platform").unwrap(), NodeName::new("bench").unwrap());
-    let connected = NodeBuilder::new(server.connect_options(), ring, node.clone()).connect().await.unwrap();
-    let limits = Limits::within_payload(connected.max_payload());
-    let config = CacheConfig { memory_bytes: 1 << 28, max_value_bytes: limits.max_value_bytes, node };
+    let nats = Connections::open(&server.connect_options()).await.unwrap();
+    let limits = Limits::within_payload(nats.max_payload());
+    let config = CacheConfig { memory_bytes: 1 << 28, max_value_bytes: limits.max_value_bytes, node: node.clone() };
     let cache = Arc::new(CacheService::new(config, Arc::new(BootClock)));
-    let ring = connected.start(cache).await.unwrap();
+    let ring = NodeBuilder::new(nats, ring, node).start(cache).await.unwrap();
     let client = CacheClient::new(Arc::new(ring.clone()), limits);
     (ring, client)
 }

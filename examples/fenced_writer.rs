@@ -108,7 +108,7 @@ async fn main() -> Result<(), BoxError> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let Arguments { node, sink, nats, ring, lease } = Arguments::parse();
     let builder = NodeBuilder::new(ConnectOptions::new([nats]), ring, node).timing(Timing::for_lease(lease.into()));
-    let running = builder.connect().await?.start(Arc::new(FencedWriter { sink })).await?;
+    let running = builder.start(Arc::new(FencedWriter { sink })).await?;
     tokio::select! {
         ended = running.wait() => ended?,
         _ = tokio::signal::ctrl_c() => running.shutdown().await?,

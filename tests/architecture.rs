@@ -22,13 +22,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("service", &["types"]),
     ("ring", &["types", "coord", "service::Release"]),
     ("rpc", &["types", "metrics", "connect", "coord::Revision", "service"]),
+    ("client", &["types", "connect", "coord", "rpc"]),
     ("node", &["types", "metrics", "config", "connect", "coord", "service", "ring", "rpc"]),
     ("cache", &["types", "service", "rpc"]),
     ("admin", &["types", "connect", "coord", "ring::plan", "rpc"]),
     ("http", &["types", "metrics", "service", "rpc", "node", "cache"]),
     (
         "cli",
-        &["types", "metrics", "config", "connect", "coord", "service", "ring", "rpc", "node", "cache", "admin", "http"],
+        &[
+            "types", "metrics", "config", "connect", "coord", "service", "ring", "rpc", "client", "node", "cache",
+            "admin", "http",
+        ],
     ),
     ("testing", &["types", "coord", "service", "ring", "rpc", "node"]),
 ];

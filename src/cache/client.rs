@@ -12,14 +12,9 @@ use super::item::Version;
 use super::limits::{Limits, check_key, check_ttl};
 use super::native::{Answer, Operation, Seen, decode, encode};
 use super::plain::check_json;
-use crate::rpc::{CallError, Caller, Reply};
+use crate::rpc::{CallError, Caller, READ_TIMEOUT, Reply, WRITE_TIMEOUT};
 use crate::service::ServiceError;
 use crate::types::{NodeName, PartitionId};
-
-/// How long a read may take where nothing else is set.
-pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a write may take where nothing else is set.
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An entry of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]

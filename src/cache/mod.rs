@@ -9,6 +9,7 @@
 //! - [`plain`]: the JSON of people and plain clients; `keyed`: the same with the key in the subject; `native`: the encoding between nodes.
 //! - `item`, `log`, `deadlines`, `map`: an entry, the memory entries are kept in, which end next, and a partition's bounded map of them.
 //! - `budget`, `partition`, `store`: the partitions held here, and the memory they share.
+//! - `sweeper`: takes out what has expired.
 //! - `snapshot`: a partition's entries on their way to its next owner.
 //! - `service`: all of it behind the ring's [`Service`](crate::service::Service); `client`: its callers' side.
 
@@ -29,13 +30,13 @@ mod service;
 mod snapshot;
 mod stats;
 mod store;
+mod sweeper;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;
 
 pub use client::{
-    CacheClient, CacheEntry, ChangeReply, DeleteReply, EntryInfo, GetReply, InspectReply, NewEntry, READ_TIMEOUT,
-    SetReply, WRITE_TIMEOUT,
+    CacheClient, CacheEntry, ChangeReply, DeleteReply, EntryInfo, GetReply, InspectReply, NewEntry, SetReply,
 };
 pub use condition::{Condition, MAX_VERSIONS, Matching, PRECONDITION_FAILED};
 pub use content_type::{ContentType, MAX_CONTENT_TYPE_BYTES};

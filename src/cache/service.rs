@@ -56,6 +56,11 @@ impl CacheService {
         Self { store: Arc::new(Store::new(config.memory_bytes, clock)), limits, node: config.node }
     }
 
+    /// Now, on the cache's clock.
+    pub(super) fn now(&self) -> Time {
+        self.store.clock().now()
+    }
+
     /// Takes out up to `max_entries` expired entries and says how many; `max_entries` again means there may be more. It
     /// also lets partitions give back memory that they no longer need. To be called at every tick of a timer.
     pub fn sweep(&self, now: Time, max_entries: usize) -> usize {

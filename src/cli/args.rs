@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::commands::ClientCommand;
 use super::dev::{DemoArgs, DevArgs};
 use super::nats_args::NatsArgs;
 use crate::config::{Config, ConfigError, Settings};
 
 const AFTER_HELP: &str = "\
-Flags win over environment variables, those over the file of --config, that over the context, that over the defaults.
+Without a command it runs a node. Flags win over environment variables, those over the file of --config, that over the
+context, that over the defaults.
 
 Examples:
   nats-server -js                                     # NATS, in another terminal
@@ -18,6 +20,7 @@ Examples:
   nats-ring --config ring.toml --zone a --weight 2
   nats-ring --context prod --node node-1              # servers, login and TLS as the nats command line has them
   NATS_RING_NATS=nats://a:4222,nats://b:4222 nats-ring --node node-1 --http 0.0.0.0:8080
+  nats-ring status                                    # how it goes; every command's --help has examples
 
 Signals:
   TERM or INT once drains: partitions move away, entries included, then it exits. Twice ends it at once.
@@ -33,7 +36,12 @@ Exit codes:
   7    the ring was created with other values
   8    the drain did not finish
   9    the node left by itself: a hook hung, or a task kept failing
-  130  a second signal ended it before it had drained";
+  10   there is no such key, node or partition
+  11   safe-to-stop: not now
+  12   there is no such ring, or no node of it answers
+  13   refused for now, surely not done: try again
+  14   no answer in time: it may have been done
+  130  a signal ended it before it was done: for a node, a second one";
 
 /// The whole command line.
 #[derive(Parser)]
@@ -56,9 +64,12 @@ pub(super) enum Command {
     /// Run a node (what happens without a command)
     #[command(after_help = AFTER_HELP)]
     Serve(Box<ServeArgs>),
+    #[command(flatten)]
+    Client(Box<ClientCommand>),
     /// A ring to play with: a private NATS server and some nodes, live in the terminal
     Dev(Box<DevArgs>),
     /// A story of five nodes that are joined, drained and killed, told as it happens; in under a minute
+    #[command(after_help = "Examples:\n  nats-ring demo")]
     Demo(DemoArgs),
 }
 
@@ -138,5 +149,66 @@ impl ServeArgs {
             ..self.nats.settings()
         };
         Config::new(given.or(file))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// The words of a line of shell up to its first operator or comment; `None` where it does not call the program.
+    fn call(line: &str) -> Option<Vec<String>> {
+        let mut words = vec![String::new()];
+        let mut quoted = false;
+        for c in line.chars() {
+            match c {
+                '\'' => quoted = !quoted,
+                '|' | '>' | '<' | '#' | '&' if !quoted => break,
+                ' ' if !quoted => words.push(String::new()),
+                c => words.last_mut().unwrap().push(c),
+            }
+        }
+        let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let program = words.iter().position(|word| word == "nats-ring")?;
+        let variables = words[..program].iter().all(|word| word.contains('='));
+        variables.then(|| words[program..].to_vec())
+    }
+
+    #[test]
+    fn every_command_has_examples_and_every_example_parses() {
+        let mut seen = 0;
+        let program = Cli::command();
+        for command in std::iter::once(&program).chain(program.get_subcommands()) {
+            let name = command.get_name();
+            let help = command.get_after_help().unwrap_or_else(|| panic!("{name} has no examples")).to_string();
+            let (_, examples) = help.split_once("Examples:\n").unwrap_or_else(|| panic!("{name} has no examples"));
+            let calls: Vec<_> = examples.lines().take_while(|line| !line.is_empty()).filter_map(call).collect();
+            assert!(!calls.is_empty(), "{name}: no example calls the program");
+            for words in calls {
+                let parsed = Cli::try_parse_from(&words);
+                assert!(parsed.is_ok(), "{words:?}: {}", parsed.err().unwrap());
+                let own = name == "nats-ring" || name == "serve" || words[1] == name;
+                assert!(own, "{name} has an example of another command: {words:?}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 20, "{seen} examples found");
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_all_flags_of_a_node_stand_at_the_top() {
+        let program = Cli::command();
+        let flags = |command: &clap::Command| -> Vec<String> {
+            command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
+        };
+        assert_eq!(flags(&program), flags(program.find_subcommand("serve").unwrap()));
     }
 }

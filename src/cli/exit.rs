@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::admin::AdminError;
 use crate::config::ConfigError;
 use crate::connect::ConnectError;
 use crate::coord::StoreError;
@@ -31,7 +32,17 @@ pub enum Code {
     DrainIncomplete = 8,
     /// The node left by itself: a hook hung, or a task kept failing.
     GaveUp = 9,
-    /// A second signal ended the drain.
+    /// There is no such key, node or partition.
+    NotFound = 10,
+    /// A node cannot be stopped now without harm.
+    NotSafe = 11,
+    /// No node of the ring answers there, or there is no such ring.
+    NoRing = 12,
+    /// Refused for now, surely not done: worth another try.
+    TryAgain = 13,
+    /// No answer in time: it may have been done.
+    Unknown = 14,
+    /// A signal ended it before it was done.
     Interrupted = 130,
 }
 
@@ -91,6 +102,27 @@ impl From<StoreError> for Failure {
             Code::Nats,
             format!("the ring's bucket cannot be used: {error}; check JetStream with 'nats stream ls -a'"),
         )
+    }
+}
+
+impl From<AdminError> for Failure {
+    fn from(error: AdminError) -> Self {
+        let code = match error {
+            AdminError::Connect(error) => return error.into(),
+            AdminError::NoRing { .. } => Code::NoRing,
+            AdminError::Store(_) => Code::Nats,
+            AdminError::Unreadable { .. } => Code::RingDisagrees,
+            AdminError::Contended { .. } => Code::TryAgain,
+            AdminError::Timeout { .. } | AdminError::NoAnswer { .. } | AdminError::Restless { .. } => Code::Unknown,
+            AdminError::UnknownNode { .. } | AdminError::UnknownPartition { .. } | AdminError::NotLive { .. } => {
+                Code::NotFound
+            }
+            AdminError::AlreadyMember { .. } => Code::Usage,
+            AdminError::NobodyElse { .. } => Code::NotSafe,
+            AdminError::DrainBroken { .. } | AdminError::DrainSlow { .. } => Code::DrainIncomplete,
+            AdminError::Plan(_) => Code::Internal,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

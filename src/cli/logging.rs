@@ -17,6 +17,14 @@ const CLIENT_FILTER: &str = "async_nats=warn";
 /// Levels that let less through than that.
 const QUIETER: [&str; 2] = ["off", "error"];
 
+/// Starts logging where `RUST_LOG` asks for it: what a command has to say is its output and, after a failure, one line.
+///
+/// # Errors
+/// [`Failure`] where `RUST_LOG` cannot be read.
+pub(super) fn start_if_asked() -> Result<(), Failure> {
+    if std::env::var_os(VARIABLE).is_some() { start(LogFormat::Text) } else { Ok(()) }
+}
+
 /// Starts logging; once per process.
 ///
 /// # Errors

@@ -2,12 +2,12 @@
 //!
 //! In: arguments, environment, signals. Out: log lines on stderr, an exit code, and after a failure one last line
 //! `nats-ring: <what happened>: <what to do>`. `args` and `nats_args` are the command line, `login` the way into NATS, `start` what a
-//! node is put together from, `serve` its life, `exit` the codes; `dev` is a whole ring to play with.
+//! node is put together from, `serve` its life, `exit` the codes; `commands` asks or changes a ring that runs, `dev` is a whole ring to play with.
 
 mod args;
+mod commands;
 mod dev;
 mod exit;
-mod front;
 mod logging;
 mod login;
 mod nats_args;
@@ -31,6 +31,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let ended = match Cli::try_parse_from(arguments) {
         Ok(cli) => match cli.into_command() {
             Command::Serve(args) => args.into_config().map_err(Failure::from).and_then(run_node),
+            Command::Client(command) => commands::run(*command),
             Command::Dev(args) => dev::dev(*args),
             Command::Demo(args) => dev::demo(args),
         },

@@ -75,7 +75,6 @@ impl NatsArgs {
     ///
     /// # Errors
     /// [`Failure`] where a flag, the context, or a file that they name cannot be used.
-    #[allow(dead_code)] // For the commands other than serve, which reads a file of settings as well.
     pub(super) fn connect_options(self, wait: Duration) -> Result<ConnectOptions, Failure> {
         login::connect_options(&NatsConfig::new(self.settings())?, wait)
     }

@@ -7,26 +7,17 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinError;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Code, Failure};
-use super::front::{Front, count_events};
 use super::signals::Signals;
 use super::start::{self, Started};
-use crate::cache::{CacheClient, CacheService};
+use crate::cache::CacheClient;
 use crate::config::Config;
+use crate::http::front::{Answers, Front, count_events};
 use crate::http::{self, AppState, ConnectionLimits, RequestLimits, ServeEnd};
 use crate::node::Ring;
-use crate::types::{BootClock, Clock};
 
-/// How often expired entries are looked for.
-const SWEEP_EVERY: Duration = Duration::from_millis(100);
-/// Entries taken out between two moments in which other tasks may run, and how often per tick.
-const SWEEP_SLICE: usize = 1024;
-const SWEEP_SLICES_MAX: usize = 64;
-/// Pause before a sweeper that failed is started again.
-const SWEEP_RESTART: Duration = Duration::from_secs(1);
 /// How long requests under way may take to end once the node has left.
 const HTTP_STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -50,8 +41,8 @@ async fn live(node: Started, listener: TcpListener, address: SocketAddr, mut sig
     let stop_http = CancellationToken::new();
     let mut http = tokio::spawn(serve_http(listener, &node, stop_http.clone().cancelled_owned()));
     tracing::info!(%address, node = %node.ring.status().node, "http listening");
-    tokio::spawn(count_events(node.ring.clone(), Arc::clone(&node.metrics)));
-    let sweeper = tokio::spawn(keep_sweeping(Arc::clone(&node.cache)));
+    tokio::spawn(count_events(&node.ring, Arc::clone(&node.metrics)));
+    let sweeper = tokio::spawn(Arc::clone(&node.cache).keep_sweeping());
     let ended = tokio::select! {
         ended = until_ended(&node.ring, &mut signals) => ended,
         stopped = &mut http => {
@@ -99,39 +90,16 @@ fn http_stopped(stopped: Result<ServeEnd, JoinError>, left: bool) -> Failure {
     Failure::internal("HTTP stopped by itself", format!("{reason}; {node}"))
 }
 
-/// Starts the sweeper again should it ever fail: without it, expired entries hold memory until they are read.
-async fn keep_sweeping(cache: Arc<CacheService>) {
-    loop {
-        let ended = tokio::spawn(sweep(Arc::clone(&cache))).await;
-        tracing::error!(?ended, "the sweeper of expired entries ended and is started again");
-        tokio::time::sleep(SWEEP_RESTART).await;
-    }
-}
-
-async fn sweep(cache: Arc<CacheService>) {
-    let mut ticks = tokio::time::interval(SWEEP_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        for _ in 0..SWEEP_SLICES_MAX {
-            if cache.sweep(BootClock.now(), SWEEP_SLICE) < SWEEP_SLICE {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
 fn serve_http(
     listener: TcpListener,
     node: &Started,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = ServeEnd> + Send + 'static {
     let client = CacheClient::new(Arc::new(node.ring.clone()), node.cache.limits());
-    let front = Front { ring: node.ring.clone(), cache: Arc::clone(&node.cache), metrics: Arc::clone(&node.metrics) };
-    let front = Arc::new(front);
-    node.ring.answer_queries(front.clone());
-    let app = http::app(AppState::new(client, front, RequestLimits::default()));
+    let (cache, metrics) = (Arc::clone(&node.cache), Arc::clone(&node.metrics));
+    node.ring.answer_queries(Arc::new(Answers { cache: Arc::clone(&cache), metrics: Arc::clone(&metrics) }));
+    let front = Front { ring: node.ring.clone(), cache, metrics };
+    let app = http::app(AppState::new(client, Arc::new(front), RequestLimits::default()));
     let limits = ConnectionLimits { drain_timeout: HTTP_STOP_LIMIT, ..ConnectionLimits::default() };
     http::serve(listener, app, limits, stop)
 }

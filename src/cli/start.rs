@@ -6,11 +6,12 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use super::exit::{Code, Failure};
-use super::front::{Counting, QUERIES};
 use super::login;
 use crate::cache::{CacheConfig, CacheService, Limits, OPERATIONS};
 use crate::config::Config;
+use crate::connect::{ConnectOptions, Connections};
 use crate::http;
+use crate::http::front::{Counting, QUERIES};
 use crate::metrics::Metrics;
 use crate::node::{NodeBuilder, Ring};
 use crate::ring::Timing;
@@ -37,26 +38,33 @@ pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 /// Connects, opens the ring's bucket and starts the node; `address` is where its HTTP listens.
 pub(super) async fn start(config: &Config, address: SocketAddr) -> Result<Started, Failure> {
     let metrics = Arc::new(Metrics::new(&OPERATIONS));
-    let options = login::connect_options(&config.nats, config.wait)?;
-    let builder = NodeBuilder::new(options, config.platform.clone(), config.node.clone())
+    let timing = Timing::for_lease(config.lease);
+    let options = ConnectOptions {
+        name: format!("{} {}", config.platform, config.node),
+        reconnect_delay_max: timing.beat(),
+        ..login::connect_options(&config.nats, config.wait)?
+    };
+    let nats = Connections::open(&options).await?;
+    let cache = CacheConfig {
+        memory_bytes: config.memory_bytes,
+        max_value_bytes: Limits::within_payload(nats.max_payload()).max_value_bytes,
+        node: config.node.clone(),
+    };
+    let cache = Arc::new(CacheService::new(cache, Arc::new(BootClock)));
+    let ring = NodeBuilder::new(nats, config.platform.clone(), config.node.clone())
         .zone(config.zone.clone())
         .weight(config.weight)
         .http(Some(address.to_string()))
         .partitions(config.partitions)
         .key_hash(config.key_hash)
         .kv_replicas(config.kv_replicas)
-        .timing(Timing::for_lease(config.lease))
+        .timing(timing)
         .staging_bytes(staging_bytes(config.memory_bytes))
         .queries(QUERIES.to_vec())
-        .observer(Arc::new(Counting(Arc::clone(&metrics))));
-    let connected = builder.connect().await?;
-    let cache = CacheConfig {
-        memory_bytes: config.memory_bytes,
-        max_value_bytes: Limits::within_payload(connected.max_payload()).max_value_bytes,
-        node: config.node.clone(),
-    };
-    let cache = Arc::new(CacheService::new(cache, Arc::new(BootClock)));
-    Ok(Started { ring: connected.start(cache.clone()).await?, cache, metrics })
+        .observer(Arc::new(Counting(Arc::clone(&metrics))))
+        .start(cache.clone())
+        .await?;
+    Ok(Started { ring, cache, metrics })
 }
 
 fn staging_bytes(memory_bytes: u64) -> usize {

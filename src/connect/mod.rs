@@ -1,13 +1,14 @@
 //! Where connections to NATS are made, and the one place that decides whether a server will do.
 //!
-//! In: [`ConnectOptions`]. Out: a [`Connection`] that the two adapters (`coord::nats`, `rpc::nats`) are built on. A
-//! node makes two: one for data, and one for heartbeats alone, so that bulk data cannot delay them.
+//! In: [`ConnectOptions`]. Out: a [`Connection`] that the two adapters (`coord::nats`, `rpc::nats`) are built on.
+//! [`Connections`] is the pair that nodes need, and that everything in a process can share.
 #![allow(clippy::disallowed_methods)] // The client's own timers: nothing here decides ownership.
 
 mod error;
 mod inbox;
 mod link;
 mod options;
+mod pair;
 mod tls;
 mod told;
 
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 pub use error::{ConnectError, SERVER_VERSION_MIN};
 pub(crate) use inbox::{Inbox, InboxError};
 pub use options::{ConnectOptions, Credentials};
+pub use pair::{Connections, Nats, SUBSCRIPTION_CAPACITY};
 pub use tls::Tls;
 use told::Told;
 

@@ -1,8 +1,9 @@
 //! The coordination store: compare-and-set on keys and an ordered watch, nothing more.
 //!
 //! [`Store`] is what the ring needs of JetStream KV. `nats` is the real one and the sole home of its quirks, `mem` its
-//! twin in memory; one conformance suite runs on both.
+//! twin in memory; one conformance suite runs on both. [`Follower`] keeps a watch alive and reads its records.
 
+mod follow;
 pub mod mem;
 pub mod nats;
 mod records;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub use follow::{Followed, Follower, ReadMetaError, Update, read_meta};
 pub use records::{
     Claim, ClaimState, FORMAT, Key, Lease, LeaseState, Member, MemberState, Meta, PlanMember, PlanRecord, Record,
     RecordError,
@@ -73,6 +75,8 @@ pub struct StoreError(pub String);
 pub enum WatchScope {
     /// Everything but leases: `meta`, `config`, `plan`, `member.*`, `own.*`.
     Ring,
+    /// What routing needs: `meta`, `own.*`.
+    Routes,
     /// All leases.
     AllLeases,
     /// The leases of these nodes. Not empty.

@@ -10,10 +10,12 @@ use futures::FutureExt;
 use tokio::time::timeout;
 
 use super::{ApiError, RequestLimits};
+use crate::rpc::{TRACE_HEADER, traced};
 
-/// Bounds a request's time, and answers where its handler panicked.
+/// Bounds a request's time, and answers where its handler panicked. What is called for it carries its `traceparent`.
 pub(super) async fn guard(State(limits): State<RequestLimits>, request: Request, next: Next) -> Response {
-    let answered = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let trace = request.headers().get(TRACE_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let answered = AssertUnwindSafe(traced(trace, next.run(request))).catch_unwind();
     match timeout(limits.request_timeout, answered).await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => {

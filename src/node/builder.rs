@@ -1,14 +1,14 @@
-//! A node from settings: connects twice, opens the ring's bucket on both connections, and starts.
+//! A node from settings: opens the ring's bucket on two connections, its own or shared ones, and starts.
 //!
-//! In: where NATS is, names, the service. Out: a running [`Ring`].
+//! In: where NATS is, or connections to it; names, the service. Out: a running [`Ring`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::parts::{NodeParts, SUBSCRIPTION_CAPACITY};
+use super::parts::NodeParts;
 use super::ring::Ring;
 use super::run::NodeError;
-use crate::connect::{ConnectError, ConnectOptions, Connection};
+use crate::connect::{ConnectError, ConnectOptions, Connections, Nats};
 use crate::coord::StoreError;
 use crate::coord::nats::NatsStore;
 use crate::ring::Timing;
@@ -37,7 +37,7 @@ pub enum StartError {
 
 /// Settings of a node. Every one but the names and the service has a default.
 pub struct NodeBuilder {
-    connect: ConnectOptions,
+    nats: Nats,
     ring: RingName,
     node: NodeName,
     zone: Option<String>,
@@ -53,18 +53,12 @@ pub struct NodeBuilder {
     observer: Arc<dyn RequestObserver>,
 }
 
-/// Connections of a node that is about to start: what the server allows is known here.
-pub struct Connected {
-    builder: NodeBuilder,
-    data: Connection,
-    heartbeat: Connection,
-}
-
 impl NodeBuilder {
-    /// A node of this name in the ring of that name.
-    pub fn new(connect: ConnectOptions, ring: RingName, node: NodeName) -> Self {
+    /// A node of this name in the ring of that name: on connections of its own ([`ConnectOptions`]), or on
+    /// [`Connections`] that it shares with other nodes and clients of this process.
+    pub fn new(nats: impl Into<Nats>, ring: RingName, node: NodeName) -> Self {
         Self {
-            connect,
+            nats: nats.into(),
             ring,
             node,
             zone: None,
@@ -158,58 +152,56 @@ impl NodeBuilder {
         self
     }
 
-    /// Connects: once for data, once for heartbeats alone, so that bulk data does not delay them.
-    ///
-    /// # Errors
-    /// [`ConnectError`], with what to do about it.
-    pub async fn connect(self) -> Result<Connected, ConnectError> {
-        let named = |what: &str| ConnectOptions {
-            name: format!("{} {} {what}", self.ring, self.node),
-            reconnect_delay_max: self.timing.beat(),
-            ..self.connect.clone()
-        };
-        let data_options = ConnectOptions { subscription_capacity: SUBSCRIPTION_CAPACITY, ..named("data") };
-        let data = Connection::open(&data_options).await?;
-        let heartbeat = Connection::open(&named("heartbeat")).await?;
-        Ok(Connected { builder: self, data, heartbeat })
-    }
-}
-
-impl Connected {
-    /// Largest message the server takes, in bytes.
-    pub fn max_payload(&self) -> usize {
-        self.data.max_payload()
-    }
-
-    /// Starts the node with this service.
+    /// Connects, where it has no connections yet, and starts the node with this service.
     ///
     /// # Errors
     /// [`StartError`]: what is wrong and what to do about it.
     pub async fn start(self, service: Arc<dyn Service>) -> Result<Ring, StartError> {
-        let Self { builder, data, heartbeat } = self;
-        let store = NatsStore::open(&data, &builder.ring, builder.kv_replicas).await?;
-        let heartbeat_store = NatsStore::open(&heartbeat, &builder.ring, builder.kv_replicas).await?;
+        let nats = self.connections().await?;
+        let store = NatsStore::open(nats.data(), &self.ring, self.kv_replicas).await?;
+        let heartbeat_store = NatsStore::open(nats.heartbeat(), &self.ring, self.kv_replicas).await?;
         let parts = NodeParts {
-            ring: builder.ring,
-            node: builder.node,
-            zone: builder.zone,
-            weight: builder.weight,
-            http: builder.http,
-            partitions: builder.partitions,
-            key_hash: builder.key_hash,
-            timing: builder.timing,
+            ring: self.ring,
+            node: self.node,
+            zone: self.zone,
+            weight: self.weight,
+            http: self.http,
+            partitions: self.partitions,
+            key_hash: self.key_hash,
+            timing: self.timing,
             service,
             store: Arc::new(store),
             heartbeat_store: Arc::new(heartbeat_store),
-            connected: data.connected(),
-            bus: Arc::new(NatsBus::new(data)),
-            clock: builder.clock,
+            connected: nats.data().connected(),
+            bus: Arc::new(NatsBus::new(nats.data().clone())),
+            clock: self.clock,
             process: Process::real(),
             limits: ServerLimits::default(),
-            staging_bytes: builder.staging_bytes,
-            queries: builder.queries,
-            observer: builder.observer,
+            staging_bytes: self.staging_bytes,
+            queries: self.queries,
+            observer: self.observer,
         };
         Ok(Ring::start(parts).await?)
+    }
+
+    async fn connections(&self) -> Result<Connections, ConnectError> {
+        let beat = self.timing.beat();
+        match &self.nats {
+            Nats::Own(options) => {
+                let name = format!("{} {}", self.ring, self.node);
+                Connections::open(&ConnectOptions { name, reconnect_delay_max: beat, ..(**options).clone() }).await
+            }
+            Nats::Shared(connections) => {
+                let delay = connections.reconnect_delay_max();
+                if delay > beat {
+                    tracing::warn!(
+                        ?delay,
+                        ?beat,
+                        "the shared connections may take longer to reconnect than a sixth of the lease"
+                    );
+                }
+                Ok(connections.clone())
+            }
+        }
     }
 }

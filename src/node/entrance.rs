@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::offers::{Handed, Offers, Pending};
 use super::parts::Queries;
+use super::ring::WeakRing;
 use super::supervise::Supervisor;
 use super::transfer::{Staging, seal_verdict};
 use crate::ring::{Input, Offer, OpId};
@@ -20,7 +21,7 @@ use crate::rpc::envelope::{CallHead, ChunkHead, FarewellHead, OfferHead, open};
 use crate::rpc::micro::MicroService;
 use crate::rpc::server::{Answer, Job, Refusal, Server, plain_message};
 use crate::rpc::subject::{self, Intent};
-use crate::rpc::{Bus, Message, RouteTable, Subscription};
+use crate::rpc::{Bus, Message, RouteTable, Subscription, TRACE_HEADER, sound_trace};
 use crate::service::{Form, Request, Service, ServiceError};
 use crate::types::{Clock, Epoch, KeyHash, NodeId, PartitionCount, Throttle, Time};
 
@@ -75,8 +76,8 @@ pub(super) struct Entrance {
     pub(super) garbled: Throttle,
 }
 
-/// Where whoever answers plain questions is put, once.
-pub(super) type QueryBoard = Arc<OnceLock<Arc<dyn Queries>>>;
+/// Where whoever answers plain questions is put, once, with the node that is asked.
+pub(super) type QueryBoard = Arc<OnceLock<(WeakRing, Arc<dyn Queries>)>>;
 
 /// A subscription's reader, from outside: tells it to let go.
 #[derive(Clone, Debug, Default)]
@@ -218,9 +219,10 @@ impl Entrance {
             Some(key) => serde_json::json!({ "key": key }).to_string().into(),
             None => message.payload,
         };
-        let result = match self.queries.get() {
-            Some(queries) => guarded(|| queries.answer(query, &payload)).map_err(Refusal::Service),
-            None => Err(Refusal::NotExecuted("this node has just started".to_owned())),
+        let asked = self.queries.get().and_then(|(ring, queries)| Some((ring.upgrade()?, queries)));
+        let result = match asked {
+            Some((ring, queries)) => guarded(|| queries.answer(&ring, query, &payload)).map_err(Refusal::Service),
+            None => Err(Refusal::NotExecuted("this node has just started, or is about to leave".to_owned())),
         };
         self.send(plain_message(reply, result)).await;
     }
@@ -232,7 +234,7 @@ impl Entrance {
             partition: self.key_hash.partition(&key, self.partitions),
             epoch: Epoch::ZERO,
             hops: 0,
-            trace: header(&message, "traceparent").map(str::to_owned),
+            trace: header(&message, TRACE_HEADER).and_then(sound_trace),
             request: Request { operation, key, payload, form: Form::Plain, remaining },
             deadline: self.clock.now() + remaining,
             answer: message.reply.map_or(Answer::Nobody, Answer::Plain),

@@ -5,9 +5,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::parts::{NodeParts, RingShape};
-use crate::coord::{CasError, Entry, Key, Meta, Record, Revision, Store, StoreIdentity, WatchItem, WatchScope};
+use crate::coord::{CasError, Key, Meta, ReadMetaError, Record, Revision, StoreIdentity, read_meta};
 use crate::types::Generation;
-use futures::StreamExt;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -35,6 +34,15 @@ pub enum MetaError {
     Store(String),
 }
 
+impl From<ReadMetaError> for MetaError {
+    fn from(error: ReadMetaError) -> Self {
+        match error {
+            ReadMetaError::Unreadable(reason) => Self::Unreadable(reason),
+            ReadMetaError::Store(reason) => Self::Store(reason),
+        }
+    }
+}
+
 /// Reads `meta`, or creates it; agrees with it, or says what differs. With `after`, the shape this node knew before the
 /// store was found rolled back or another one, the answered generation is a later one.
 pub(super) async fn agree(
@@ -43,7 +51,7 @@ pub(super) async fn agree(
 ) -> Result<(RingShape, StoreIdentity), MetaError> {
     loop {
         let store = &*parts.store;
-        let found = latest(store).await?;
+        let found = read_meta(store).await?;
         let wanted = match &found {
             Some((_, meta)) => {
                 let shape = check(parts, meta)?;
@@ -78,26 +86,6 @@ fn first(parts: &NodeParts, after: Option<&RingShape>) -> Meta {
         generation: after.map_or(Generation::new(1), |shape| shape.generation.next()),
         partitions: parts.partitions,
         key_hash: parts.key_hash,
-    }
-}
-
-/// From a watch, not a get: a get may be answered by a replica that lags.
-async fn latest(store: &dyn Store) -> Result<Option<(Revision, Meta)>, MetaError> {
-    let fail = |reason: String| MetaError::Store(reason);
-    let mut items = store.watch(WatchScope::Ring).await.map_err(|error| fail(error.to_string()))?;
-    let first = tokio::time::timeout(TIMEOUT, items.next());
-    let entries = match first.await.map_err(|_| fail(format!("no answer within {TIMEOUT:?}")))? {
-        Some(WatchItem::Snapshot(entries)) => entries,
-        other => return Err(fail(format!("the watch began with {other:?}"))),
-    };
-    let key = Key::Meta.text();
-    let Some(Entry { value: Some(value), revision, .. }) = entries.into_iter().find(|entry| entry.key == key) else {
-        return Ok(None);
-    };
-    match Record::decode(&Key::Meta, &value) {
-        Ok(Record::Meta(meta)) => Ok(Some((revision, meta))),
-        Ok(_) => Ok(None),
-        Err(error) => Err(MetaError::Unreadable(error.to_string())),
     }
 }
 

@@ -21,9 +21,10 @@ mod supervise;
 mod transfer;
 mod watches;
 
-pub use builder::{Connected, DEFAULT_LEASE, NodeBuilder, StartError};
+pub use crate::ring::Event;
+pub use builder::{DEFAULT_LEASE, NodeBuilder, StartError};
 pub use meta::MetaError;
-pub use parts::{NodeParts, Queries, READ_TIMEOUT, RingShape, SUBSCRIPTION_CAPACITY, WRITE_TIMEOUT};
-pub use ring::Ring;
+pub use parts::{NodeParts, Queries, RingShape};
+pub use ring::{Ring, WeakRing};
 pub use run::NodeError;
 pub use status::{MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};

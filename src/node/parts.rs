@@ -1,21 +1,18 @@
 //! What a node is made of: handed in by whoever starts it, so that tests hand in twins.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::Ring;
 use crate::coord::Store;
 use crate::ring::Timing;
 use crate::rpc::Bus;
 use crate::rpc::server::{RequestObserver, ServerLimits};
 use crate::service::{Service, ServiceError};
 use crate::types::{Clock, Generation, KeyHash, NodeName, PartitionCount, Process, RingName};
-
-/// Messages that may wait in one subscription.
-pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
 /// Everything around the ring's machine.
 pub struct NodeParts {
@@ -61,11 +58,12 @@ pub struct NodeParts {
 
 /// Answers plain questions that any node can answer by itself: `<ring>.<query>`.
 pub trait Queries: Send + Sync + 'static {
-    /// The answer to one of [`NodeParts::queries`], as text.
+    /// The answer to one of [`NodeParts::queries`], as text. `ring` is the node that was asked: whoever answers need not
+    /// hold it, and must not, for a node drains when its last handle is dropped.
     ///
     /// # Errors
     /// [`ServiceError`] where the question is malformed, or cannot be answered now.
-    fn answer(&self, query: &str, payload: &[u8]) -> Result<Bytes, ServiceError>;
+    fn answer(&self, ring: &Ring, query: &str, payload: &[u8]) -> Result<Bytes, ServiceError>;
 }
 
 /// What the ring's `meta` says.
@@ -80,8 +78,3 @@ pub struct RingShape {
     /// How keys map to them.
     pub key_hash: KeyHash,
 }
-
-/// How long reads and writes wait for an answer by default.
-pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// See [`READ_TIMEOUT`].
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::entrance::{Entrance, Reader, send_nops};
-use super::parts::SUBSCRIPTION_CAPACITY;
+use crate::connect::SUBSCRIPTION_CAPACITY;
 use crate::rpc::{BusError, subject};
 use crate::types::{PartitionId, Process, RingName};
 

@@ -1,6 +1,6 @@
 //! The handle of a running node: what services and front ends hold.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use super::run::{Life, NodeError};
 use super::session::Command;
 use super::status::{MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
 use crate::ring::{Event, Report, Standing};
-use crate::rpc::{CallError, Caller, Reply, RouteTable, Router};
+use crate::rpc::{CallError, Caller, Reply, Route, RouteTable, RoutedCall, Router};
 use crate::service::Gate;
 use crate::types::{NodeId, NodeName, PartitionId, Time};
 
@@ -26,6 +26,19 @@ type Ended = Option<Result<(), NodeError>>;
 #[derive(Clone)]
 pub struct Ring {
     inner: Arc<Inner>,
+}
+
+/// A [`Ring`] that does not keep its node alive. Cheap to clone.
+#[derive(Clone)]
+pub struct WeakRing {
+    inner: Weak<Inner>,
+}
+
+impl WeakRing {
+    /// The handle, while somebody else holds one.
+    pub fn upgrade(&self) -> Option<Ring> {
+        self.inner.upgrade().map(|inner| Ring { inner })
+    }
 }
 
 struct Inner {
@@ -84,6 +97,28 @@ impl Ring {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Waits until the node takes part: it holds its lease, is in the plan, and knows who owns what. Calls need not wait for
+    /// that: they wait for the key's owner by themselves.
+    ///
+    /// # Errors
+    /// [`NodeError`] where the node ended instead: its name is taken, say.
+    pub async fn ready(&self) -> Result<(), NodeError> {
+        let mut reports = self.inner.reports.clone();
+        loop {
+            reports.mark_unchanged();
+            if self.status().not_ready.is_none() {
+                return Ok(());
+            }
+            tokio::select! {
+                ended = self.wait() => {
+                    return ended.and_then(|()| Err(NodeError::GaveUp("the node has left".to_owned())));
+                }
+                // A report comes several times a second; it ends with the node.
+                _ = reports.changed() => {}
+            }
+        }
+    }
+
     /// Asks the node to give everything away and leave; returns at once. See [`Ring::wait`].
     pub fn drain(&self) {
         self.inner.commands.send_replace(Command::Drain);
@@ -112,7 +147,12 @@ impl Ring {
 
     /// From now on plain questions are answered by this; only the first call counts.
     pub fn answer_queries(&self, queries: Arc<dyn Queries>) {
-        let _ = self.inner.queries.set(queries);
+        let _ = self.inner.queries.set((self.downgrade(), queries));
+    }
+
+    /// A handle that keeps nothing alive: for services, and for whatever else the node itself holds.
+    pub fn downgrade(&self) -> WeakRing {
+        WeakRing { inner: Arc::downgrade(&self.inner) }
     }
 
     /// Events from now on. A listener that is slow misses the oldest and is told how many.
@@ -126,17 +166,17 @@ impl Ring {
     }
 
     /// The partition of a key.
-    pub fn partition_for(&self, key: &[u8]) -> PartitionId {
-        self.inner.router.partition(key)
+    pub fn partition_for(&self, key: impl AsRef<[u8]>) -> PartitionId {
+        self.inner.router.partition(key.as_ref())
     }
 
     /// The owner of a key's partition, as far as is known here.
-    pub fn node_for(&self, key: &[u8]) -> Option<NodeId> {
+    pub fn node_for(&self, key: impl AsRef<[u8]>) -> Option<NodeId> {
         self.inner.router.table().route(self.partition_for(key)).map(|route| route.owner)
     }
 
     /// Whether this node owns the key right now, as far as it can know by itself.
-    pub fn owns_key(&self, key: &[u8]) -> bool {
+    pub fn owns_key(&self, key: impl AsRef<[u8]>) -> bool {
         self.inner.router.serves(self.partition_for(key))
     }
 
@@ -146,8 +186,21 @@ impl Ring {
         status.partitions.iter().filter(|p| p.owner.as_ref() == Some(&status.node)).map(|p| p.partition).collect()
     }
 
+    /// Calls the key's owner, here or at another node, in the service's native form. See [`RoutedCall`] for how long it
+    /// waits.
+    ///
+    /// ```no_run
+    /// # async fn example(ring: nats_ring::node::Ring) -> Result<(), nats_ring::rpc::CallError> {
+    /// let count = ring.call("user:1", "add", "1").await?;
+    /// let seen = ring.call("user:1", "get", "").read().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn call<'a>(&'a self, key: impl AsRef<[u8]>, operation: &'a str, payload: impl Into<Bytes>) -> RoutedCall<'a> {
+        RoutedCall::new(self, key.as_ref(), operation, payload.into())
+    }
+
     /// The partition's owner and epoch.
-    pub fn route(&self, partition: PartitionId) -> Option<crate::rpc::Route> {
+    pub fn route(&self, partition: PartitionId) -> Option<Route> {
         self.inner.router.table().route(partition)
     }
 

@@ -16,11 +16,12 @@ use super::events::EventSender;
 use super::executor::Executor;
 use super::hooks::Hooks;
 use super::offers::Offers;
-use super::parts::{NodeParts, RingShape, SUBSCRIPTION_CAPACITY};
+use super::parts::{NodeParts, RingShape};
 use super::readers::Readers;
 use super::supervise::Supervisor;
 use super::transfer::Staging;
-use super::watches::Follower;
+use super::watches::Watching;
+use crate::connect::SUBSCRIPTION_CAPACITY;
 use crate::coord::{StoreIdentity, WatchScope};
 use crate::ring::{Action, Identity, Input, Machine, Outcome, Report, Timing};
 use crate::rpc::micro::{EndpointInfo, MicroService, ServiceInfo};
@@ -100,7 +101,7 @@ impl Session {
 
     fn follow(&self, supervisor: &Supervisor, scope: WatchScope, inputs: &mpsc::Sender<Input>) -> CancellationToken {
         let stop = CancellationToken::new();
-        let follower = Arc::new(Follower {
+        let watching = Arc::new(Watching {
             store: Arc::clone(&self.parts.store),
             scope,
             identity: self.identity.clone(),
@@ -108,9 +109,9 @@ impl Session {
         });
         let ended = stop.clone();
         supervisor.keep("watch", move || {
-            let (follower, stop) = (Arc::clone(&follower), ended.clone());
+            let (watching, stop) = (Arc::clone(&watching), ended.clone());
             async move {
-                stop.run_until_cancelled(follower.run()).await;
+                stop.run_until_cancelled(watching.run()).await;
                 // Its end is meant: superseded, or the incarnation is over.
                 std::future::pending().await
             }

@@ -3,24 +3,13 @@
 use std::time::Duration;
 
 use super::event::{Event, Origin};
-use crate::coord::{CasError, Key, Record, Revision, WatchScope};
+use crate::coord::{CasError, Key, Record, Revision, Update, WatchScope};
 use crate::service::Release;
 use crate::types::{Epoch, NodeId, PartitionId, Time};
 
 /// Names one thing the machine asked for, so that its outcome finds the way back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpId(pub u64);
-
-/// One record as a watch delivered it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Update {
-    /// Of which key.
-    pub key: Key,
-    /// When it was written.
-    pub revision: Revision,
-    /// What it says.
-    pub record: Record,
-}
 
 /// The owner asks the planned target to take over: everything up to the tail is with the target.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,6 +11,6 @@ mod settings;
 mod view;
 
 pub use event::{Event, MemberChange, Origin};
-pub use io::{Action, Input, Offer, OpId, Outcome, Update};
+pub use io::{Action, Input, Offer, OpId, Outcome};
 pub use machine::{Machine, MemberReport, MoveReport, Report, Standing};
 pub use settings::{Identity, Timing};

@@ -8,6 +8,11 @@ use bytes::Bytes;
 use crate::service::ServiceError;
 use crate::types::{Epoch, NodeName, PartitionId};
 
+/// How long a read waits for an answer where nothing else is said.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a write waits for an answer where nothing else is said.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// An answer from the owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {

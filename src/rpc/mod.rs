@@ -10,12 +10,16 @@ pub mod envelope;
 pub mod mem;
 pub mod micro;
 pub mod nats;
+mod routed;
 mod router;
 pub mod server;
 pub mod subject;
 mod table;
+mod trace;
 
 pub use bus::{Bus, BusError, Headers, Message, RequestError, Source, Subscription};
-pub use call::{CallError, Caller, Reply};
+pub use call::{CallError, Caller, READ_TIMEOUT, Reply, WRITE_TIMEOUT};
+pub use routed::RoutedCall;
 pub use router::Router;
 pub use table::{Route, RouteTable};
+pub use trace::{TRACE_HEADER, current_trace, sound_trace, traced};

@@ -15,6 +15,7 @@ use super::envelope::{CallHead, EnvelopeError, ReplyHead, open, seal};
 use super::server::{Answer, Job, Refusal, Server};
 use super::subject::Intent;
 use super::table::{Route, RouteTable};
+use super::trace::current_trace;
 use crate::service::{Form, Request};
 use crate::types::{Clock, Epoch, KeyHash, PartitionCount, PartitionId, Time};
 
@@ -112,7 +113,7 @@ impl Router {
                 form: Form::Native,
                 remaining: left,
             },
-            trace: None,
+            trace: current_trace(),
             deadline: call.deadline,
             answer: Answer::Nobody,
         };
@@ -135,7 +136,7 @@ impl Router {
             remaining_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
             operation: call.operation.to_owned(),
             key: call.key.to_vec(),
-            trace: None,
+            trace: current_trace(),
         };
         let message = match seal(&head, &call.payload) {
             Ok(message) => message,

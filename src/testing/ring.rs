@@ -392,7 +392,7 @@ impl Caller for AnyNode {
             members.values().find(|member| member.takes_part()).map(|member| member.ring.clone())
         };
         match through {
-            Some(node) => node.call(key, operation, payload, timeout).await,
+            Some(node) => Caller::call(&node, key, operation, payload, timeout).await,
             None => panic!("nobody to call: no node of the ring takes part"),
         }
     }

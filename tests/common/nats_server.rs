@@ -275,7 +275,7 @@ fn copy_dir(from: &Path, to: &Path) {
 }
 
 /// Ports that were free a moment ago, outside the range from which the system takes ports for outgoing connections.
-fn free_ports(count: usize) -> Vec<u16> {
+pub fn free_ports(count: usize) -> Vec<u16> {
     let mut held: Vec<TcpListener> = Vec::new();
     while held.len() < count {
         held.extend(TcpListener::bind(("127.0.0.1", rand::random_range(10_000..32_000))).ok());

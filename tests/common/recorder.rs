@@ -123,7 +123,7 @@ impl Embedded {
             .partitions(PartitionCount::new(self.partitions).unwrap())
             .timing(self.timing.clone())
             .clock(Arc::clone(&self.clock));
-        builder.connect().await.unwrap().start(service).await.unwrap()
+        builder.start(service).await.unwrap()
     }
 }
 

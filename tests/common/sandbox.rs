@@ -51,12 +51,12 @@ impl Sandbox {
             ),
         );
         let program = env!("CARGO_BIN_EXE_nats-ring");
-        let example = example("embedded");
+        let example = example("counter");
         sandbox.shim(
             "cargo",
             &format!(
                 "case \"$*\" in\n'build --release --bin nats-ring') exit 0 ;;\n'run --release -- '*) shift 3; \
-                 exec '{program}' \"$@\" ;;\n'run --example embedded -- '*) shift 4; exec '{example}' \"$@\" ;;\nesac\necho \"the README says 'cargo $*', which its test does not know\" >&2\nexit 99"
+                 exec '{program}' \"$@\" ;;\n'run --example counter') exec '{example}' ;;\nesac\necho \"the README says 'cargo $*', which its test does not know\" >&2\nexit 99"
             ),
         );
         if let Some(cli) = cli {

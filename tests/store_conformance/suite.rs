@@ -119,6 +119,7 @@ pub(crate) async fn each_scope_sees_its_own_keys_and_no_others(fixture: impl Fix
     }
     let cases = [
         (WatchScope::Ring, vec!["config", "member.a", "meta", "own.0", "plan"]),
+        (WatchScope::Routes, vec!["meta", "own.0"]),
         (WatchScope::AllLeases, vec!["lease.a", "lease.b", "lease.c"]),
         (leases(&["a", "c", "absent"]), vec!["lease.a", "lease.c"]),
     ];

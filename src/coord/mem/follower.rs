@@ -24,6 +24,7 @@ fn in_scope(scope: &WatchScope, key: &str) -> bool {
         WatchScope::Ring => {
             matches!(key, "meta" | "config" | "plan") || key.starts_with("member.") || key.starts_with("own.")
         }
+        WatchScope::Routes => key == "meta" || key.starts_with("own."),
         WatchScope::AllLeases => lease.is_some(),
         WatchScope::Leases(nodes) => lease.is_some_and(|name| nodes.iter().any(|node| node.as_str() == name)),
     }

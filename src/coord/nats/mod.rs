@@ -197,6 +197,7 @@ impl Store for NatsStore {
 fn filters(scope: &WatchScope) -> Vec<String> {
     match scope {
         WatchScope::Ring => ["meta", "config", "plan", "member.*", "own.*"].map(str::to_owned).to_vec(),
+        WatchScope::Routes => ["meta", "own.*"].map(str::to_owned).to_vec(),
         WatchScope::AllLeases => vec!["lease.*".to_owned()],
         WatchScope::Leases(nodes) => nodes.iter().map(|node| format!("lease.{node}")).collect(),
     }

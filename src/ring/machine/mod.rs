@@ -20,10 +20,11 @@ mod tests;
 use std::collections::BTreeMap;
 
 use super::event::Event;
-use super::io::{Action, Input, OpId, Outcome, Update};
+use super::io::{Action, Input, OpId, Outcome};
 use super::lease::{Observer, OwnLease};
 use super::settings::{Identity, Timing};
 use super::view::View;
+use crate::coord::Update;
 use crate::coord::{CasError, Key, Member, Record, Revision, WatchScope};
 use crate::types::{NodeId, NodeName, PartitionId, Time};
 

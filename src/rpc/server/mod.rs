@@ -20,6 +20,7 @@ use super::bus::{Bus, Message};
 use super::envelope::{CallHead, MAX_HOPS, seal};
 use super::subject::Intent;
 use super::table::{Route, RouteTable};
+use super::trace::traced;
 use crate::service::{Gate, Grant, Request, Service};
 use crate::types::{Clock, Epoch, NodeId, PartitionCount, PartitionId, Process, Time};
 
@@ -258,9 +259,10 @@ impl Server {
             drop(running);
             return self.refuse(job, Refusal::NotExecuted("its deadline had passed".into())).await;
         }
-        let Job { request, answer, .. } = job;
+        let Job { request, answer, trace, .. } = job;
         let operation = request.operation.clone();
-        let work = std::panic::AssertUnwindSafe(self.parts.service.handle(&grant, request)).catch_unwind();
+        let work = traced(trace, self.parts.service.handle(&grant, request));
+        let work = std::panic::AssertUnwindSafe(work).catch_unwind();
         let outcome = tokio::time::timeout(self.parts.limits.execution, work).await;
         // An answer through a closed gate would be one of a node that is not the owner any more.
         let current = grant.is_current();

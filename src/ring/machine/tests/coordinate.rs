@@ -37,7 +37,7 @@ fn the_first_node_takes_its_lease_announces_plans_claims_everything_and_serves()
     let held = rig.ack_after_watch("lease.n1");
     let gate = format!("gate until {}", LEASE_MS * 3 / 4);
     assert_eq!(held, [gate.as_str(), "watch all leases", "cas member.n1@0 #1 Active not []"]);
-    let leases = vec![crate::ring::io::Update {
+    let leases = vec![crate::coord::Update {
         key: lease("n1", 1, 0, LeaseState::Live).0,
         revision: crate::coord::Revision(1),
         record: lease("n1", 1, 0, LeaseState::Live).1,

@@ -96,7 +96,7 @@ fn a_heartbeat_conflict_is_settled_by_the_watch_of_the_own_lease() {
     rig.ms = beat + BEAT_MS;
     assert_eq!(rig.fail("lease.n1", no_answer()).len(), 1, "{first:?}");
     assert!(rig.fail("lease.n1", CasError::Conflict).is_empty());
-    let update = crate::ring::io::Update {
+    let update = crate::coord::Update {
         key: lease("n1", 1, 1, LeaseState::Live).0,
         revision: crate::coord::Revision(landed),
         record: lease("n1", 1, 1, LeaseState::Live).1,

@@ -7,12 +7,13 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::world::brief;
+use crate::coord::Update;
 use crate::coord::{
     CasError, Claim, ClaimState, Key, Lease, LeaseState, Member, MemberState, PlanMember, PlanRecord, Record, Revision,
     RingConfig, WatchScope,
 };
 use crate::ring::event::Event;
-use crate::ring::io::{Action, Input, Offer, OpId, Update};
+use crate::ring::io::{Action, Input, Offer, OpId};
 use crate::ring::machine::Machine;
 use crate::ring::settings::{Identity, Timing};
 use crate::types::{Epoch, Generation, Incarnation, NodeId, NodeName, PartitionCount, PartitionId, Time};
@@ -263,7 +264,7 @@ impl Rig {
             Action::Route { .. } => return None,
             Action::WatchLeases(WatchScope::AllLeases) => "watch all leases".to_owned(),
             Action::WatchLeases(WatchScope::Leases(names)) => format!("watch leases {names:?}"),
-            Action::WatchLeases(WatchScope::Ring) => "watch ring".to_owned(),
+            Action::WatchLeases(WatchScope::Ring | WatchScope::Routes) => "watch ring".to_owned(),
             Action::OpenGate(until) => format!("gate until {}", until.as_nanos() / 1_000_000),
             Action::CloseGate => "gate closed".to_owned(),
             Action::Park { partition, epoch } => format!("park {partition} e{epoch}"),

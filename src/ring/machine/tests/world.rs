@@ -21,7 +21,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::ring::io::{Input, Offer, OpId, Update};
+use crate::coord::Update;
+use crate::ring::io::{Input, Offer, OpId};
 use crate::ring::settings::Timing;
 use crate::types::{NodeId, NodeName, PartitionCount, PartitionId};
 use checker::{Checked, Checker};

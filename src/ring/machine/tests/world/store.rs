@@ -9,8 +9,9 @@ use rand::RngExt;
 
 use super::checker::Checked;
 use super::{Due, MS, World};
+use crate::coord::Update;
 use crate::coord::{CasError, Claim, Key, Lease, Record, Revision, WatchScope};
-use crate::ring::io::{Input, OpId, Update};
+use crate::ring::io::{Input, OpId};
 use crate::types::{NodeName, PartitionId};
 
 /// The records, and when they were written.
@@ -67,6 +68,7 @@ pub(super) struct Writing {
 fn follows(scope: &WatchScope, key: &Key) -> bool {
     match (scope, key) {
         (WatchScope::Ring, key) => !matches!(key, Key::Lease(_)),
+        (WatchScope::Routes, key) => matches!(key, Key::Meta | Key::Own(_)),
         (WatchScope::AllLeases, key) => matches!(key, Key::Lease(_)),
         (WatchScope::Leases(names), Key::Lease(node)) => names.contains(node),
         (WatchScope::Leases(_), _) => false,

@@ -1,25 +1,28 @@
-//! What front ends see of the node: its view for HTTP, plain questions over NATS, figures from its events.
+//! What front ends see of a node that runs the cache: its view for HTTP, plain questions over NATS, figures from its
+//! requests and events.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 
+use super::{NodeView, OwnerView, bodies, cache_figures, gauges};
 use crate::cache::CacheService;
 use crate::cache::plain::parse_key;
-use crate::http::{NodeView, OwnerView, bodies, cache_figures, gauges};
 use crate::metrics::{Hook, Metrics, Outcome};
-use crate::node::{Queries, Ring, Status};
-use crate::ring::Event;
+use crate::node::{Event, Queries, Ring, Status};
 use crate::rpc::server::RequestObserver;
 use crate::service::ServiceError;
 use crate::types::{Epoch, NodeName};
 
-/// The node, its cache and its figures.
-pub(super) struct Front {
-    pub(super) ring: Ring,
-    pub(super) cache: Arc<CacheService>,
-    pub(super) metrics: Arc<Metrics>,
+/// A node, its cache and its figures.
+pub struct Front {
+    /// The node.
+    pub ring: Ring,
+    /// What runs on it.
+    pub cache: Arc<CacheService>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl NodeView for Front {
@@ -49,16 +52,26 @@ impl NodeView for Front {
     }
 }
 
-impl Queries for Front {
-    fn answer(&self, query: &str, payload: &[u8]) -> Result<bytes::Bytes, ServiceError> {
+/// Answers [`QUERIES`].
+pub struct Answers {
+    /// What runs on the node that is asked.
+    pub cache: Arc<CacheService>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Queries for Answers {
+    fn answer(&self, ring: &Ring, query: &str, payload: &[u8]) -> Result<bytes::Bytes, ServiceError> {
+        let (ring, cache, metrics) = (ring.clone(), Arc::clone(&self.cache), Arc::clone(&self.metrics));
+        let front = Front { ring, cache, metrics };
         let text = match query {
             "owner" => {
                 let key = parse_key(query, payload)?;
                 // It came as JSON: it is text.
-                bodies::owner(self, &String::from_utf8_lossy(&key))
+                bodies::owner(&front, &String::from_utf8_lossy(&key))
             }
-            "stats" => bodies::stats(self),
-            "ring" => bodies::ring(&self.ring.status()),
+            "stats" => bodies::stats(&front),
+            "ring" => bodies::ring(&front.ring.status()),
             other => return Err(ServiceError::new("bad_request", format!("there is no query '{other}'"))),
         };
         Ok(text.into())
@@ -66,10 +79,10 @@ impl Queries for Front {
 }
 
 /// Plain questions that any node answers by itself.
-pub(super) const QUERIES: [&str; 3] = ["owner", "stats", "ring"];
+pub const QUERIES: [&str; 3] = ["owner", "stats", "ring"];
 
 /// Counts requests.
-pub(super) struct Counting(pub(super) Arc<Metrics>);
+pub struct Counting(pub Arc<Metrics>);
 
 impl RequestObserver for Counting {
     fn answered(&self, operation: &str, code: &str, elapsed: Duration) {
@@ -78,16 +91,17 @@ impl RequestObserver for Counting {
     }
 }
 
-/// Counts events, until the node's handle is gone.
-pub(super) async fn count_events(ring: Ring, metrics: Arc<Metrics>) {
+/// Counts events from this call on, until the node's handle is gone.
+pub fn count_events(ring: &Ring, metrics: Arc<Metrics>) -> impl Future<Output = ()> + Send + use<> {
     let mut events = ring.events();
-    drop(ring);
-    loop {
-        match events.recv().await {
-            Ok(event) => count(&metrics, &event),
-            // Figures are for people: a burst that was missed is missed.
-            Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events not counted"),
-            Err(RecvError::Closed) => return,
+    async move {
+        loop {
+            match events.recv().await {
+                Ok(event) => count(&metrics, &event),
+                // Figures are for people: a burst that was missed is missed.
+                Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events not counted"),
+                Err(RecvError::Closed) => return,
+            }
         }
     }
 }

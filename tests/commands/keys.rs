@@ -1,0 +1,94 @@
+//! `get`, `set`, `delete`, `owner`: one entry, from the command line and back.
+
+use serde_json::json;
+
+use super::ground::{Ground, finish};
+
+#[tokio::test]
+async fn an_entry_is_set_found_at_its_owner_and_deleted() {
+    let ring = Ground::start().await;
+    texts_and_json_come_back_as_they_were(&ring).await;
+    stdin_is_a_value(&ring).await;
+    the_owner_is_who_stored_it(&ring).await;
+    an_entry_is_inspected(&ring).await;
+    what_is_not_there_has_a_code_of_its_own(&ring).await;
+    a_ttl_ends_an_entry(&ring).await;
+    what_the_ring_refuses_is_a_usage_error(&ring).await;
+}
+
+async fn texts_and_json_come_back_as_they_were(ring: &Ground) {
+    ring.run(&["set", "user:1", "Alice"]).await.assert_says(&["stored 'user:1'", "version"]);
+    let alice = ring.run(&["get", "user:1"]).await;
+    assert_eq!((alice.code, alice.out.as_str()), (Some(0), "Alice\n"));
+    for value in ["42", "-5", "12345678901234567890.10", r#"{"b":1,"a":[true,null]}"#, r#""42""#] {
+        let set = ring.json(&["set", "user:2", value]).await;
+        assert_eq!(set["success"], true, "{set}");
+        let get = ring.run(&["get", "user:2", "--json"]).await;
+        assert!(get.out.contains(&format!(r#""value":{value},"#)), "{value}: {}", get.out);
+        let found = &get.documents()[0];
+        assert_eq!((&found["found"], &found["node"], &found["version"]), (&json!(true), &set["node"], &set["version"]));
+    }
+}
+
+async fn stdin_is_a_value(ring: &Ground) {
+    let set = finish(ring.command(&["set", "piped", "-"]), "two\nlines\n").await;
+    assert_eq!(set.code, Some(0), "{set:?}");
+    assert_eq!(ring.json(&["get", "piped"]).await["value"], "two\nlines");
+}
+
+async fn the_owner_is_who_stored_it(ring: &Ground) {
+    for number in 0..6 {
+        let key = format!("owned:{number}");
+        let set = ring.json(&["set", &key, "1"]).await;
+        let owner = ring.json(&["owner", &key]).await;
+        assert_eq!((&owner["key"], &owner["owner"]), (&json!(key), &set["node"]), "{owner}");
+        let text = ring.run(&["owner", &key]).await;
+        let expected = format!(
+            "{} owns partition {} at epoch {}\n",
+            set["node"].as_str().unwrap(),
+            owner["partition"],
+            owner["epoch"]
+        );
+        assert_eq!(text.out, expected);
+    }
+}
+
+async fn an_entry_is_inspected(ring: &Ground) {
+    let set = ring.json(&["set", "looked:at", "[1,2]", "--ttl", "1h"]).await;
+    let seen = ring.json(&["inspect", "looked:at"]).await;
+    let owner = ring.json(&["owner", "looked:at"]).await;
+    assert_eq!((&seen["found"], &seen["bytes"]), (&json!(true), &json!(5)), "{seen}");
+    assert_eq!((&seen["node"], &seen["version"]), (&set["node"], &set["version"]), "{seen}");
+    assert_eq!(seen["partition"], owner["partition"], "{seen}");
+    let (age, ttl) = (seen["age"].as_f64().unwrap(), seen["ttl"].as_f64().unwrap());
+    assert!((0.0..60.0).contains(&age) && (3540.0..=3600.0).contains(&ttl), "{seen}");
+    ring.run(&["inspect", "looked:at"]).await.assert_says(&["node", "version", "ttl", " s\n", "application/json"]);
+    let missing = ring.run(&["inspect", "nothing", "--json"]).await;
+    missing.assert_failed(10, &["'nothing' is not there"]);
+    assert_eq!(missing.documents()[0]["found"], false);
+}
+
+async fn what_is_not_there_has_a_code_of_its_own(ring: &Ground) {
+    assert_eq!(ring.json(&["delete", "user:1"]).await["deleted"], true);
+    assert_eq!(ring.json(&["delete", "user:1"]).await["deleted"], false);
+    ring.run(&["delete", "user:1"]).await.assert_says(&["was not there"]);
+    let missing = ring.run(&["get", "user:1"]).await;
+    missing.assert_failed(10, &["'user:1' is not there"]);
+    assert_eq!(missing.out, "");
+    let missing = ring.run(&["get", "user:1", "--json"]).await;
+    missing.assert_failed(10, &["'user:1'"]);
+    assert_eq!(missing.documents()[0]["found"], false);
+}
+
+async fn a_ttl_ends_an_entry(ring: &Ground) {
+    ring.run(&["set", "brief", "1", "--ttl", "1ms"]).await.assert_says(&["stored"]);
+    ring.run(&["get", "brief"]).await.assert_failed(10, &["'brief'"]);
+    ring.run(&["set", "long", "1", "--ttl", "1h"]).await.assert_says(&["stored"]);
+    ring.run(&["get", "long"]).await.assert_says(&["1\n"]);
+}
+
+async fn what_the_ring_refuses_is_a_usage_error(ring: &Ground) {
+    ring.run(&["get", ""]).await.assert_failed(2, &["bad_request", "key"]);
+    ring.run(&["set", "k", "1", "--ttl", "11y"]).await.assert_failed(2, &["ttl", "10 years"]);
+    ring.run(&["get", &"k".repeat(1025)]).await.assert_failed(2, &["too_large", "1024"]);
+}

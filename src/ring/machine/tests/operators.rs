@@ -1,7 +1,6 @@
 //! What operators tell the planner: pause, cordon, pins, and a `config` that cannot be read.
 
 use super::rig::{LEASE_MS, Rig, claim, id, lease, member, plan};
-use crate::coord::Update;
 use crate::coord::{ClaimState, Key, LeaseState, Record, Revision};
 use crate::ring::event::Event;
 

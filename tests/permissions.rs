@@ -12,10 +12,11 @@ use common::http::Http;
 use common::nats_server::{NatsServer, ServerOptions};
 use common::node::NodeProcess;
 use futures::StreamExt;
+use nats_ring::admin::{Admin, DrainOptions, DrainStep};
 use nats_ring::connect::{ConnectOptions, Connection, Credentials};
 use nats_ring::coord::nats::NatsStore;
 use nats_ring::coord::{Revision, Store, WatchItem, WatchScope};
-use nats_ring::types::RingName;
+use nats_ring::types::{NodeName, RingName};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(40);
@@ -150,6 +151,28 @@ async fn a_client_that_routes_by_itself_sees_the_ring_and_asks_any_node() {
     let (client, refusals) = plain(&server, "router").await;
     assert_eq!(ask(&client, "set", json!({"key": "a", "value": 1})).await["success"], true);
     assert_eq!(*refusals.lock().unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_steers_and_drains_and_can_write_nothing_else_of_the_bucket() {
+    let server = server();
+    let nodes = ["node-1", "node-2"].map(|name| NodeProcess::spawn(name, &server.url(), &NODE));
+    whole(&nodes).await;
+    let ops = ConnectOptions { inbox_prefix: Some("_INBOX_ops".to_owned()), ..options(&server, "ops") };
+    let connection = Connection::open(&ops).await.unwrap();
+    let ring = RingName::new("cache-platform").unwrap();
+    let admin = Admin::open(&connection, &ring).await.unwrap();
+    assert!(admin.pause().await.unwrap().changed);
+    admin.wait_at_rest(LIMIT).await.unwrap();
+    let store = NatsStore::find(&connection, &ring).await.unwrap().unwrap();
+    let claim = store.get("own.0").await.unwrap().unwrap();
+    assert!(store.cas("own.0", claim.revision, "{}".into(), Duration::from_millis(500)).await.is_err());
+    assert_eq!(store.get("own.0").await.unwrap().unwrap().revision, claim.revision);
+    let node = NodeName::new("node-1").unwrap();
+    let steps: Vec<_> = admin.drain(&node, DrainOptions::default()).await.unwrap().collect().await;
+    assert_eq!(steps.last(), Some(&Ok(DrainStep::Left { node })));
+    assert_eq!(nodes[0].wait_exit(LIMIT).await, Some(0), "{}", nodes[0].log());
+    assert!(!nodes[0].log().contains("NATS refuses"), "{}", nodes[0].log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -10,7 +12,7 @@ use futures::stream::BoxStream;
 use super::state::State;
 use super::{Admin, AdminError};
 use crate::coord::nats::bucket_name;
-use crate::coord::{Entry, LeaseState, WatchItem, WatchScope, WatchStream};
+use crate::coord::{Entry, LeaseState, Revision, WatchItem, WatchScope, WatchStream};
 use crate::types::NodeName;
 
 /// What the ring's watch and that of all leases yield, as they come.
@@ -49,7 +51,7 @@ impl Admin {
             if let Some(reason) = state.unreadable.get("meta") {
                 return Err(AdminError::Unreadable { key: "meta".to_owned(), reason: reason.clone() });
             }
-            Ok((state, futures::stream::select(ring, leases).boxed()))
+            Ok((state, in_order(ring, leases)))
         })
         .await
     }
@@ -113,6 +115,29 @@ pub(super) struct Observed {
 fn silent<'a>(state: &'a State, renewed: &'a BTreeSet<NodeName>) -> impl Iterator<Item = NodeName> + 'a {
     let live = state.leases.iter().filter(|(_, lease)| lease.state == LeaseState::Live);
     live.map(|(node, _)| node.clone()).filter(|node| !renewed.contains(node))
+}
+
+/// Both watches as one, the older change first where both have one: whoever reads late is told in order all the same.
+/// Ends with either.
+fn in_order(first: WatchStream, second: WatchStream) -> Items {
+    let (mut first, mut second) = (first.peekable(), second.peekable());
+    futures::stream::poll_fn(move |context| {
+        let ahead = |item: Poll<Option<&WatchItem>>| item.map(|item| item.map(written));
+        let (one, two) =
+            (ahead(Pin::new(&mut first).poll_peek(context)), ahead(Pin::new(&mut second).poll_peek(context)));
+        let take_first = match (one, two) {
+            (Poll::Ready(Some(one)), Poll::Ready(Some(two))) => one <= two,
+            (Poll::Ready(_), _) => true,
+            (Poll::Pending, Poll::Ready(_)) => false,
+            (Poll::Pending, Poll::Pending) => return Poll::Pending,
+        };
+        if take_first { first.poll_next_unpin(context) } else { second.poll_next_unpin(context) }
+    })
+    .boxed()
+}
+
+fn written(item: &WatchItem) -> Revision {
+    if let WatchItem::Change(entry) = item { entry.revision } else { Revision::NONE }
 }
 
 /// The entries of a watch's item, after its beginning.

@@ -2,13 +2,15 @@
 //!
 //! In: a seed. Out: nothing, or the first broken invariant with the seed that replays it. Real time is counted in
 //! nanoseconds here; each process has a clock of its own rate. First things go wrong, then everything heals and the
-//! ring must come to rest: every partition with a live owner, balanced within one, no move under way.
+//! ring must come to rest: every partition with a live owner, balanced within one unless operators want otherwise, no
+//! move under way.
 //!
 //! `RING_SEED=<n> cargo test --lib one_seed` replays one seed with its history. `RING_SEEDS=<n>` sets how many run.
 
 mod act;
 mod checker;
 mod faults;
+mod operators;
 mod process;
 mod store;
 
@@ -139,6 +141,7 @@ impl World {
             world.add_process(NodeName::new(format!("n{number}")).expect("a name"));
         }
         world.schedule_faults(nodes);
+        world.schedule_wishes();
         world
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::process::Process;
 use super::store::Kv;
 use super::{LEASE, World};
-use crate::coord::{Claim, ClaimState, Key, Lease, LeaseState, Record};
+use crate::coord::{Claim, ClaimState, Key, Lease, LeaseState, Record, RingConfig};
 use crate::ring::io::OpId;
 use crate::types::{Epoch, Incarnation, NodeId, PartitionCount, PartitionId};
 
@@ -221,6 +221,9 @@ impl World {
                 return Some(format!("partition {partition} has no owner: {:?}", self.kv.claim(partition)));
             };
             counts[owner] += 1;
+        }
+        if self.wished().is_none_or(|config| config != RingConfig::default()) {
+            return self.unplanned().or_else(|| self.unmet_pin());
         }
         let (least, most) = (counts.iter().min()?, counts.iter().max()?);
         (most - least > 1).then(|| format!("owners are out of balance: {counts:?}"))

@@ -62,6 +62,8 @@ pub(super) enum Fault {
     NatsBack,
     /// A second process with a live name.
     Twin(usize),
+    /// Operators change the configuration.
+    Wish,
 }
 
 impl World {
@@ -157,6 +159,7 @@ impl World {
                 self.add_process(self.processes[process].name.clone());
                 self.start(self.processes.len() - 1)
             }
+            Fault::Wish => self.wish(),
             _ => Ok(()),
         }
     }
@@ -298,6 +301,7 @@ impl World {
         self.note(|| "!! everything heals".to_owned());
         self.faulty = false;
         self.nats(true)?;
+        self.wish_no_more()?;
         for process in 0..self.processes.len() {
             self.link(process, true)?;
             if self.processes[process].paused {

@@ -160,7 +160,7 @@ impl World {
         Ok(())
     }
 
-    fn write(&mut self, writing: &Writing) -> Result<Revision, String> {
+    pub(super) fn write(&mut self, writing: &Writing) -> Result<Revision, String> {
         let (key, record) = (&writing.key, &writing.record);
         self.checker.written(&self.kv, key, record, self.now)?;
         self.kv.last += 1;

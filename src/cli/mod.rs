@@ -16,6 +16,7 @@ mod signals;
 mod start;
 
 use std::ffi::OsString;
+use std::io::ErrorKind::BrokenPipe;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -60,7 +61,11 @@ fn run_node(config: Config) -> Result<(), Failure> {
 /// Help and version are asked for; anything else is a mistake, told in one line.
 fn usage(said: &Error) -> Result<(), Failure> {
     if matches!(said.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return said.print().map_err(|error| Failure::internal("the help cannot be printed", error));
+        return match said.print() {
+            // Whoever reads may have gone (`| head`), which is no failure.
+            Err(error) if error.kind() != BrokenPipe => Err(Failure::internal("the help cannot be printed", error)),
+            _ => Ok(()),
+        };
     }
     let text = said.to_string();
     // What follows are hints that read badly in one line.

@@ -181,7 +181,7 @@ fn the_time_until_a_restoration_begins_is_taken_off_as_well() {
     runtime.block_on(async {
         let (_, chunks) = handed_over(1).await;
         let (next, two) = (node(), grant(0, 2));
-        let (free, busy) = std::sync::mpsc::channel::<()>();
+        let (free, busy) = std::sync::mpsc::sync_channel::<()>(1);
         let occupied = tokio::task::spawn_blocking(move || busy.recv());
         let later = async {
             next.clock.advance(Duration::from_secs(5));

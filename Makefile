@@ -4,8 +4,9 @@
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
 INSTALL ?= nats/install.sh
-BINARY ?= target/release/nats-ring
-RUN_DIR ?= target/run
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BINARY ?= $(TARGET)/release/nats-ring
+RUN_DIR ?= $(TARGET)/run
 DEV_FLAGS ?=
 HAS_BENCHES := $(wildcard benches/*.rs)
 

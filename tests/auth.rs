@@ -118,10 +118,11 @@ async fn an_nkey_seed_works_and_another_users_or_a_broken_one_is_refused() {
     let other = written(&home, "other.nk", &stranger.seed().unwrap());
     refused(home.path(), &["--nats", &server.url(), "--nats-nkey", text(&other)], 4, &["credentials (nkey seed)"])
         .await;
-    let broken = written(&home, "broken.nk", &seed.replace('A', "B"));
+    let broken_seed = seed.replace('A', "B");
+    let broken = written(&home, "broken.nk", &broken_seed);
     for (file, says) in [(broken, "holds no nkey seed"), (home.path().join("absent.nk"), "cannot be read")] {
         let line = refused(home.path(), &["--nats", &server.url(), "--nats-nkey", text(&file)], 2, &[says]).await;
-        assert!(line.contains(text(&file)) && !line.contains(&seed[..20]), "{line}");
+        assert!(line.contains(text(&file)) && !line.contains(&broken_seed[..20]), "{line}");
     }
     assert!(file.is_file());
 }

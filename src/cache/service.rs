@@ -191,13 +191,18 @@ fn seen<'a>(item: &Item<'a>, now: Time) -> Seen<'a> {
     Seen { bytes: value.len() as u64, content_type, version, age_ms, remaining_ttl_ms }
 }
 
-fn restore(store: &Store, grant: &Grant, chunks: &[Bytes], waited: Duration) -> Result<(), SnapshotError> {
+/// `waited` was the age of the chunks at `asked`.
+fn restore(
+    store: &Store,
+    grant: &Grant,
+    chunks: &[Bytes],
+    (asked, waited): (Time, Duration),
+) -> Result<(), SnapshotError> {
     let checked = snapshot::check(chunks)?;
     let partition = store.begin_restore(grant);
-    let now = store.clock().now();
-    checked.for_each(now, waited, |item| {
+    checked.for_each(asked, waited, |item| {
         // One that this node has no room for is lost to the memory bound, like any evicted entry.
-        if !item.is_expired(now) && store.put(&partition, &item).is_err() {
+        if !item.is_expired(asked) && store.put(&partition, &item).is_err() {
             add(&store.counters.evicted, 1);
         }
         Ok(())
@@ -257,7 +262,9 @@ impl Service for CacheService {
 
     async fn restore(&self, grant: &Grant, chunks: Vec<Bytes>, waited: Duration) -> Result<(), BoxError> {
         let (store, grant) = (self.store.clone(), grant.clone());
-        Ok(tokio::task::spawn_blocking(move || restore(&store, &grant, &chunks, waited)).await??)
+        // Read here: on a busy machine it takes a while until such a thread runs, and no entry may live longer for that.
+        let asked = store.clock().now();
+        Ok(tokio::task::spawn_blocking(move || restore(&store, &grant, &chunks, (asked, waited))).await??)
     }
 
     async fn discard(&self, partition: PartitionId) {

@@ -129,6 +129,7 @@ impl From<AdminError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
+            StartError::Setting { .. } => Self::new(Code::Usage, error.to_string()),
             StartError::Connect(error) => error.into(),
             StartError::Store(error) => error.into(),
             StartError::Node(error) => error.into(),

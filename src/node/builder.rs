@@ -19,11 +19,23 @@ use crate::types::{BootClock, Clock, KeyHash, NodeName, PartitionCount, Process,
 
 /// Default length of the lease.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(3);
+/// Timers tick in milliseconds.
+const BEAT_MIN: Duration = Duration::from_millis(1);
 const DEFAULT_STAGING_BYTES: usize = 256 * 1024 * 1024;
 
 /// Why a node could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// With this setting the node would never take part.
+    #[error("{setting} {value} cannot be used: give {limit}")]
+    Setting {
+        /// Which one: the method of [`NodeBuilder`].
+        setting: &'static str,
+        /// What it was set to.
+        value: String,
+        /// What can be used.
+        limit: &'static str,
+    },
     /// NATS is not there, refuses, or will not do.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -157,6 +169,7 @@ impl NodeBuilder {
     /// # Errors
     /// [`StartError`]: what is wrong and what to do about it.
     pub async fn start(self, service: Arc<dyn Service>) -> Result<Ring, StartError> {
+        self.check()?;
         let nats = self.connections().await?;
         let store = NatsStore::open(nats.data(), &self.ring, self.kv_replicas).await?;
         let heartbeat_store = NatsStore::open(nats.heartbeat(), &self.ring, self.kv_replicas).await?;
@@ -184,6 +197,18 @@ impl NodeBuilder {
         Ok(Ring::start(parts).await?)
     }
 
+    fn check(&self) -> Result<(), StartError> {
+        let lease = self.timing.lease;
+        let refused = |setting, value, limit| Err(StartError::Setting { setting, value, limit });
+        if self.weight == 0 {
+            return refused("weight", self.weight.to_string(), "1 or more");
+        }
+        if self.timing.beat() < BEAT_MIN {
+            return refused("timing.lease", format!("{lease:?}"), "6 ms or more; 1 s or more outside of tests");
+        }
+        Ok(())
+    }
+
     async fn connections(&self) -> Result<Connections, ConnectError> {
         let beat = self.timing.beat();
         match &self.nats {
@@ -203,5 +228,25 @@ impl NodeBuilder {
                 Ok(connections.clone())
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// It would wait for ever to be ready.
+    #[test]
+    fn a_weight_of_nothing_and_a_lease_too_short_for_a_heartbeat_are_refused_by_name() {
+        let node = || {
+            let (ring, node) = (RingName::new("r").unwrap(), NodeName::new("n").unwrap());
+            NodeBuilder::new(ConnectOptions::new(["nats://localhost:4222"]), ring, node)
+        };
+        let lease = |ms| node().timing(Timing::for_lease(Duration::from_millis(ms)));
+        assert!(node().check().is_ok() && lease(6).check().is_ok());
+        let refused = |node: NodeBuilder| node.check().unwrap_err().to_string();
+        assert_eq!(refused(node().weight(0)), "weight 0 cannot be used: give 1 or more");
+        assert!(refused(lease(0)).starts_with("timing.lease 0ns cannot be used: give 6 ms or more"));
     }
 }

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::offers::{Handed, Offers, Pending};
+use super::offers::{Offers, Pending};
 use super::parts::Queries;
 use super::ring::WeakRing;
 use super::supervise::Supervisor;
@@ -316,12 +316,11 @@ impl Entrance {
     async fn offer(&self, message: Message) {
         let Some(reply) = message.reply else { return };
         let checked = open::<OfferHead>(&message.payload).map_err(|error| error.to_string());
-        let checked = checked.and_then(|(head, _)| self.staging.take_whole(&head).map(|chunks| (head, chunks)));
+        let checked = checked.and_then(|(head, _)| self.staging.take_whole(&head).map(|handed| (head, handed)));
         match checked {
-            Ok((head, chunks)) => {
-                let OfferHead { partition, epoch, revision, from, age_ms, .. } = head;
-                let made = self.clock.now() - Duration::from_millis(u64::from(age_ms));
-                let op: OpId = self.offers.add(Pending { reply, partition, epoch, handed: Handed { chunks, made } });
+            Ok((head, handed)) => {
+                let OfferHead { partition, epoch, revision, from, .. } = head;
+                let op: OpId = self.offers.add(Pending { reply, partition, epoch, handed });
                 let offer = Offer { partition, epoch, revision, from };
                 let _ = self.inputs.send(Input::Offered { op, offer }).await;
             }

@@ -3,6 +3,7 @@
 //! The giving side streams chunks in an acknowledged window and counts them; the taking side keeps them until the offer
 //! that names their stream and number arrives, or until they are of no use any more.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::offers::Handed;
 use crate::rpc::envelope::{ChunkHead, FarewellHead, OfferHead, Verdict, open, seal};
 use crate::rpc::subject::Intent;
 use crate::rpc::{Bus, RequestError};
@@ -128,9 +130,16 @@ pub(super) fn seal_verdict(verdict: &Verdict) -> Bytes {
 #[derive(Debug)]
 struct Stream {
     stream: u64,
-    chunks: BTreeMap<u32, Bytes>,
+    chunks: BTreeMap<u32, Chunk>,
     bytes: usize,
     touched: Time,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    payload: Bytes,
+    /// When it was here first.
+    arrived: Time,
 }
 
 /// What has arrived and is not installed yet, within a bound.
@@ -169,22 +178,29 @@ impl Staging {
         let fresh = || Stream { stream: head.stream, chunks: BTreeMap::new(), bytes: 0, touched: now };
         let stream = streams.entry(head.partition).or_insert_with(fresh);
         stream.touched = now;
-        let size = payload.len();
-        if stream.chunks.insert(head.sequence, payload).is_none() {
-            stream.bytes += size;
+        // Sent twice, it is the same chunk: see its checksum.
+        if let Entry::Vacant(entry) = stream.chunks.entry(head.sequence) {
+            stream.bytes += payload.len();
+            entry.insert(Chunk { payload, arrived: now });
         }
         Ok(())
     }
 
     /// Takes out everything the offer speaks of, in order; where something is missing, what and how much.
-    pub(super) fn take_whole(&self, head: &OfferHead) -> Result<Vec<Bytes>, String> {
+    ///
+    /// The last chunk was made before the offer's age, and before it arrived here itself: whichever of the two messages
+    /// was the quicker one tells its age best.
+    pub(super) fn take_whole(&self, head: &OfferHead) -> Result<Handed, String> {
+        let by_offer = self.clock.now() - Duration::from_millis(u64::from(head.age_ms));
         let mut streams = self.streams();
         let found = streams.get(&head.partition).filter(|stream| stream.stream == head.stream);
         let count = found.map_or(0, |stream| stream.chunks.len());
         if count != head.chunks as usize {
             return Err(format!("{count} of {} chunks of partition {} have arrived", head.chunks, head.partition));
         }
-        Ok(streams.remove(&head.partition).map(|stream| stream.chunks.into_values().collect()).unwrap_or_default())
+        let chunks = streams.remove(&head.partition).map(|stream| stream.chunks).unwrap_or_default();
+        let made = chunks.values().next_back().map_or(by_offer, |last| last.arrived.min(by_offer));
+        Ok(Handed { chunks: chunks.into_values().map(|chunk| chunk.payload).collect(), made })
     }
 }
 
@@ -220,7 +236,7 @@ mod tests {
         }
         assert!(staging.take_whole(&offer(9, 4)).is_err(), "a chunk is missing");
         assert!(staging.take_whole(&offer(8, 3)).is_err(), "another stream");
-        let out: Vec<u8> = staging.take_whole(&offer(9, 3)).unwrap().iter().map(|c| c[0]).collect();
+        let out: Vec<u8> = staging.take_whole(&offer(9, 3)).unwrap().chunks.iter().map(|c| c[0]).collect();
         assert_eq!(out, [0, 1, 2]);
         assert!(staging.take_whole(&offer(9, 3)).is_err(), "taken already");
     }
@@ -239,6 +255,22 @@ mod tests {
         staging.take(&chunk(1, 0, b"abc"), Bytes::from_static(b"abc")).unwrap();
         clock.advance(STALE_AFTER);
         staging.take(&chunk(2, 0, b"wxyz"), Bytes::from_static(b"wxyz")).unwrap();
-        assert_eq!(staging.take_whole(&offer(2, 1)).unwrap(), [Bytes::from_static(b"wxyz")]);
+        assert_eq!(staging.take_whole(&offer(2, 1)).unwrap().chunks, [Bytes::from_static(b"wxyz")]);
+    }
+
+    /// An entry of the cache lives on by what is left out of this.
+    #[test]
+    fn the_last_chunk_is_as_old_as_the_quicker_of_the_two_messages_says() {
+        let millis = Duration::from_millis;
+        for (offer_took_ms, age_ms, expected_ms) in [(300, 0, 300), (300, 250, 300), (300, 400, 400)] {
+            let (staging, clock) = staging(100);
+            clock.advance(millis(1000));
+            staging.take(&chunk(9, 0, b"abc"), Bytes::from_static(b"abc")).unwrap();
+            clock.advance(millis(offer_took_ms));
+            // Sent again, because its acknowledgement was lost.
+            staging.take(&chunk(9, 0, b"abc"), Bytes::from_static(b"abc")).unwrap();
+            let handed = staging.take_whole(&OfferHead { age_ms, ..offer(9, 1) }).unwrap();
+            assert_eq!(clock.now().since(handed.made), millis(expected_ms));
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,6 +22,8 @@ use super::http::Http;
 const LOG_LINES: usize = 400;
 /// How long a process may take to open its HTTP port once it was started.
 const LISTEN_LIMIT: Duration = Duration::from_secs(20);
+/// How long it may take to read what an ended process said, and its own processes with it.
+const READ_LIMIT: Duration = Duration::from_secs(20);
 
 /// A running node. Dropping it kills the process, frozen or not.
 pub struct NodeProcess {
@@ -29,6 +31,7 @@ pub struct NodeProcess {
     child: Mutex<Child>,
     pid: Pid,
     log: Arc<Mutex<VecDeque<String>>>,
+    readers: [JoinHandle<()>; 2],
     listening: watch::Receiver<Option<SocketAddr>>,
 }
 
@@ -47,10 +50,12 @@ impl NodeProcess {
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let (found, listening) = watch::channel(None);
         let found = Arc::new(found);
-        follow(child.stdout.take().unwrap(), log.clone(), found.clone());
-        follow(child.stderr.take().unwrap(), log.clone(), found);
+        let readers = [
+            follow(child.stdout.take().unwrap(), log.clone(), found.clone()),
+            follow(child.stderr.take().unwrap(), log.clone(), found),
+        ];
         let pid = Pid::from_child(&child);
-        Self { name: name.to_owned(), child: Mutex::new(child), pid, log, listening }
+        Self { name: name.to_owned(), child: Mutex::new(child), pid, log, readers, listening }
     }
 
     /// Where its HTTP listens, as soon as it says so.
@@ -80,10 +85,15 @@ impl NodeProcess {
         .await;
     }
 
-    /// Waits until the process has ended; its exit code, or `None` where a signal ended it.
+    /// Waits until the process has ended and its last words are in the log; its exit code, or `None` where a signal
+    /// ended it.
     pub async fn wait_exit(&self, limit: Duration) -> Option<i32> {
         let what = format!("{} has ended", self.name);
-        eventually(limit, &what, || async { self.exit_status().ok_or("still running") }).await.code()
+        let status = eventually(limit, &what, || async { self.exit_status().ok_or("still running") }).await;
+        // What it wrote is in the pipes still, until they are read to their ends.
+        let read = || async { self.readers.iter().all(JoinHandle::is_finished).then_some(()).ok_or("not read yet") };
+        eventually(READ_LIMIT, &format!("all that {} said is read", self.name), read).await;
+        status.code()
     }
 
     /// Whether the process has not ended yet.
@@ -158,7 +168,7 @@ fn follow(
     output: impl Read + Send + 'static,
     log: Arc<Mutex<VecDeque<String>>>,
     found: Arc<watch::Sender<Option<SocketAddr>>>,
-) {
+) -> JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             if let Some(address) = listening_address(&line) {
@@ -170,7 +180,7 @@ fn follow(
             }
             log.push_back(line);
         }
-    });
+    })
 }
 
 /// The address in a line such as `… INFO http listening address=127.0.0.1:40123`.

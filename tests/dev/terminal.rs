@@ -47,7 +47,8 @@ fn screen(written: &str) -> String {
 struct Typed {
     child: Child,
     keyboard: File,
-    seen: Arc<Mutex<String>>,
+    /// Everything that was written, as it came: a read may end within a character.
+    seen: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Typed {
@@ -63,22 +64,26 @@ impl Typed {
         let child = command.spawn().unwrap();
         // The command holds the terminal open until it is dropped here.
         drop(command);
-        let seen = Arc::new(Mutex::new(String::new()));
+        let seen = Arc::new(Mutex::new(Vec::new()));
         let (mut screen, shown) = (keyboard.try_clone().unwrap(), seen.clone());
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             // Reading fails once nobody has the terminal any more.
             while let Ok(count @ 1..) = screen.read(&mut bytes) {
-                shown.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+                shown.lock().unwrap().extend_from_slice(&bytes[..count]);
             }
         });
         Self { child, keyboard, seen }
     }
 
+    fn seen(&self) -> String {
+        String::from_utf8_lossy(&self.seen.lock().unwrap()).into_owned()
+    }
+
     async fn wait_seen(&self, text: &str) {
         eventually(LIMIT, &format!("the terminal shows {text:?}"), || async {
-            let seen = self.seen.lock().unwrap();
-            if seen.contains(text) { Ok(()) } else { Err(seen.clone()) }
+            let seen = self.seen();
+            if seen.contains(text) { Ok(()) } else { Err(seen) }
         })
         .await;
     }
@@ -86,7 +91,7 @@ impl Typed {
     /// Waits until a person sees it.
     async fn wait_screen(&self, text: &str) {
         eventually(LIMIT, &format!("a person sees {text:?}"), || async {
-            let seen = screen(&self.seen.lock().unwrap());
+            let seen = screen(&self.seen());
             if seen.contains(text) { Ok(()) } else { Err(seen) }
         })
         .await;
@@ -94,7 +99,7 @@ impl Typed {
 
     /// How often it has been shown so far.
     fn count(&self, text: &str) -> usize {
-        self.seen.lock().unwrap().matches(text).count()
+        self.seen().matches(text).count()
     }
 
     fn press(&mut self, key: &str) {
@@ -155,7 +160,7 @@ async fn the_view_draws_the_ring_keys_act_on_it_and_q_gives_the_terminal_back() 
     dev.wait_seen("all ended").await;
     assert!(dev.is_usual(), "the terminal is as it was");
     assert_eq!((dev.count(ALTERNATE_SCREEN), dev.count(USUAL_SCREEN)), (1, 1));
-    let seen = dev.seen.lock().unwrap().clone();
+    let seen = dev.seen();
     assert!(seen.rfind(USUAL_SCREEN) < seen.rfind("all ended"), "what it says at the end stays to be read");
     assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
 }

@@ -173,3 +173,24 @@ async fn the_time_between_the_last_chunk_and_its_restoration_is_taken_off_as_wel
     next.clock.advance(Duration::from_millis(1000));
     assert!(next.get(&two, b"short").await.is_none());
 }
+
+/// On a machine that has other things to do: no thread is free for as long as the test says.
+#[test]
+fn the_time_until_a_restoration_begins_is_taken_off_as_well() {
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let (_, chunks) = handed_over(1).await;
+        let (next, two) = (node(), grant(0, 2));
+        let (free, busy) = std::sync::mpsc::sync_channel::<()>(1);
+        let occupied = tokio::task::spawn_blocking(move || busy.recv());
+        let later = async {
+            next.clock.advance(Duration::from_secs(5));
+            free.send(()).unwrap();
+        };
+        let (restored, ()) = tokio::join!(next.cache.restore(&two, chunks, Duration::ZERO), later);
+        restored.unwrap();
+        occupied.await.unwrap().unwrap();
+        next.own(&two).await;
+        assert_eq!(next.get(&two, b"short").await.unwrap().age_ms, 9000);
+    });
+}

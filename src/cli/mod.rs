@@ -60,7 +60,11 @@ fn run_node(config: Config) -> Result<(), Failure> {
 /// Help and version are asked for; anything else is a mistake, told in one line.
 fn usage(said: &Error) -> Result<(), Failure> {
     if matches!(said.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return said.print().map_err(|error| Failure::internal("the help cannot be printed", error));
+        return match said.print() {
+            // `nats-ring --help | head`: whoever reads has seen enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            printed => printed.map_err(|error| Failure::internal("the help cannot be printed", error)),
+        };
     }
     let text = said.to_string();
     // What follows are hints that read badly in one line.

@@ -48,7 +48,7 @@ const EXPECTED: &[(&str, &[&str])] = &[
     ("nats req cache-platform.stats", &["\"hits\":", "\"plan_version\":", "\"epoch\":"]),
     ("nats micro", &["cache-platform", "node-3-1", "cache-platform.get"]),
     ("nats kv watch", &["own.63", "plan"]),
-    ("nats-ring set user:4", &["stored 'user:4' at node-", "Dave", "text/plain"]),
+    ("nats-ring set user:4", &["stored 'user:4' at node-", "Dave", "application/json"]),
     ("nats-ring status", &["healthy", "64 of 64", "node-3", "zone"]),
     ("nats-ring plan", &["partitions would move", "node-2"]),
     ("nats-ring watch", &["watching: plan"]),

@@ -18,7 +18,7 @@ mod server_conf;
 
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use eventually::eventually;
 use http::Http;
@@ -162,11 +162,13 @@ async fn watch(sandbox: &mut Sandbox, line: &str) {
 /// A node that was drained ends by itself.
 async fn has_ended(sandbox: &mut Sandbox, node: &str) {
     let line = format!("--node {node} ");
-    let deadline = Instant::now() + START_LIMIT;
-    while !sandbox.has_ended_well(&line) {
-        assert!(Instant::now() < deadline, "{node} was drained and goes on:\n{}", sandbox.logs());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let ended = async {
+        while !sandbox.has_ended_well(&line) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(START_LIMIT, ended).await;
+    assert!(in_time.is_ok(), "{node} was drained and goes on:\n{}", sandbox.logs());
 }
 
 async fn start_server(sandbox: &mut Sandbox, line: &str) {

@@ -400,3 +400,69 @@ async fn a_subscription_let_go_of_after_a_reconnect_loses_nothing_either() {
     }
     assert_eq!(count, 500);
 }
+
+/// What the client is told while it is away goes to the server behind a count that began anew.
+#[tokio::test]
+async fn a_subscription_let_go_of_while_the_connection_is_away_loses_nothing_either() {
+    let mut server = NatsServer::start();
+    let leaving: Arc<dyn Bus> = Arc::new(NatsBus::new(server.connect().await));
+    let sender: Arc<dyn Bus> = Arc::new(NatsBus::new(server.connect().await));
+    let mut old = subscribe(&leaving, "moving", Some("group")).await;
+    for number in 0..200 {
+        sender.publish(message("moving", &number.to_string())).await.unwrap();
+        next(&mut old).await;
+    }
+    server.stop();
+    common::eventually::eventually(TIMEOUT, "the connection is away", || async {
+        if leaving.is_connected() { Err("not yet") } else { Ok(()) }
+    })
+    .await;
+    old.let_go(16);
+    server.start_again();
+    connected_again(&[&leaving, &sender]).await;
+    assert!(tokio::time::timeout(SHORT, old.next()).await.is_err());
+    leaving.flush().await.unwrap();
+    let mut new = subscribe(&leaving, "moving", Some("group")).await;
+    leaving.flush().await.unwrap();
+    for number in 0..500 {
+        sender.publish(message("moving", &number.to_string())).await.unwrap();
+    }
+    sender.flush().await.unwrap();
+    assert_eq!(count(futures::stream::select(&mut old, &mut new)).await, 500);
+    assert_eq!(tokio::time::timeout(TIMEOUT, old.next()).await.unwrap(), None);
+}
+
+/// A task may take in only so much at a time: the rest is there for its next turn.
+#[tokio::test]
+async fn what_had_arrived_before_a_reconnect_and_was_not_read_yet_is_read_after_it() {
+    let mut server = NatsServer::start();
+    let receiver: Arc<dyn Bus> = Arc::new(NatsBus::new(server.connect().await));
+    let sender: Arc<dyn Bus> = Arc::new(NatsBus::new(server.connect().await));
+    let mut subscription = subscribe(&receiver, "behind", Some("group")).await;
+    for number in 0..1000 {
+        sender.publish(message("behind", &number.to_string())).await.unwrap();
+    }
+    sender.flush().await.unwrap();
+    receiver.flush().await.unwrap();
+    server.restart();
+    connected_again(&[&receiver, &sender]).await;
+    assert_eq!(count(&mut subscription).await, 1000);
+}
+
+async fn connected_again(buses: &[&Arc<dyn Bus>]) {
+    for bus in buses {
+        common::eventually::eventually(TIMEOUT * 3, "it is connected again", || async {
+            bus.flush().await.map_err(|error| error.to_string())
+        })
+        .await;
+    }
+}
+
+/// How many messages come until none does.
+async fn count(mut messages: impl futures::Stream<Item = Message> + Unpin) -> usize {
+    let mut count = 0;
+    while let Ok(Some(_)) = tokio::time::timeout(SHORT * 5, messages.next()).await {
+        count += 1;
+    }
+    count
+}

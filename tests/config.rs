@@ -102,6 +102,19 @@ fn a_key_that_is_no_setting_is_named_with_its_file_in_one_line() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_is_named_with_the_place_and_without_what_is_in_it() {
+    for (name, text) in [
+        ("r.toml", "node = \"a\"\nnats-password = \"s3cret\n"),
+        ("r.yaml", "node: a\nnats-password: \"s3cret\n"),
+        ("r.json", "{\"node\": \"a\",\n\"nats-password\": \"s3cret\" 1}"),
+    ] {
+        let (_folder, file) = written(name, text);
+        let error = Settings::from_file(&file).err().unwrap().to_string();
+        assert!(error.contains("line 2") && !error.contains("s3cret"), "{error}");
+    }
+}
+
+#[test]
 fn a_file_that_is_absent_broken_or_of_another_kind_is_refused() {
     let (_folder, broken) = written("ring.toml", "node = \n");
     let (_other_folder, other) = written("ring.ini", "node = a\n");

@@ -5,11 +5,13 @@
 mod one_node;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{HeaderMap, Request, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use bytes::Bytes;
 use nats_ring::cache::{CacheClient, Limits};
 use nats_ring::http::{AppState, RequestLimits, app};
@@ -171,6 +173,19 @@ async fn a_body_over_the_limit_is_refused_announced_or_in_pieces() {
     announced.headers_mut().insert("content-length", size.into());
     let refused = ask_with(RequestLimits::default(), &fake, announced).await;
     refused.refused(413, "too_large", &format!("{size} bytes"));
+
+    // Who waits to be asked for its body is not asked.
+    let touched = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&touched);
+    let body = futures::stream::poll_fn(move |_| {
+        seen.store(true, Ordering::SeqCst);
+        Poll::<Option<Result<Bytes, std::io::Error>>>::Pending
+    });
+    let mut waiting = request("POST /set", Body::from_stream(body));
+    waiting.headers_mut().insert("content-length", size.into());
+    waiting.headers_mut().insert("expect", HeaderValue::from_static("100-continue"));
+    ask_with(RequestLimits::default(), &fake, waiting).await.refused(413, "too_large", &format!("{size} bytes"));
+    assert!(!touched.load(Ordering::SeqCst), "its body was asked for");
 
     let pieces = (0..size / 1000).map(|_| Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 1000])));
     let pieces = Body::from_stream(futures::stream::iter(pieces));

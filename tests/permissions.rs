@@ -13,6 +13,8 @@ use common::nats_server::{NatsServer, ServerOptions};
 use common::node::NodeProcess;
 use futures::StreamExt;
 use nats_ring::admin::{Admin, DrainOptions, DrainStep};
+use nats_ring::cache::{CacheClient, Limits};
+use nats_ring::client::RingClient;
 use nats_ring::connect::{ConnectOptions, Connection, Credentials};
 use nats_ring::coord::nats::NatsStore;
 use nats_ring::coord::{Revision, Store, WatchItem, WatchScope};
@@ -154,7 +156,15 @@ async fn a_client_that_routes_by_itself_sees_the_ring_and_asks_any_node() {
     assert!(entries.iter().any(|entry| entry.key == "own.63"));
     let (client, refusals) = plain(&server, "router").await;
     assert_eq!(ask(&client, "set", json!({"key": "a", "value": 1})).await["success"], true);
+    let by_key = client.request("cache-platform.key.get.a", "".into()).await.unwrap();
+    assert!(String::from_utf8_lossy(&by_key.payload).contains("\"value\":1"), "{by_key:?}");
     assert_eq!(*refusals.lock().unwrap(), Vec::<String>::new());
+    // The library's client gets along with the same.
+    let ring = RingName::new("cache-platform").unwrap();
+    let routing = RingClient::connect(options(&server, "router"), ring).await.unwrap();
+    assert_eq!(routing.node_for("a").unwrap().node.as_str(), "node-1");
+    let cache = CacheClient::new(Arc::new(routing), Limits::default());
+    assert_eq!(cache.get("a".into()).await.unwrap().found.unwrap().value, "1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

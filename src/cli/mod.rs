@@ -16,6 +16,7 @@ mod signals;
 mod start;
 
 use std::ffi::OsString;
+use std::io::ErrorKind::BrokenPipe;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -61,9 +62,9 @@ fn run_node(config: Config) -> Result<(), Failure> {
 fn usage(said: &Error) -> Result<(), Failure> {
     if matches!(said.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return match said.print() {
-            // `nats-ring --help | head`: whoever reads has seen enough.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            printed => printed.map_err(|error| Failure::internal("the help cannot be printed", error)),
+            // Whoever reads may have gone (`| head`), which is no failure.
+            Err(error) if error.kind() != BrokenPipe => Err(Failure::internal("the help cannot be printed", error)),
+            _ => Ok(()),
         };
     }
     let text = said.to_string();

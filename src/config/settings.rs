@@ -132,7 +132,8 @@ impl Settings {
     }
 }
 
-/// Parsers of files explain themselves with an excerpt, over several lines.
+/// Parsers of files explain themselves over several lines, some with an excerpt behind a bar: it might show a password.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let is_excerpt = |line: &&str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
+    text.lines().filter(|line| !is_excerpt(line)).flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
 }

@@ -98,6 +98,17 @@ impl ConnectOptions {
         }
     }
 
+    /// The servers as they were given, but for the users that their URLs name: to be shown, and to be typed again.
+    pub(crate) fn servers_without_users(&self) -> String {
+        let texts = self.servers.iter().flat_map(|entry| entry.split(','));
+        let shown = texts.map(|text| match (text.split_once("://"), text.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+            (None, Some((_, host))) => host.to_owned(),
+            (_, None) => text.to_owned(),
+        });
+        shown.collect::<Vec<_>>().join(",")
+    }
+
     /// The servers as the client wants them, one address each.
     fn addresses(&self) -> Result<Vec<ServerAddr>, ConnectError> {
         let texts =
@@ -224,6 +235,13 @@ mod tests {
     fn a_comma_separated_list_becomes_one_address_per_server() {
         let options = ConnectOptions::new(["nats://a:1, b:2", "c"]);
         assert_eq!(shown(&options.addresses().unwrap()), "a:1, b:2, c:4222");
+    }
+
+    #[test]
+    fn servers_are_shown_as_given_but_for_their_users() {
+        let shown = ConnectOptions::new(["nats://me:s/e@c@a:1,tls://token@b", "c:2,nats://d"]).servers_without_users();
+        assert_eq!(shown, "nats://a:1,tls://b,c:2,nats://d");
+        assert_eq!(ConnectOptions::new(["me:secret@a:1"]).servers_without_users(), "a:1");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::CONTENT_LENGTH;
+use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use axum::http::{HeaderMap, StatusCode};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -47,7 +47,10 @@ impl BodyBudget {
     pub(super) async fn read(&self, headers: &HeaderMap, mut body: Body) -> Result<HeldBody, ApiError> {
         let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
         if let Some(size) = announced.filter(|size| *size > self.body_max_bytes) {
-            discard(&mut body).await;
+            // Who waits to be asked for it has sent nothing yet, and is not asked.
+            if !headers.contains_key(EXPECT) {
+                discard(&mut body).await;
+            }
             return Err(self.too_large(&format!("of {size} bytes")));
         }
         let reading = self.read_within_budget(announced.unwrap_or(self.body_max_bytes), body);

@@ -4,18 +4,20 @@
 //! connection's own inbox, and a subscription keeps no more unread messages than its capacity.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::{Client, HeaderMap, Subject, Subscriber};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream};
 use tokio::sync::watch;
+use tokio::task::unconstrained;
 
 use super::{Bus, BusError, Headers, Message, RequestError, Source, Subscription};
 use crate::connect::{Connection, InboxError};
@@ -190,6 +192,10 @@ impl How {
         Ok((from, connects))
     }
 
+    fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
     fn connects(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
@@ -226,10 +232,8 @@ struct Bounded {
 /// How far a subscription is on its way out.
 enum Leaving {
     No,
-    /// This many more messages are wanted.
+    /// This many more messages are wanted; not yet told to the client.
     After(u64),
-    /// The number of messages to end after, not yet told to the client.
-    Tell(u64),
     Told,
 }
 
@@ -237,10 +241,10 @@ impl Bounded {
     /// After a reconnect the server counts a subscription's messages from zero and the client does not, and then it could
     /// not be let go of without a loss. So it is had anew at once, while the clients are still coming back themselves.
     fn renew(&mut self, cx: &mut Context<'_>) {
-        if self.how.queue.is_none() || matches!(self.leaving, Leaving::Tell(_) | Leaving::Told) {
+        if matches!(self.leaving, Leaving::Told) {
             return;
         }
-        if self.renewing.is_none() && self.how.connects() != self.connects {
+        if self.renewing.is_none() && self.is_outdated() {
             let how = self.how.clone();
             self.renewing = Some(Box::pin(async move { how.subscribe().await }));
         }
@@ -253,28 +257,36 @@ impl Bounded {
             let mut old = std::mem::replace(&mut self.from, fresh);
             (self.connects, self.received) = (connects, 0);
             // Sent right behind the new one; where there is no room for it, dropping the old one asks for the same.
-            let _ = old.unsubscribe().now_or_never();
-            take_in(&mut old, cx, |message| keep(&mut self.unread, self.capacity, &self.dropped, message));
+            let _ = unconstrained(old.unsubscribe()).now_or_never();
+            take_in_all(&mut old, cx, |message| keep(&mut self.unread, self.capacity, &self.dropped, message));
         }
+    }
+
+    /// Whether it is from before the last reconnect, and matters.
+    fn is_outdated(&self) -> bool {
+        self.how.queue.is_some() && self.how.connects() != self.connects
     }
 
     /// The server ends a subscription after a number of messages exactly, and the client counts along: an unsubscribe
     /// (and the client's own drain) drops what is in flight.
     fn leave(&mut self, cx: &mut Context<'_>) {
         self.renew(cx);
-        if let (Leaving::After(more), None) = (&self.leaving, &self.renewing) {
-            let more = *more;
-            self.take_in(cx);
-            self.leaving = Leaving::Tell(self.received + more);
+        let Leaving::After(more) = self.leaving else { return };
+        // What the client is told while it is away reaches the server after the reconnect: behind a count from zero.
+        if !self.how.is_connected() || self.renewing.is_some() || self.is_outdated() {
+            return;
         }
-        if let Leaving::Tell(after) = self.leaving
-            && self.from.unsubscribe_after(after).now_or_never().is_some()
-        {
+        let (unread, received) = (&mut self.unread, &mut self.received);
+        take_in_all(&mut self.from, cx, |message| {
+            *received += 1;
+            keep(unread, self.capacity, &self.dropped, message);
+        });
+        if unconstrained(self.from.unsubscribe_after(self.received + more)).now_or_never().is_some() {
             self.leaving = Leaving::Told;
         }
     }
 
-    /// Takes in all that has arrived; whether the subscription has ended.
+    /// Takes in what has arrived; whether the subscription has ended.
     fn take_in(&mut self, cx: &mut Context<'_>) -> bool {
         let (unread, received) = (&mut self.unread, &mut self.received);
         take_in(&mut self.from, cx, |message| {
@@ -282,17 +294,9 @@ impl Bounded {
             keep(unread, self.capacity, &self.dropped, message);
         })
     }
-
-    /// Whoever is idle when the connection comes back is woken to renew.
-    fn wake_on_reconnect(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(connected) = self.reconnected.as_mut().poll(cx) {
-            self.reconnected = changed(connected);
-            self.leave(cx);
-        }
-    }
 }
 
-/// All that has arrived at a subscription; whether it has ended.
+/// What has arrived at a subscription, as far as the task's budget goes; whether it has ended.
 fn take_in(from: &mut Subscriber, cx: &mut Context<'_>, mut each: impl FnMut(async_nats::Message)) -> bool {
     loop {
         match Pin::new(&mut *from).poll_next(cx) {
@@ -301,6 +305,12 @@ fn take_in(from: &mut Subscriber, cx: &mut Context<'_>, mut each: impl FnMut(asy
             Poll::Pending => return false,
         }
     }
+}
+
+/// All that has arrived, whatever is left of the task's budget: what stayed behind would be lost, or not counted.
+fn take_in_all(from: &mut Subscriber, cx: &mut Context<'_>, mut each: impl FnMut(async_nats::Message)) {
+    let all = std::future::poll_fn(|cx| Poll::Ready(take_in(from, cx, &mut each)));
+    let _ = pin!(unconstrained(all)).poll(cx);
 }
 
 fn keep(unread: &mut VecDeque<Message>, capacity: usize, dropped: &AtomicU64, message: async_nats::Message) {
@@ -324,14 +334,19 @@ impl Stream for Bounded {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         let this = &mut *self;
-        this.leave(cx);
-        let ended = this.take_in(cx);
-        match this.unread.pop_front() {
-            Some(message) => Poll::Ready(Some(message)),
-            None if ended => Poll::Ready(None),
-            None => {
-                this.wake_on_reconnect(cx);
-                this.unread.pop_front().map_or(Poll::Pending, |message| Poll::Ready(Some(message)))
+        loop {
+            this.leave(cx);
+            let ended = this.take_in(cx);
+            if let Some(message) = this.unread.pop_front() {
+                return Poll::Ready(Some(message));
+            }
+            if ended {
+                return Poll::Ready(None);
+            }
+            // Whoever is idle when the connection comes back is woken to renew; what is renewed has to be looked at.
+            match this.reconnected.as_mut().poll(cx) {
+                Poll::Ready(connected) => this.reconnected = changed(connected),
+                Poll::Pending => return Poll::Pending,
             }
         }
     }

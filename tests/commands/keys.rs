@@ -8,6 +8,7 @@ use super::ground::{Ground, finish};
 async fn an_entry_is_set_found_at_its_owner_and_deleted() {
     let ring = Ground::start().await;
     texts_and_json_come_back_as_they_were(&ring).await;
+    bytes_come_back_as_they_are(&ring).await;
     stdin_is_a_value(&ring).await;
     the_owner_is_who_stored_it(&ring).await;
     an_entry_is_inspected(&ring).await;
@@ -28,6 +29,23 @@ async fn texts_and_json_come_back_as_they_were(ring: &Ground) {
         let found = &get.documents()[0];
         assert_eq!((&found["found"], &found["node"], &found["version"]), (&json!(true), &set["node"], &set["version"]));
     }
+}
+
+/// Values of a content type of their own come over REST alone.
+async fn bytes_come_back_as_they_are(ring: &Ground) {
+    let bytes: Vec<u8> = vec![0x89, b'P', 0, 0xff, b'\n', 0xfe];
+    let value = futures::stream::once(std::future::ready(Ok::<_, std::io::Error>(bytes.clone())));
+    let url = ring.nodes[0].url("/v1/keys/logo").await;
+    let request = hyper::Request::put(url).header("content-type", "image/png");
+    let request = request.body(axum::body::Body::from_stream(value)).unwrap();
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
+    assert_eq!(client.request(request).await.unwrap().status(), 201);
+
+    let mut command = ring.command(&["get", "logo"]);
+    let got = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert_eq!((got.status.code(), got.stdout), (Some(0), bytes));
+    let found = ring.json(&["get", "logo"]).await;
+    assert_eq!((&found["encoding"], &found["value"]), (&json!("base64"), &json!("iVAA/wr+")), "{found}");
 }
 
 async fn stdin_is_a_value(ring: &Ground) {
@@ -90,5 +108,8 @@ async fn a_ttl_ends_an_entry(ring: &Ground) {
 async fn what_the_ring_refuses_is_a_usage_error(ring: &Ground) {
     ring.run(&["get", ""]).await.assert_failed(2, &["bad_request", "key"]);
     ring.run(&["set", "k", "1", "--ttl", "11y"]).await.assert_failed(2, &["ttl", "10 years"]);
+    let over_max_payload = finish(ring.command(&["set", "k", "-"]), &"v".repeat(2_000_000)).await;
+    over_max_payload.assert_failed(2, &["nothing was sent", "max_payload", "smaller"]);
+    ring.run(&["set", "k", "1", "--ttl", "0"]).await.assert_failed(2, &["ttl", "no end"]);
     ring.run(&["get", &"k".repeat(1025)]).await.assert_failed(2, &["too_large", "1024"]);
 }

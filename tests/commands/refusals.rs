@@ -85,3 +85,15 @@ async fn completions_know_the_commands_and_their_flags() {
         run.assert_says(&["nats-ring", "inspect", "platform"]);
     }
 }
+
+#[tokio::test]
+async fn help_whose_reader_has_gone_is_no_failure() {
+    for arguments in [&["--help"][..], &["plan", "--help"], &["--version"], &["completion", "bash"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = program(arguments);
+        command.stdout(writer).stderr(std::process::Stdio::piped());
+        let run = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert_eq!((run.status.code(), run.stderr), (Some(0), Vec::new()), "{arguments:?}");
+    }
+}

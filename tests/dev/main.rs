@@ -183,7 +183,7 @@ async fn a_second_terminal_adds_stops_kills_and_restarts_nodes() {
     wait_shared(&first, &["node-1", "spare"]).await;
 
     let (code, answer, said) = ask(&nats, &["kill", "node-9"]);
-    assert_eq!((code, answer["error"]["code"].as_str()), (2, Some("not_found")));
+    assert_eq!((code, answer["error"]["code"].as_str()), (10, Some("not_found")));
     assert!(said.contains("no node 'node-9'") && said.contains("node-1, node-2, spare"), "{said}");
     let (code, _, said) = ask(&nats, &["stop", "node-2"]);
     assert!(code == 2 && said.contains("'node-2' has ended already"), "{said}");
@@ -294,8 +294,8 @@ async fn on_a_nats_that_runs_already_only_the_nodes_are_its_own_and_there_is_one
     assert_eq!(dev.process.wait_exit(LIMIT).await, Some(0), "{}", dev.process.log());
     // It is still there for others.
     server.connect().await;
-    let (code, _, said) = ask("nats://127.0.0.1:9", &["status"]);
-    assert!(code == 3 && said.contains("127.0.0.1:9"), "{code} {said}");
+    let (code, _, said) = ask("nats://me:s3cret@127.0.0.1:9", &["status"]);
+    assert!(code == 3 && said.contains("nats://127.0.0.1:9") && !said.contains("s3cret"), "{code} {said}");
 }
 
 #[tokio::test]

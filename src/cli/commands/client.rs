@@ -13,7 +13,7 @@ use super::output::Output;
 use crate::admin::Admin;
 use crate::connect::Connection;
 use crate::rpc::nats::NatsBus;
-use crate::rpc::{Bus, Message, RequestError, subject};
+use crate::rpc::{Bus, BusError, Message, RequestError, subject};
 use crate::types::RingName;
 
 /// How long to wait where nothing is said.
@@ -87,6 +87,9 @@ impl ClientArgs {
                     "no answer within {waited:?}, it may have been done: look, then try again, with a longer --timeout"
                 ),
             ),
+            RequestError::NotSent(error @ BusError::TooLarge { .. }) => {
+                Failure::new(Code::Usage, format!("nothing was sent: {error}: give a smaller value"))
+            }
             RequestError::NotSent(error) => {
                 Failure::new(Code::TryAgain, format!("nothing was sent: {error}: try again"))
             }

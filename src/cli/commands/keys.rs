@@ -5,6 +5,8 @@ use std::io::Read;
 use std::time::Duration;
 
 use anstyle::Style;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as STANDARD;
 use clap::Args;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -21,10 +23,11 @@ const SHOWN_FIRST: [&str; 10] =
     ["key", "found", "partition", "node", "epoch", "version", "age", "ttl", "bytes", "content_type"];
 
 pub(super) const GET_EXAMPLES: &str = "\
-Prints the value: text as it is, anything else as JSON.
+Prints the value: text and JSON as they are; bytes that are neither raw, without a line end.
 
 Examples:
   nats-ring get user:1
+  nats-ring get logo > logo.png                   # as it was stored over REST
   nats-ring get user:1 --json | jq .version
   nats-ring get user:1 || echo 'not there, or no answer: exit codes 10 to 14 tell'";
 pub(super) const SET_EXAMPLES: &str = "\
@@ -82,9 +85,10 @@ struct Body<'a> {
 
 fn ttl(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds
-        .or_else(|| humantime::parse_duration(text).ok())
-        .ok_or_else(|| "give such as 90s, 5m, 1h 30m, or a number of seconds".to_owned())
+    // On the wire 0 means none: what is to be forgotten at once would stay for ever.
+    seconds.or_else(|| humantime::parse_duration(text).ok()).filter(|ttl| !ttl.is_zero()).ok_or_else(|| {
+        "give such as 90s, 5m, 1h 30m, or a number of seconds above 0; leave it out for no end".to_owned()
+    })
 }
 
 fn body(body: &Body<'_>) -> Result<String, Failure> {
@@ -128,9 +132,15 @@ pub(super) async fn get(args: KeyArgs) -> Done {
         return args.absent(&answer, &mut output);
     }
     match field(&answer, "value")? {
+        Some(value) if !output.json && is(&answer, "encoding", "\"base64\"")? => output.bytes(&decoded(value)?),
         Some(value) if !output.json => output.line(&shown(value)),
         _ => output.line(answer.get()),
     }
+}
+
+/// The bytes of a value that came as base64, as values do that are neither JSON nor text.
+fn decoded(value: &RawValue) -> Result<Vec<u8>, Failure> {
+    STANDARD.decode(shown(value)).map_err(|error| Failure::internal("a node's answer is not the base64 it says", error))
 }
 
 pub(super) async fn set(args: SetArgs) -> Done {
@@ -269,7 +279,7 @@ mod tests {
         for (text, seconds) in [("90", 90.0), ("1.5", 1.5), ("90s", 90.0), ("5m", 300.0), ("1h 30m", 5400.0)] {
             assert_eq!(ttl(text).unwrap(), Duration::from_secs_f64(seconds), "{text}");
         }
-        for text in ["-1", "soon", "", "inf"] {
+        for text in ["-1", "soon", "", "inf", "0", "0s"] {
             assert!(ttl(text).is_err(), "{text}");
         }
     }

@@ -89,6 +89,12 @@ impl Output {
         Ok(self.to.flush()?)
     }
 
+    /// Bytes as they are, no line end after them.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> Done {
+        self.to.write_all(bytes)?;
+        Ok(self.to.flush()?)
+    }
+
     /// One JSON document, on one line.
     pub(super) fn document(&mut self, document: &impl Serialize) -> Done {
         let text = serde_json::to_string(document)
@@ -125,6 +131,15 @@ impl Output {
             self.line(&line)?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Output {
+    /// What follows on the terminal, such as why a command failed, begins on a line of its own.
+    fn drop(&mut self) {
+        if !self.drawn.is_empty() {
+            let _ = writeln!(self.to).and_then(|()| self.to.flush());
+        }
     }
 }
 
@@ -280,6 +295,13 @@ pub(super) mod tests {
         }
         assert_eq!(lines.text(), "2 left\n1 left\ndone\n");
         assert_eq!(redrawn.text(), "\r\u{1b}[2K2 left\r\u{1b}[2K1 left\r\u{1b}[2Kdone\n");
+    }
+
+    #[test]
+    fn what_was_drawn_last_stays_on_a_line_of_its_own() {
+        let written = Written::default();
+        written.output(false, false, true).progress("2 left").unwrap();
+        assert_eq!(written.text(), "\r\u{1b}[2K2 left\n");
     }
 
     #[test]

@@ -75,6 +75,13 @@ struct Summary<'a> {
     warnings: &'a [String],
 }
 
+/// What `nodes --json` says, its fields in the order that `status --json` has them in.
+#[derive(Serialize)]
+struct Nodes<'a> {
+    ring: &'a str,
+    nodes: &'a [NodeOverview],
+}
+
 impl<'a> Summary<'a> {
     fn of(overview: &'a Overview) -> Self {
         let (unowned, orphaned) = (overview.unowned.len(), overview.orphaned.len());
@@ -196,7 +203,7 @@ pub(super) async fn nodes(args: NodesArgs) -> Done {
     let overview = args.overview.look().await?;
     let mut output = args.overview.client.output();
     if output.json {
-        return output.document(&serde_json::json!({ "ring": overview.ring, "nodes": overview.nodes }));
+        return output.document(&Nodes { ring: overview.ring.as_str(), nodes: &overview.nodes });
     }
     let shown = overview.nodes.iter().filter(|node| args.all || node.state.is_live() || node.owned > 0);
     output.table(&nodes_table(shown))

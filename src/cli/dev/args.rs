@@ -21,7 +21,8 @@ Examples:
 Environment:
   NATS_SERVER   the nats-server to start; else the first of PATH and nats/.bin that is 2.11 or newer
 
-Exit codes: 0 ended as asked; 1 something did not start, or the NATS server ended; 2, 3, 4 and 5 as for nats-ring serve";
+Exit codes: 0 ended as asked; 1 something did not start; 3 no usable NATS, or it ended, or no dev answers there; 6 a dev runs for
+this ring already; 10 there is no such node; 14 no answer in time; 2, 4, 5 and 13 as for nats-ring serve";
 
 const AFTER_DEMO: &str = "\
 It needs a nats-server (PATH, nats/.bin, or NATS_SERVER) and nothing else: free ports, a ring of its own, a temporary

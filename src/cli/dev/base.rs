@@ -11,7 +11,9 @@ use super::server::{self, Found, Server};
 use crate::cli::exit::Failure;
 
 /// Begins of variables that say which NATS, and how to log in there: nothing for nodes on a private server.
-const ABOUT_NATS: [&str; 4] = ["NATS_RING_NATS", "NATS_RING_CONTEXT", "NATS_RING_TLS", "NATS_RING_CONFIG"];
+const ABOUT_NATS: [&str; 3] = ["NATS_RING_NATS", "NATS_RING_CONTEXT", "NATS_RING_CONFIG"];
+/// Those that could log nodes in as somebody else than `dev`, which looks at neither.
+const LEFT_ASIDE: [&str; 2] = ["NATS_RING_CONTEXT", "NATS_RING_CONFIG"];
 
 /// Gone with everything in it when dropped.
 pub(super) struct Base {
@@ -50,10 +52,11 @@ impl Base {
         }
     }
 
-    /// Variables that nodes on the private server do not get.
-    pub(super) fn forget() -> Vec<OsString> {
+    /// Variables that nodes do not get: on the private server all about NATS, else those that `dev` itself leaves aside.
+    pub(super) fn forget(on_private_server: bool) -> Vec<OsString> {
         let names = std::env::vars_os().map(|(name, _)| name);
-        let about = |name: &OsString| ABOUT_NATS.iter().any(|begin| name.to_string_lossy().starts_with(begin));
+        let begins: &[&str] = if on_private_server { &ABOUT_NATS } else { &LEFT_ASIDE };
+        let about = |name: &OsString| begins.iter().any(|begin| name.to_string_lossy().starts_with(begin));
         names.filter(about).collect()
     }
 }

@@ -3,6 +3,7 @@
 //! On the side of `dev`: requests in, answers out when what was asked has come about. On the other: one request, its answer
 //! as one line or as JSON.
 
+use std::io::ErrorKind::BrokenPipe;
 use std::io::Write;
 use std::time::Duration;
 
@@ -87,7 +88,7 @@ pub(super) fn target(at: &RingArgs) -> Result<(String, ConnectOptions), Failure>
 /// The other side: one command, its answer printed.
 pub(super) async fn ask(command: &Command, how: &AskArgs, out: &mut impl Write) -> Result<(), Failure> {
     let (ring, options) = target(&how.at)?;
-    let servers = options.servers.join(",");
+    let servers = options.servers_without_users();
     let absent = |why: &str| {
         let message = format!(
             "no 'nats-ring dev' answers for ring '{ring}' at {servers} ({why}): start one, or name its NATS with --nats and its \
@@ -105,7 +106,7 @@ pub(super) async fn ask(command: &Command, how: &AskArgs, out: &mut impl Write) 
     let answer = answer.map_err(|error| match error {
         RequestError::NoResponders(_) => absent("nobody listens"),
         RequestError::Timeout(..) => {
-            Failure::new(Code::Internal, format!("'dev' did not answer within {ANSWER_LIMIT:?}"))
+            Failure::new(Code::Unknown, format!("'dev' did not answer within {ANSWER_LIMIT:?}: look with 'dev status'"))
         }
         RequestError::NotSent(error) => absent(&error.to_string()),
     })?;
@@ -124,10 +125,20 @@ fn print(answer: &Value, json: bool, out: &mut impl Write) -> Result<(), Failure
     } else {
         status::text(answer)
     };
-    out.write_all(text.as_bytes()).map_err(|error| Failure::internal("the answer cannot be printed", error))?;
-    match error {
-        None => Ok(()),
-        Some(("not_found" | "bad_request", message)) => Err(Failure::new(Code::Usage, message)),
-        Some((_, message)) => Err(Failure::new(Code::Internal, message)),
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads may have gone (`| head`), which is no failure.
+        Err(error) if error.kind() != BrokenPipe => {
+            return Err(Failure::internal("the answer cannot be printed", error));
+        }
+        _ => {}
     }
+    let Some((code, message)) = error else { return Ok(()) };
+    let code = match code {
+        "bad_request" => Code::Usage,
+        "not_found" => Code::NotFound,
+        "overloaded" => Code::TryAgain,
+        "timeout" => Code::Unknown,
+        _ => Code::Internal,
+    };
+    Err(Failure::new(code, message))
 }

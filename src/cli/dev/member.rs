@@ -196,7 +196,8 @@ impl Member {
             Some((None, Some(signal))) => format!("signal {signal}"),
             _ => "nobody knows how".to_owned(),
         };
-        let as_asked = self.asked_to_end && (how == "exit code 0" || how == "killed");
+        // Only a node that was asked to leave ends with 0; `nats-ring drain` asks it elsewhere than here.
+        let as_asked = how == "exit code 0" || (self.asked_to_end && how == "killed");
         self.failed = !as_asked;
         let how = if as_asked { how } else { format!("{how}: {}", last_line()) };
         let line = format!("{} ended ({how})", self.name);
@@ -273,6 +274,9 @@ mod tests {
         assert_eq!(node.state, State::Draining);
         let line = hear(&mut node, What::Ended(Some(ExitStatus::from_raw(0))), 0).unwrap();
         assert_eq!(line, "node-1 ended (exit code 0)");
+        let mut node = member();
+        let line = hear(&mut node, What::Ended(Some(ExitStatus::from_raw(0))), 0).unwrap();
+        assert_eq!((line.as_str(), node.failed), ("node-1 ended (exit code 0)", false), "drained from elsewhere");
         let mut node = member();
         node.ends(false);
         assert_eq!(hear(&mut node, What::Ended(Some(ExitStatus::from_raw(9))), 0).unwrap(), "node-1 ended (killed)");

@@ -108,12 +108,12 @@ async fn prepare(args: &RunArgs, base: &Base, mut keeper: Keeper) -> Result<Dev,
         let options = ConnectOptions::new([server.url.clone()]);
         (Some(server), options)
     };
-    let nats = options.servers.join(",");
+    let nats = options.servers_without_users();
     let control = Control::open(Connection::open(&options).await?, &ring).await?;
-    let forget = if server.is_some() { Base::forget() } else { Vec::new() };
+    let forget = Base::forget(server.is_some());
     let recipe = Recipe {
         program: base.program.clone(),
-        nats: nats.clone(),
+        nats: options.servers.join(","),
         ring: ring.clone(),
         forget,
         flags: args.node_flags.clone(),

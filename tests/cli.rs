@@ -128,15 +128,6 @@ async fn an_unknown_flag_and_an_unknown_key_of_the_file_are_named() {
     assert_refused(&program(&["--config", file.to_str().unwrap()]), 2, &["ring.toml", "memroy", "memory"]).await;
 }
 
-#[test]
-fn help_whose_reader_has_seen_enough_is_no_failure() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nats-ring"));
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let ended = command.arg("--help").stdout(writer).output().unwrap();
-    assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()), (Some(0), ""));
-}
-
 #[tokio::test]
 async fn urls_and_key_files_that_cannot_be_used_are_usage_errors() {
     let http = ["--http", ":0"];

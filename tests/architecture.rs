@@ -71,6 +71,8 @@ const DOCUMENTS: &[&str] = &[
     "LICENSE-APACHE",
     "docs/protocol.md",
     "docs/clients.md",
+    "docs/security.md",
+    "docs/operations.md",
     "docs/decisions/README.md",
 ];
 

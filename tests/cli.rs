@@ -120,6 +120,8 @@ async fn names_that_are_not_one_subject_token_and_no_partitions_are_refused_befo
 #[tokio::test]
 async fn an_unknown_flag_and_an_unknown_key_of_the_file_are_named() {
     assert_refused(&program(&["--nodes", "a"]), 2, &["--nodes", "see nats-ring --help"]).await;
+    let before = program(&["--nats", "nats://localhost:4222", "status"]);
+    assert_refused(&before, 2, &["'status'", "flags stand behind the command"]).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ring.toml");
     std::fs::write(&file, "node = \"a\"\nmemroy = \"1GiB\"\n").unwrap();

@@ -93,6 +93,10 @@ async fn with_the_documented_permissions_nodes_join_serve_move_and_take_over_and
             assert_eq!(ask(&client, "set", json!({"key": key, "value": round})).await["success"], true);
             assert_eq!(ask(&client, "get", json!({"key": key})).await["value"], round);
         }
+        assert_eq!(ask(&client, "touch", json!({"key": "k0", "ttl": 600})).await["touched"], true);
+        assert_eq!(ask(&client, "inspect", json!({"key": "k0"})).await["found"], true);
+        assert_eq!(ask(&client, "persist", json!({"key": "k0"})).await["persisted"], true);
+        assert_eq!(ask(&client, "key.get.k0", json!({})).await["value"], round);
     };
     set_and_get("first").await;
     // With entries, so that state is transferred.

@@ -34,9 +34,10 @@ const EXPECTED: &[(&str, &[&str])] = &[
     ("localhost:8081/stats", &["\"hits\":", "\"node-3\"", "HTTP 200"]),
     ("/health?scope=ring", &["HTTP 200"]),
     ("localhost:8083/ring", &["\"partitions\":", "\"epoch\":", "# TYPE", "HTTP 200"]),
-    ("-X PUT localhost:8081/v1/keys/pages/home", &["HTTP 201", "etag: "]),
+    ("-X PUT localhost:8081/v1/keys/pages/home -H 'content-type", &["HTTP 201", "etag: "]),
     ("curl -i localhost:8082/v1/keys/pages/home", &["HTTP 200", "<h1>Hi</h1>", "text/html", "age: ", "max-age=60"]),
     ("/v1/keys/pages/home/touch", &["HTTP 204", "etag: "]),
+    ("if-none-match", &["HTTP 412", "precondition_failed"]),
     ("nats req cache-platform.touch", &["\"touched\":true"]),
     ("nats req cache-platform.inspect", &["\"found\":true", "\"age\":", "\"ttl\":"]),
     ("nats req cache-platform.set", &["\"success\":true"]),
@@ -44,9 +45,16 @@ const EXPECTED: &[(&str, &[&str])] = &[
     ("nats req cache-platform.owner", &["\"partition\":"]),
     ("nats req cache-platform.delete", &["\"deleted\":true"]),
     ("nats req cache-platform.key", &["\"success\":true", "\"found\":true", "\"Carol\""]),
-    ("nats kv watch", &["own.63", "plan"]),
     ("nats req cache-platform.stats", &["\"hits\":", "\"plan_version\":", "\"epoch\":"]),
     ("nats micro", &["cache-platform", "node-3-1", "cache-platform.get"]),
+    ("nats kv watch", &["own.63", "plan"]),
+    ("nats-ring set user:4", &["stored 'user:4' at node-", "Dave", "application/json"]),
+    ("nats-ring status", &["healthy", "64 of 64", "node-3", "zone"]),
+    ("nats-ring plan", &["partitions would move", "node-2"]),
+    ("nats-ring watch", &["watching: plan"]),
+    ("nats-ring drain node-3", &["node-3 has left"]),
+    ("nats-ring drain a-1", &["a-1 can be stopped", "a-1 has left"]),
+    ("localhost:8081/ready", &["\"ready\":true", "HTTP 200"]),
     ("--example counter", &["3300 increments acknowledged, 3300 counted"]),
 ];
 
@@ -86,6 +94,15 @@ fn port_after(line: &str, marker: &str) -> Option<u16> {
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
+/// The word after `marker`.
+fn word_after(line: &str, marker: &str) -> String {
+    line.split_once(marker).unwrap().1.split(' ').next().unwrap().to_owned()
+}
+
+fn node(line: &str) -> String {
+    word_after(line, "--node ")
+}
+
 async fn run_section(heading: &str) {
     let mut sandbox = Sandbox::new(&format!("README, {heading}"));
     let mut nodes = Vec::new();
@@ -100,7 +117,13 @@ async fn run_section(heading: &str) {
                 "cargo" if line.contains("--example") => check(line, &sandbox.run(line), &sandbox),
                 "cargo" => {
                     sandbox.start(line);
-                    nodes.push(port_after(&sandbox.ports().rewrite(line), "--http :").unwrap());
+                    nodes.push((node(line), port_after(&sandbox.ports().rewrite(line), "--http :").unwrap()));
+                }
+                "nats-ring" if line.contains("nats-ring drain ") => {
+                    check(line, &sandbox.run(line), &sandbox);
+                    let name = word_after(line, "nats-ring drain ");
+                    nodes.retain(|(node, _)| *node != name);
+                    has_ended(&mut sandbox, &name).await;
                 }
                 _ => check(line, &sandbox.run(line), &sandbox),
             }
@@ -119,6 +142,9 @@ fn check(line: &str, output: &str, sandbox: &Sandbox) {
     for text in expected(line) {
         assert!(output.contains(text), "`{line}` does not show {text}:\n{output}\n{}", sandbox.logs());
     }
+    if expected(line).contains(&"HTTP 412") {
+        return; // a refusal that the README announces
+    }
     for wrong in ["HTTP 4", "HTTP 5", "HTTP 000", "\"error\":{", "Nats-Service-Error"] {
         assert!(!output.contains(wrong), "`{line}` shows {wrong}:\n{output}\n{}", sandbox.logs());
     }
@@ -133,6 +159,18 @@ async fn watch(sandbox: &mut Sandbox, line: &str) {
     .await;
 }
 
+/// A node that was drained ends by itself.
+async fn has_ended(sandbox: &mut Sandbox, node: &str) {
+    let line = format!("--node {node} ");
+    let ended = async {
+        while !sandbox.has_ended_well(&line) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(START_LIMIT, ended).await;
+    assert!(in_time.is_ok(), "{node} was drained and goes on:\n{}", sandbox.logs());
+}
+
 async fn start_server(sandbox: &mut Sandbox, line: &str) {
     sandbox.start(line);
     let documented = port_after(line, "cluster-").map_or(4222, |number| 4221 + number);
@@ -144,9 +182,9 @@ async fn start_server(sandbox: &mut Sandbox, line: &str) {
 }
 
 /// Waits until all nodes are ready and say that every partition is served.
-async fn wait_until_served(sandbox: &mut Sandbox, nodes: &[u16]) {
+async fn wait_until_served(sandbox: &mut Sandbox, nodes: &[(String, u16)]) {
     let http = Http::with_limit(Duration::from_secs(2));
-    for port in nodes {
+    for (_, port) in nodes {
         for path in ["/ready", "/health?scope=ring"] {
             let url = format!("http://127.0.0.1:{port}{path}");
             eventually(START_LIMIT, &url, || async {
@@ -178,6 +216,9 @@ async fn the_example_of_embedding_counts_every_increment() {
 async fn make_run_starts_three_nodes_prints_what_to_try_and_ends_all_on_ctrl_c() {
     let mut sandbox = Sandbox::new("README, make run");
     assert!(blocks(&readme(), "Two commands").concat().iter().any(|line| line.starts_with("make run")));
+    // Where make run and nats/install.sh leave the programs.
+    let path = "export PATH=\"$PWD/target/release:$PWD/nats/.bin:$PATH\"";
+    assert_eq!(blocks(&readme(), "Try it").concat(), [path]);
     let nats = sandbox.ports().get(4222);
     let mut make = Command::new("make");
     sandbox.environment(&mut make);
@@ -234,7 +275,7 @@ fn no_command_of_the_readme_is_left_out() {
     let with_commands: Vec<&str> = headings.into_iter().filter(|h| !blocks(&readme, h).is_empty()).collect();
     assert_eq!(
         with_commands,
-        ["Two commands", "By hand", "For real", "Embedding"],
+        ["Two commands", "Try it", "By hand", "For real", "Embedding"],
         "a section whose commands no test here runs"
     );
     for other in ["```bash", "```shell", "```console", "    $ "] {

@@ -80,7 +80,7 @@ pub enum AdminError {
     /// Nobody could take what the node owns.
     #[error(
         "{} of the {owned} partitions of node '{node}' could be taken by nobody: what the node holds for them would be \
-         lost; start another node first, or force it", stranded.len()
+         lost; start another node first, or force it (drain --force)", stranded.len()
     )]
     NobodyElse {
         /// Which node.

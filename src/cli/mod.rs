@@ -74,5 +74,8 @@ fn usage(said: &Error) -> Result<(), Failure> {
     let words: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
     let what = words.join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what);
-    Err(Failure::new(Code::Usage, format!("{what}: see nats-ring --help")))
+    // `nats-ring --nats URL status`: which is where other programs have such flags.
+    let misplaced = said.kind() == ErrorKind::ArgumentConflict && what.starts_with("the subcommand");
+    let hint = if misplaced { ": flags stand behind the command" } else { "" };
+    Err(Failure::new(Code::Usage, format!("{what}{hint}: see nats-ring --help")))
 }

@@ -5,7 +5,7 @@
 //!
 //! ```toml
 //! [dev-dependencies]
-//! nats-ring = { version = "0.1", features = ["testing"] }
+//! nats-ring = { path = "../nats-ring", features = ["testing"] }
 //! tokio = { version = "1", features = ["macros", "rt"] }
 //! ```
 //!
@@ -14,10 +14,8 @@
 //! use std::sync::{Arc, Mutex};
 //! use std::time::Duration;
 //!
-//! use async_trait::async_trait;
-//! use bytes::Bytes;
-//! use nats_ring::service::{BoxError, Grant, Release, Request, Service, ServiceError};
 //! use nats_ring::testing::TestRing;
+//! use nats_ring::{BoxError, Bytes, Grant, Release, Request, Service, ServiceError, async_trait};
 //!
 //! /// The service to be tested.
 //! #[derive(Default)]
@@ -81,10 +79,9 @@
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //!
-//! use bytes::Bytes;
 //! use nats_ring::cache::{CacheClient, CacheConfig, CacheService, Limits};
 //! use nats_ring::testing::TestRing;
-//! use nats_ring::types::NodeName;
+//! use nats_ring::{Bytes, NodeName};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() { an_entry_lives_for_its_hour().await }

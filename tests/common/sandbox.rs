@@ -59,6 +59,7 @@ impl Sandbox {
                  exec '{program}' \"$@\" ;;\n'run --example counter') exec '{example}' ;;\nesac\necho \"the README says 'cargo $*', which its test does not know\" >&2\nexit 99"
             ),
         );
+        sandbox.shim("nats-ring", &format!("exec '{program}' \"$@\""));
         if let Some(cli) = cli {
             sandbox.shim("nats", &format!("exec '{}' \"$@\"", cli.display()));
         }
@@ -110,6 +111,16 @@ impl Sandbox {
     /// Whether the last started command has ended.
     pub fn last_has_ended(&mut self) -> bool {
         self.running.last_mut().unwrap().child.try_wait().unwrap().is_some()
+    }
+
+    /// Whether the running command with this in its line has ended, as asked; it is then forgotten. Fails where it ended
+    /// otherwise.
+    pub fn has_ended_well(&mut self, part: &str) -> bool {
+        let at = self.running.iter().position(|r| r.line.contains(part)).unwrap();
+        let Some(status) = self.running[at].child.try_wait().unwrap() else { return false };
+        assert!(status.success(), "`{}` ended with {status}:\n{}", self.running[at].line, self.logs());
+        self.running.remove(at);
+        true
     }
 
     /// Fails where a command that should go on has ended.

@@ -14,7 +14,8 @@ use crate::admin::{ConfigView, NodeOverview, NodeState, Overview, PartitionMove}
 use crate::types::NodeName;
 
 pub(super) const STATUS_EXAMPLES: &str = "\
-Healthy: every partition has an owner that lives. At rest: the one it should have.
+Healthy: every partition has an owner that lives. At rest: the one it should have. A node that crashed counts as living until
+its lease runs out; --observe sees it before.
 
 Examples:
   nats-ring status

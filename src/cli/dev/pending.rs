@@ -34,6 +34,8 @@ impl Pending {
         let done = |text: String| Some(command::done(name, &text, waited.as_secs_f64()));
         let how = member.state.detail().unwrap_or_default();
         match (self.until, &member.state) {
+            // Thawed a moment ago; what it is now it says itself.
+            (Until::Now, State::Silent) => done(format!("{name} goes on")),
             (Until::Now, state) => done(format!("{name} is {}", state.word())),
             (Until::Ready, State::Ready) if member.life >= self.life => {
                 let address = member.address.map(|address| format!(" on http://{address}")).unwrap_or_default();

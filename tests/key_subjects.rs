@@ -38,15 +38,19 @@ impl Ring {
         let client = options.connect(server.url()).await.unwrap();
         let ring = Self { client, nodes, _server: server };
         let http = Http::new();
-        eventually(READY, "both nodes have their half", || async {
-            let stats = http.get(&ring.nodes[0].url("/ring").await).await?.json();
-            let of = |name: &str| {
-                let rows = stats["partitions"].as_array().cloned().unwrap_or_default();
-                rows.iter().filter(|row| row["owner"] == name && row["state"] == "serving").count()
-            };
-            if (of("node-1"), of("node-2")) == (32, 32) { Ok(()) } else { Err(stats.to_string()) }
-        })
-        .await;
+        // Any of them may be asked who owns a key: both must have seen it.
+        for node in &ring.nodes {
+            let url = node.url("/ring").await;
+            eventually(READY, &format!("{} sees that both have their half", node.name), || async {
+                let seen = http.get(&url).await?.json();
+                let of = |name: &str| {
+                    let rows = seen["partitions"].as_array().cloned().unwrap_or_default();
+                    rows.iter().filter(|row| row["owner"] == name && row["state"] == "serving").count()
+                };
+                if (of("node-1"), of("node-2")) == (32, 32) { Ok(()) } else { Err(seen.to_string()) }
+            })
+            .await;
+        }
         ring
     }
 

@@ -23,7 +23,7 @@ const LEFT: Duration = Duration::from_secs(60);
 /// So many of 10 to 60 KB that each of three nodes holds 100 MB and a little more.
 const ENTRIES: usize = 9_300;
 const BYTES_PER_NODE: u64 = 100_000_000;
-/// The most that an entry may outlive its time, beside the way of one message, the offer: on a busy machine that is measured.
+/// The most that an entry may outlive its time: the way of one message, the offer, and of the question that found it.
 const OVERTIME_MAX: Duration = Duration::from_millis(250);
 
 /// Some nodes of one ring.
@@ -225,10 +225,9 @@ async fn check_account(cluster: &Cluster, account: &Account) {
     let [answered, alive, ended] =
         [&account.answered, &account.alive, &account.ended].map(|n| n.load(Ordering::SeqCst));
     let overtime = *account.longest_overtime.lock().await;
-    let way = *account.slowest_way.lock().await;
     eprintln!(
         "{answered} requests of plain clients answered; {alive} entries seen alive before their time was over, {ended} seen \
-         to end; longest overtime {overtime:.1?}, slowest message {way:.1?}"
+         to end; longest overtime {overtime:.1?}"
     );
     let problems = account.problems.lock().await;
     assert!(problems.is_empty(), "{} problems: {:#?}", problems.len(), &problems[..problems.len().min(10)]);
@@ -237,8 +236,5 @@ async fn check_account(cluster: &Cluster, account: &Account) {
         assert_eq!(answer["value"], json!(value), "{key}: the last acknowledged write is not what is read");
     }
     assert!(alive > 100 && ended > 100, "too few entries with a time to live: {alive}, {ended}");
-    assert!(
-        overtime <= OVERTIME_MAX + way,
-        "an entry was found {overtime:?} after its time to live was over; no message was on its way for more than {way:?}"
-    );
+    assert!(overtime <= OVERTIME_MAX, "an entry was found {overtime:?} after its time to live was over");
 }

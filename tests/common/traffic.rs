@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -19,8 +18,6 @@ const WRITER_KEYS: u64 = 16;
 const WRITER_PACE: Duration = Duration::from_millis(20);
 /// A new entry with a time to live every so often.
 const MORTAL_PACE: Duration = Duration::from_millis(40);
-/// A message that only measures its way.
-const WAY_PACE: Duration = Duration::from_millis(20);
 /// They live for 1 to 6 seconds.
 const LIVES_MS: std::ops::Range<u64> = 1000..6000;
 /// How long before its end an entry is looked at for the first time.
@@ -40,8 +37,6 @@ pub struct Account {
     pub slowest: Mutex<Duration>,
     /// The longest that an entry was found after its time.
     pub longest_overtime: Mutex<Duration>,
-    /// The longest that a message was on its way from one client to another meanwhile: what the machine takes.
-    pub slowest_way: Mutex<Duration>,
     /// Every writer's key and the number it holds.
     pub last_written: Mutex<Vec<(String, u64)>>,
 }
@@ -60,7 +55,6 @@ impl Traffic {
             tasks.spawn(write(number, client.clone(), Arc::clone(&account)));
         }
         tasks.spawn(watch_mortals(client.clone(), Arc::clone(&account)));
-        tasks.spawn(watch_ways(client.clone(), Arc::clone(&account)));
         Self { client: client.clone(), account, tasks }
     }
 
@@ -125,27 +119,6 @@ async fn write(writer: usize, client: async_nats::Client, account: Arc<Account>)
         if account.stopped() && round >= WRITER_KEYS {
             account.last_written.lock().await.extend(last);
             return;
-        }
-    }
-}
-
-/// Keeps sending messages to itself.
-async fn watch_ways(client: async_nats::Client, account: Arc<Account>) {
-    let (began, subject) = (Instant::now(), client.new_inbox());
-    let mut arriving = client.subscribe(subject.clone()).await.unwrap();
-    let mut tick = tokio::time::interval(WAY_PACE);
-    while !account.stopped() {
-        tokio::select! {
-            _ = tick.tick() => {
-                let sent = u64::try_from(began.elapsed().as_nanos()).unwrap();
-                client.publish(subject.clone(), sent.to_be_bytes().to_vec().into()).await.unwrap();
-            }
-            message = arriving.next() => {
-                let sent = u64::from_be_bytes(message.unwrap().payload[..].try_into().unwrap());
-                let way = began.elapsed().saturating_sub(Duration::from_nanos(sent));
-                let mut slowest = account.slowest_way.lock().await;
-                *slowest = way.max(*slowest);
-            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Discovery as the `nats` CLI and every other client sees it, on a real server.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "common/cli.rs"]
+mod cli;
 mod common;
 
 use std::collections::BTreeMap;
@@ -14,20 +16,9 @@ use nats_ring::rpc::micro::{EndpointInfo, MicroService, ServiceInfo};
 use nats_ring::rpc::nats::NatsBus;
 use tokio_util::sync::CancellationToken;
 
-/// The `nats` CLI, where it is installed; CI requires it.
-fn cli() -> Option<String> {
-    let named = std::env::var("NATS_RING_NATS_CLI").unwrap_or_else(|_| "nats".to_owned());
-    let found = Command::new(&named).arg("--version").output().is_ok();
-    assert!(found || std::env::var_os("CI").is_none(), "no 'nats' CLI found: run nats/install.sh");
-    found.then_some(named)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_nats_cli_lists_two_instances_and_shows_their_figures() {
-    let Some(cli) = cli() else {
-        eprintln!("skipped: no 'nats' CLI on PATH, run nats/install.sh");
-        return;
-    };
+    let Some(cli) = cli::nats_cli("discovery as the nats CLI sees it") else { return };
     let server = NatsServer::start();
     let shutdown = CancellationToken::new();
     let mut running = Vec::new();

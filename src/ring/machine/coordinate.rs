@@ -17,7 +17,7 @@ use crate::ring::plan;
 use crate::types::{NodeId, NodeName, Time};
 
 /// What the judging and planning side remembers.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Coordination {
     scope: Option<WatchScope>,
     pub(super) all_leases_seen: bool,
@@ -35,7 +35,7 @@ pub(super) struct Coordination {
 }
 
 /// A plan on its way to the store.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct PlanWrite {
     op: OpId,
     plan: PlanRecord,

@@ -35,7 +35,7 @@ use life::Stage;
 use partition::{Phase, Slot};
 
 /// One incarnation of a node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Machine {
     who: Identity,
     timing: Timing,

@@ -13,7 +13,7 @@ use crate::service::Release;
 use crate::types::{Epoch, NodeId, PartitionId, Time};
 
 /// A claim being written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Claiming {
     pub(super) op: Option<OpId>,
     pub(super) expected: Revision,
@@ -26,7 +26,7 @@ pub(super) struct Claiming {
 }
 
 /// A hook that runs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub(super) struct Hook {
     pub(super) op: OpId,
     pub(super) since: Time,
@@ -34,7 +34,7 @@ pub(super) struct Hook {
 }
 
 /// Where this node stands towards a partition.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) enum Phase {
     /// Not the owner, nothing under way.
     #[default]
@@ -58,7 +58,7 @@ pub(super) enum Phase {
 }
 
 /// A partition at this node.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Slot {
     pub(super) phase: Phase,
     /// No move is begun before.

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod coordinate;
+mod explore;
+mod invariants;
 mod lease;
 mod leaving;
 mod moves;

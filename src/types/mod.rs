@@ -3,6 +3,8 @@
 //! Nothing here does I/O. Identifiers are validated when they are made, so that a value of one of these types
 //! can be used in a subject, a KV key or a URL as it is.
 
+#[doc(hidden)]
+pub mod guard;
 mod hash;
 mod ids;
 mod process;

@@ -84,7 +84,7 @@ impl Ring {
         };
         let started = clock.now();
         let (first_shape, first_identity) = (shape.clone(), identity);
-        let loop_ended = parts.process.spawn(life.run(first_shape, first_identity));
+        let loop_ended = parts.process.spawn_main(life.run(first_shape, first_identity));
         parts.process.spawn(async move {
             let result = match loop_ended.await {
                 Ok(Some(result)) => result,

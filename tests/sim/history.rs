@@ -1,0 +1,171 @@
+//! What was seen from outside, in true time: the history of a run.
+//!
+//! In: every call of a hook, execution, request, write to the store and fault. Out: the invariants judge each as it
+//! comes, and where the run is replayed to be read, a timeline of them all.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nats_ring::cache::Version;
+use nats_ring::service::Release;
+use nats_ring::types::{Clock, Epoch, FencingToken, Generation, PartitionId, Time};
+
+use crate::invariants::{Broken, Judge};
+
+/// A process, counted over the run: a name that is started again is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ProcessId(pub(crate) u16);
+
+/// What is judged of a fencing token beside the incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Term {
+    pub(crate) generation: Generation,
+    pub(crate) epoch: Epoch,
+}
+
+impl From<&FencingToken> for Term {
+    fn from(token: &FencingToken) -> Self {
+        Self { generation: token.generation, epoch: token.epoch }
+    }
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "g{} e{}", self.generation, self.epoch)
+    }
+}
+
+/// Which hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Own,
+    Release(Release),
+    Snapshot,
+    Restore,
+}
+
+/// What a client did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Set(u64),
+    Get,
+    Delete,
+}
+
+/// How it ended for the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answered {
+    Stored(Version),
+    Found(u64, Version),
+    Missing,
+    Deleted(Version),
+    /// It may have been executed.
+    Unknown,
+    /// Surely not executed.
+    Refused,
+}
+
+/// Something that was seen.
+#[derive(Debug, Clone)]
+pub(crate) enum What {
+    Started { node: String },
+    Ended { how: String },
+    Fault(String),
+    HookBegan { hook: Hook, partition: PartitionId, term: Term },
+    HookEnded { hook: Hook, partition: PartitionId, term: Term, ok: bool },
+    Executed { partition: PartitionId, term: Term },
+    Asked { client: usize, key: usize, asked: Asked },
+    Answered { client: usize, key: usize, answered: Answered, why: String },
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started { node } => write!(f, "process of {node} starts"),
+            Self::Ended { how } => write!(f, "process ends: {how}"),
+            Self::Fault(what) => write!(f, "!! {what}"),
+            Self::HookBegan { hook, partition, term } => write!(f, "{hook:?} of {partition} at {term} begins"),
+            Self::HookEnded { hook, partition, term, ok } => {
+                let how = if *ok { "ends" } else { "fails or is cancelled" };
+                write!(f, "{hook:?} of {partition} at {term} {how}")
+            }
+            Self::Executed { partition, term } => write!(f, "executes for {partition} at {term}"),
+            Self::Asked { client, key, asked } => write!(f, "client {client} asks {asked:?} of key {key}"),
+            Self::Answered { client, key, answered, why } => {
+                write!(f, "client {client} is answered {answered:?} for key {key} {why}")
+            }
+        }
+    }
+}
+
+/// One line of the timeline.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    pub(crate) at: Duration,
+    pub(crate) process: Option<ProcessId>,
+    pub(crate) what: What,
+}
+
+/// Sees everything. Shared by all that can tell.
+pub(crate) struct Witness {
+    clock: Arc<dyn Clock>,
+    began: Time,
+    seen: Mutex<Seen>,
+}
+
+struct Seen {
+    judge: Judge,
+    broken: Option<Broken>,
+    kept: Option<Vec<Line>>,
+}
+
+impl Witness {
+    /// With `keep`, the timeline is kept.
+    pub(crate) fn new(clock: Arc<dyn Clock>, judge: Judge, keep: bool) -> Arc<Self> {
+        let began = clock.now();
+        Arc::new(Self { clock, began, seen: Mutex::new(Seen { judge, broken: None, kept: keep.then(Vec::new) }) })
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True time since the run began.
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.now().since(self.began)
+    }
+
+    /// Only for the timeline; `what` is not made where there is none.
+    pub(crate) fn note(&self, process: Option<ProcessId>, what: impl FnOnce() -> What) {
+        let at = self.now();
+        if let Some(kept) = &mut self.seen().kept {
+            kept.push(Line { at, process, what: what() });
+        }
+    }
+
+    /// Lets the judge look at something; the first thing that is broken stays.
+    pub(crate) fn judge(&self, look: impl FnOnce(&mut Judge, Duration) -> Result<(), Broken>) {
+        let at = self.now();
+        let mut seen = self.seen();
+        if let Err(broken) = look(&mut seen.judge, at) {
+            let first = seen.broken.get_or_insert(broken).clone();
+            if let Some(kept) = &mut seen.kept {
+                kept.push(Line { at, process: None, what: What::Fault(format!("BROKEN: {first}")) });
+            }
+        }
+    }
+
+    /// Asks the judge something.
+    pub(crate) fn ask<T>(&self, look: impl FnOnce(&mut Judge) -> T) -> T {
+        look(&mut self.seen().judge)
+    }
+
+    pub(crate) fn broken(&self) -> Option<Broken> {
+        self.seen().broken.clone()
+    }
+
+    pub(crate) fn take_lines(&self) -> Vec<Line> {
+        self.seen().kept.take().unwrap_or_default()
+    }
+}

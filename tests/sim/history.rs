@@ -4,14 +4,15 @@
 //! comes, and where the run is replayed to be read, a timeline of them all.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nats_ring::cache::Version;
 use nats_ring::service::Release;
+use nats_ring::testing::{Observed, Observer};
 use nats_ring::types::{Clock, Epoch, FencingToken, Generation, PartitionId, Time};
 
-use crate::invariants::{Broken, Judge};
+use crate::invariants::{Broken, Held, Judge};
 
 /// A process, counted over the run: a name that is started again is another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,6 +73,7 @@ pub(crate) enum What {
     Started { node: String },
     Ended { how: String },
     Fault(String),
+    Seen(String),
     HookBegan { hook: Hook, partition: PartitionId, term: Term },
     HookEnded { hook: Hook, partition: PartitionId, term: Term, ok: bool },
     Executed { partition: PartitionId, term: Term },
@@ -85,6 +87,7 @@ impl fmt::Display for What {
             Self::Started { node } => write!(f, "process of {node} starts"),
             Self::Ended { how } => write!(f, "process ends: {how}"),
             Self::Fault(what) => write!(f, "!! {what}"),
+            Self::Seen(what) => f.write_str(what),
             Self::HookBegan { hook, partition, term } => write!(f, "{hook:?} of {partition} at {term} begins"),
             Self::HookEnded { hook, partition, term, ok } => {
                 let how = if *ok { "ends" } else { "fails or is cancelled" };
@@ -107,10 +110,37 @@ pub(crate) struct Line {
     pub(crate) what: What,
 }
 
+impl Observer for Witness {
+    fn saw(&self, at: Duration, what: &Observed<'_>) {
+        self.note(None, || What::Seen(describe(what)));
+        let mut seen = self.seen();
+        let held = seen.judge.saw(at, what);
+        seen.keep_broken(held, at);
+    }
+}
+
+/// For the timeline; requests and their answers are told by clients and services.
+fn describe(what: &Observed<'_>) -> String {
+    match what {
+        Observed::Sent(write) => {
+            format!("{} sends #{} {} at revision {}", write.by, write.number, write.key, write.expected.0)
+        }
+        Observed::Decided { write, outcome } => {
+            format!("store takes #{} {}: {outcome:?} {}", write.number, write.key, String::from_utf8_lossy(&write.value))
+        }
+        Observed::Answered { write, outcome, .. } => format!("{} hears of #{}: {outcome:?}", write.by, write.number),
+        Observed::Published { by, message, .. } => {
+            let by = by.map_or("a client".to_owned(), ToString::to_string);
+            format!("{by} publishes {} ({} bytes)", message.subject, message.payload.len())
+        }
+        other => format!("{other:?}"),
+    }
+}
+
 /// Sees everything. Shared by all that can tell.
 pub(crate) struct Witness {
-    clock: Arc<dyn Clock>,
-    began: Time,
+    /// The ring's, once there is one.
+    clock: OnceLock<(Arc<dyn Clock>, Time)>,
     seen: Mutex<Seen>,
 }
 
@@ -120,11 +150,29 @@ struct Seen {
     kept: Option<Vec<Line>>,
 }
 
+impl Seen {
+    fn keep_broken(&mut self, held: Held, at: Duration) {
+        let Err(broken) = held else { return };
+        if self.broken.is_none() {
+            self.broken = Some(broken.clone());
+            if let Some(kept) = &mut self.kept {
+                kept.push(Line { at, process: None, what: What::Fault(format!("BROKEN: {broken}")) });
+            }
+        }
+    }
+}
+
 impl Witness {
     /// With `keep`, the timeline is kept.
-    pub(crate) fn new(clock: Arc<dyn Clock>, judge: Judge, keep: bool) -> Arc<Self> {
-        let began = clock.now();
-        Arc::new(Self { clock, began, seen: Mutex::new(Seen { judge, broken: None, kept: keep.then(Vec::new) }) })
+    pub(crate) fn new(judge: Judge, keep: bool) -> Arc<Self> {
+        let seen = Mutex::new(Seen { judge, broken: None, kept: keep.then(Vec::new) });
+        Arc::new(Self { clock: OnceLock::new(), seen })
+    }
+
+    /// The ring was made in this moment, and this is its clock.
+    pub(crate) fn begin(&self, clock: Arc<dyn Clock>) {
+        let now = clock.now();
+        let _ = self.clock.set((clock, now));
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -133,7 +181,7 @@ impl Witness {
 
     /// True time since the run began.
     pub(crate) fn now(&self) -> Duration {
-        self.clock.now().since(self.began)
+        self.clock.get().map_or(Duration::ZERO, |(clock, began)| clock.now().since(*began))
     }
 
     /// Only for the timeline; `what` is not made where there is none.
@@ -145,15 +193,11 @@ impl Witness {
     }
 
     /// Lets the judge look at something; the first thing that is broken stays.
-    pub(crate) fn judge(&self, look: impl FnOnce(&mut Judge, Duration) -> Result<(), Broken>) {
+    pub(crate) fn judge(&self, look: impl FnOnce(&mut Judge, Duration) -> Held) {
         let at = self.now();
         let mut seen = self.seen();
-        if let Err(broken) = look(&mut seen.judge, at) {
-            let first = seen.broken.get_or_insert(broken).clone();
-            if let Some(kept) = &mut seen.kept {
-                kept.push(Line { at, process: None, what: What::Fault(format!("BROKEN: {first}")) });
-            }
-        }
+        let held = look(&mut seen.judge, at);
+        seen.keep_broken(held, at);
     }
 
     /// Asks the judge something.

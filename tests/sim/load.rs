@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nats_ring::cache::{CacheClient, Limits, Version};
-use nats_ring::node::Ring;
 use nats_ring::rpc::CallError;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
 use crate::generator::{Load, percent};
 use crate::history::{Answered, Asked, What, Witness};
-use crate::world::World;
+use crate::world::{Through, World};
 
 pub(crate) const LIMITS: Limits = Limits { max_value_bytes: 4096 };
 /// How long plain clients wait for their answer: what is parked in a move must be answered within it.
@@ -105,7 +103,7 @@ pub(crate) async fn request(
             tokio::time::sleep(Duration::from_millis(100)).await;
             (Answered::Refused, "no node is there".to_owned())
         }
-        Some(Some((ring, gone))) => native(world, key, asked, (ring, gone)).await,
+        Some(Some(through)) => native(world, key, asked, through).await,
     };
     witness.judge(|judge, now| judge.register.ended(key, asked, began, answered, now));
     let place = if who.is_some() { "through a node" } else { "as a plain client" };
@@ -115,8 +113,8 @@ pub(crate) async fn request(
 }
 
 /// Through a node: its end, or its standing still, is its caller's.
-async fn native(world: &World, key: usize, asked: Asked, (ring, gone): (Ring, CancellationToken)) -> (Answered, String) {
-    let cache = CacheClient::new(Arc::new(ring), LIMITS);
+async fn native(world: &World, key: usize, asked: Asked, through: Through) -> (Answered, String) {
+    let cache = CacheClient::new(Arc::new(through.ring.clone()), LIMITS);
     let key = world.keys[key].clone();
     let call = async {
         match asked {
@@ -134,7 +132,7 @@ async fn native(world: &World, key: usize, asked: Asked, (ring, gone): (Ring, Ca
             }),
         }
     };
-    match gone.run_until_cancelled(call).await {
+    match through.gone.run_until_cancelled(call).await {
         Some(Ok(answered)) => (answered, String::new()),
         Some(Err(error @ CallError::Unknown { .. })) => (Answered::Unknown, error.to_string()),
         Some(Err(error)) => (Answered::Refused, error.to_string()),

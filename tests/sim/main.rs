@@ -6,11 +6,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod fired;
+#[allow(dead_code)]
+#[path = "../planner/flow.rs"]
+mod flow;
 mod generator;
 mod guards;
 mod history;
 mod invariants;
 mod load;
+#[allow(dead_code)]
+#[path = "../planner/optimum.rs"]
+mod optimum;
 mod run;
 mod schedule;
 mod service;

@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nats_ring::testing::TestRing;
-use nats_ring::types::{PartitionCount, PartitionId};
+use nats_ring::testing::{Observer, TestRing};
+use nats_ring::types::{KeyHash, PartitionCount, PartitionId};
 
 use crate::fired::Fired;
 use crate::generator::{Climate, Scenario};
 use crate::history::{Answered, Line, Witness};
-use crate::invariants::{Broken, Hooks, Judge, Owners, Register, ensure};
+use crate::invariants::{Broken, Judge, ensure, is_best};
 use crate::load;
 use crate::world::{End, World};
 
@@ -57,12 +57,13 @@ fn run(scenario: Scenario, keep: bool) -> Outcome {
         .build()
         .expect("a runtime");
     let seed = scenario.seed;
-    let (world, broken) = runtime.block_on(async {
+    let (world, broken, simulated) = runtime.block_on(async {
         let world = make(scenario, keep);
         let broken = live(&world).await.err();
-        (world, broken)
+        world.collect();
+        let simulated = world.witness.now();
+        (world, broken, simulated)
     });
-    world.collect();
     let figures = &world.figures;
     let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
     let (changes, losses) = world.witness.ask(|judge| (judge.owners.changes, judge.register.losses));
@@ -77,7 +78,7 @@ fn run(scenario: Scenario, keep: bool) -> Outcome {
         refused: count(&figures.refused),
         changes,
         losses,
-        simulated: world.witness.now(),
+        simulated,
         fired,
         timeline: world.witness.take_lines(),
     };
@@ -87,31 +88,31 @@ fn run(scenario: Scenario, keep: bool) -> Outcome {
 }
 
 fn make(scenario: Scenario, keep: bool) -> Arc<World> {
+    let keys = keys(&scenario);
+    let count = PartitionCount::new(scenario.partitions).expect("drawn in its range");
+    let partition_of = keys.iter().map(|key| KeyHash::default().partition(key, count)).collect();
+    let calm = scenario.climate == Climate::Planned;
+    let judge = Judge::new(scenario.partitions, scenario.timing.act(), partition_of, calm);
+    let witness = Witness::new(judge, keep);
     let ring = TestRing::builder()
         .partitions(scenario.partitions)
         .timing(scenario.timing.clone())
         .seed(scenario.seed)
         .store_delay(scenario.store_delay)
+        .observer(Arc::clone(&witness) as Arc<dyn Observer>)
         .build();
-    let keys = keys(&scenario, &ring);
-    let partition_of = keys.iter().map(|key| ring.partition_for(key)).collect();
-    let judge = Judge {
-        owners: Owners::new(scenario.partitions),
-        hooks: Hooks::default(),
-        register: Register::new(partition_of, scenario.partitions),
-    };
-    let witness = Witness::new(ring.clock(), judge, keep);
+    witness.begin(ring.clock());
     World::new(ring, scenario, witness, keys)
 }
 
 /// The keys of the work load, then one for each partition that the last look at the ring reads and writes.
-fn keys(scenario: &Scenario, ring: &TestRing) -> Vec<Bytes> {
+fn keys(scenario: &Scenario) -> Vec<Bytes> {
     let mut keys: Vec<Bytes> = (0..scenario.load.keys).map(|n| Bytes::from(format!("{n}"))).collect();
     let count = PartitionCount::new(scenario.partitions).expect("drawn in its range");
     let mut last: Vec<Option<Bytes>> = vec![None; usize::from(scenario.partitions)];
     for n in 0.. {
         let key = Bytes::from(format!("last-{n}"));
-        let place: PartitionId = ring.partition_for(&key);
+        let place = KeyHash::default().partition(&key, count);
         last[place.index()].get_or_insert(key);
         if n % 16 == 0 && count.ids().all(|p| last[p.index()].is_some()) {
             break;
@@ -132,6 +133,7 @@ async fn live(world: &Arc<World>) -> Result<(), Broken> {
     happen(world, began).await?;
     world.heal().await;
     settle(world, "after everything has healed").await?;
+    is_balanced(world)?;
     change_an_owner(world).await?;
     world.figures.must_succeed.store(true, Ordering::Relaxed);
     while world.figures.requests() < REQUESTS_MIN {
@@ -200,6 +202,15 @@ async fn settle(world: &Arc<World>, when: &str) -> Result<(), Broken> {
     }
 }
 
+/// At rest, the plan in force is the best there is for what is owned: nothing is left to be moved.
+fn is_balanced(world: &World) -> Result<(), Broken> {
+    world.witness.ask(|judge| {
+        let Some(plan) = &judge.plans.latest else { return Ok(()) };
+        let place = |p: usize| PartitionId::new(u16::try_from(p).unwrap_or(0));
+        is_best(plan, |p| judge.claims.holder(place(p)))
+    })
+}
+
 /// A run without a change of ownership shows nothing: where there was none, a node joins.
 async fn change_an_owner(world: &Arc<World>) -> Result<(), Broken> {
     let changes = || world.witness.ask(|judge| judge.owners.changes);
@@ -210,8 +221,7 @@ async fn change_an_owner(world: &Arc<World>) -> Result<(), Broken> {
     settle(world, "after a join at the end").await?;
     every_partition_serves(world).await?;
     if changes() == 0 {
-        let first = world.staying().first().cloned();
-        world.drain_named(first.as_deref());
+        world.drain_one();
         settle(world, "after a drain at the end").await?;
         every_partition_serves(world).await?;
     }

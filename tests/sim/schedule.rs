@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nats_ring::ring::Timing;
+use nats_ring::testing::Link;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
@@ -19,16 +20,24 @@ pub(crate) enum Action {
     Crash { who: usize, count: usize, back: Back, after: Duration },
     /// As SIGSTOP, for so long.
     Pause { who: usize, lasts: Duration },
-    /// Its network is away for so long.
-    Cut { who: usize, lasts: Duration },
-    /// Messages are lost, of a hundred so many.
-    Loss { percent: u32, lasts: Duration },
-    /// Compare-and-sets go wrong by chance.
+    /// Its main loop stands still for so long; the rest of it goes on.
+    Wedge { who: usize, lasts: Duration },
+    /// Its connections are like that for so long.
+    Cut { who: usize, link: Link, lasts: Duration },
+    /// All connections are.
+    Away { link: Link, lasts: Duration },
+    /// What happens to messages for so long.
+    Bus { trouble: BusTrouble, lasts: Duration },
+    /// Messages from and to it take up to so long.
+    SlowNode { who: usize, up_to: Duration, lasts: Duration },
+    /// JetStream answers nothing, as while it has no leader.
+    Leaderless { lasts: Duration },
+    /// Of a hundred compare-and-sets, so many go wrong in this way.
     Cas { kind: CasTrouble, percent: u32, lasts: Duration },
-    /// Changes reach nobody for so long.
-    WatchStall { lasts: Duration },
-    /// Changes come twice, or not at all, and a new snapshot instead.
-    WatchTrouble { repeat: bool, percent: u32, lasts: Duration },
+    /// What happens to changes on their way to those who watch.
+    Watch { trouble: WatchTrouble, lasts: Duration },
+    /// Records that nobody has any use for are removed.
+    CleanUp,
     /// Its hooks misbehave for so long.
     Hooks { who: usize, how: HookTrouble, lasts: Duration },
     /// Operators change their mind.
@@ -47,13 +56,27 @@ pub(crate) enum Back {
     NewName,
 }
 
+/// Amounts are milliseconds, or of a hundred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BusTrouble {
+    Delay(u64),
+    Duplicate(u32),
+    Loss(u32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WatchTrouble {
+    Lag(u64),
+    Repeat(u32),
+    Gap(u32),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CasTrouble {
     Lost,
-    Applied,
+    Unanswered,
     Late,
     Conflict,
-    NotSent,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +152,7 @@ fn span(rng: &mut SmallRng, timing: &Timing) -> Duration {
 
 fn process(rng: &mut SmallRng, timing: &Timing) -> Action {
     let who = rng.random_range(0..1000);
-    match rng.random_range(0..8) {
+    match rng.random_range(0..10) {
         0..3 => Action::Crash {
             who,
             count: one_of(rng, &[1, 1, 1, 2, 9]),
@@ -137,6 +160,7 @@ fn process(rng: &mut SmallRng, timing: &Timing) -> Action {
             after: Duration::from_millis(rng.random_range(0..6000)),
         },
         3..6 => Action::Pause { who, lasts: span(rng, timing) },
+        6 => Action::Wedge { who, lasts: span(rng, timing) },
         _ => {
             let how = one_of(rng, &[HookTrouble::Fail, HookTrouble::Slow, HookTrouble::Slow, HookTrouble::Hang]);
             Action::Hooks { who, how, lasts: Duration::from_millis(rng.random_range(500..6000)) }
@@ -145,29 +169,37 @@ fn process(rng: &mut SmallRng, timing: &Timing) -> Action {
 }
 
 fn network(rng: &mut SmallRng, timing: &Timing) -> Action {
-    let who = rng.random_range(0..1000);
-    match rng.random_range(0..6) {
-        0..4 => Action::Cut { who, lasts: span(rng, timing) },
-        _ => Action::Loss { percent: one_of(rng, &[1, 5, 30]), lasts: span(rng, timing) },
+    let (who, lasts) = (rng.random_range(0..1000), span(rng, timing));
+    let links = [Link::Mute, Link::Deaf, Link::Silent, Link::Down, Link::Down];
+    match rng.random_range(0..10) {
+        0..4 => Action::Cut { who, link: one_of(rng, &links), lasts },
+        4..6 => Action::Bus { trouble: BusTrouble::Delay(one_of(rng, &[2, 10, 40])), lasts: lasts * 2 },
+        6 => Action::Bus { trouble: BusTrouble::Duplicate(one_of(rng, &[5, 30])), lasts },
+        7 => Action::Bus { trouble: BusTrouble::Loss(one_of(rng, &[1, 5, 30])), lasts },
+        8 => Action::SlowNode { who, up_to: Duration::from_millis(one_of(rng, &[5, 50])), lasts: lasts * 2 },
+        _ => Action::Away { link: one_of(rng, &[Link::Silent, Link::Down]), lasts },
     }
 }
 
 fn store(rng: &mut SmallRng, timing: &Timing) -> Action {
-    let lasts = span(rng, timing) * 2;
-    match rng.random_range(0..8) {
-        0..5 => {
-            let kinds = [
-                CasTrouble::Lost,
-                CasTrouble::Applied,
-                CasTrouble::Late,
-                CasTrouble::Late,
-                CasTrouble::Conflict,
-                CasTrouble::NotSent,
-            ];
-            Action::Cas { kind: one_of(rng, &kinds), percent: one_of(rng, &[5, 20, 60]), lasts }
+    let lasts = span(rng, timing);
+    match rng.random_range(0..10) {
+        0..4 => {
+            let kinds =
+                [CasTrouble::Lost, CasTrouble::Unanswered, CasTrouble::Late, CasTrouble::Late, CasTrouble::Conflict];
+            Action::Cas { kind: one_of(rng, &kinds), percent: one_of(rng, &[5, 20, 60]), lasts: lasts * 2 }
         }
-        5 => Action::WatchStall { lasts: span(rng, timing) },
-        _ => Action::WatchTrouble { repeat: percent(rng, 50), percent: one_of(rng, &[5, 30]), lasts },
+        4..6 => {
+            let trouble = match rng.random_range(0..4) {
+                0..2 => WatchTrouble::Lag(one_of(rng, &[5, 50, 400, 1500])),
+                2 => WatchTrouble::Repeat(one_of(rng, &[5, 30])),
+                _ => WatchTrouble::Gap(one_of(rng, &[2, 10])),
+            };
+            Action::Watch { trouble, lasts: lasts * 2 }
+        }
+        6..8 => Action::Leaderless { lasts },
+        8 => Action::CleanUp,
+        _ => Action::Away { link: Link::Down, lasts },
     }
 }
 

@@ -8,8 +8,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use nats_ring::cache::CacheService;
 use nats_ring::service::{BoxError, Chunks, Grant, Release, Request, Service, ServiceError};
-use nats_ring::types::PartitionId;
+use nats_ring::testing::NodeProcess;
+use nats_ring::types::{Clock, PartitionId};
 
+use crate::invariants::Execution;
 use crate::history::{Hook, ProcessId, Term, What, Witness};
 use crate::schedule::HookTrouble;
 
@@ -58,6 +60,10 @@ impl Mood {
 /// The cache of one process.
 pub(crate) struct Recorded {
     pub(crate) process: ProcessId,
+    /// The same process, as the ring names it.
+    pub(crate) of: NodeProcess,
+    /// The node's own.
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) cache: CacheService,
     pub(crate) witness: Arc<Witness>,
     pub(crate) mood: Arc<Mood>,
@@ -90,7 +96,7 @@ impl Recorded {
             self.witness.note(Some(self.process), || What::HookBegan { hook, partition, term });
             self.witness.judge(|judge, _| {
                 match hook {
-                    Hook::Own => judge.register.owned(self.process, partition, term),
+                    Hook::Own => judge.owned(self.process, partition, term)?,
                     Hook::Restore => judge.register.restored(self.process, partition, term),
                     Hook::Release(Release::Lost) => judge.register.dropped(self.process, partition),
                     Hook::Release(Release::Handoff) | Hook::Snapshot => {}
@@ -123,10 +129,9 @@ impl Service for Recorded {
     async fn handle(&self, grant: &Grant, request: Request) -> Result<Bytes, ServiceError> {
         let (process, partition, term) = (self.process, grant.partition, Term::from(&grant.token));
         self.witness.note(Some(process), || What::Executed { partition, term });
-        self.witness.judge(|judge, _| {
-            judge.owners.executed(partition, &grant.token)?;
-            judge.hooks.served(process, partition, term)
-        });
+        let local = self.clock.now();
+        let execution = Execution { process, of: &self.of, partition, token: &grant.token, local };
+        self.witness.judge(|judge, _| judge.executed(&execution));
         let takes = request.key.first().map_or(0, |byte| u64::from(*byte)) % (self.execution_ms + 1);
         let answer = self.cache.handle(grant, request).await;
         if takes > 0 {

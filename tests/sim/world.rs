@@ -1,25 +1,25 @@
 //! The ring of a run and what happens to it: actions of the schedule in, faults on the twins and their ends out.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use nats_ring::cache::{CacheConfig, CacheService};
-use nats_ring::coord::mem::{Fault, Faults};
 use nats_ring::coord::{Key, Record, Revision, RingConfig, Store};
 use nats_ring::node::{NodeError, Ring};
-use nats_ring::testing::{TestNode, TestRing};
+use nats_ring::testing::{BusFaults, Link, NodeProcess, StoreFaults, TestNode, TestRing};
 use nats_ring::types::{Clock, NodeName, PartitionId, Time};
-use rand::rngs::SmallRng;
-use rand::SeedableRng;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::fired::{Fired, Kind};
 use crate::generator::{NodeSpec, Scenario};
 use crate::history::{ProcessId, What, Witness};
 use crate::load::{Figures, LIMITS};
-use crate::schedule::{Action, Back, CasTrouble, Wish};
+use crate::schedule::{Action, Back, BusTrouble, CasTrouble, WatchTrouble, Wish};
 use crate::service::{Mood, Recorded};
 
 /// Far more than the work load writes: nothing is evicted.
@@ -41,6 +41,9 @@ pub(crate) struct Member {
     pub(crate) draining: bool,
     pub(crate) paused: bool,
     pub(crate) cut: bool,
+    pub(crate) wedged: bool,
+    /// Calls that go through it.
+    calls: TaskTracker,
 }
 
 /// What ends something that began.
@@ -49,13 +52,22 @@ pub(crate) enum End {
     Resume(ProcessId),
     Heal(ProcessId),
     Hooks(ProcessId),
-    Loss,
+    Unwedge(ProcessId),
+    Fast(ProcessId),
+    Back,
+    Bus,
+    Leader,
     Cas,
-    Late,
-    WatchStall,
-    WatchTrouble,
+    Watch,
     Start { name: String, spec: NodeSpec },
     Do(Action),
+}
+
+/// A node to call through, held for as long as the call takes.
+pub(crate) struct Through {
+    pub(crate) ring: Ring,
+    pub(crate) gone: CancellationToken,
+    _call: TaskTrackerToken,
 }
 
 /// Everything of one run.
@@ -66,29 +78,34 @@ pub(crate) struct World {
     pub(crate) figures: Figures,
     pub(crate) keys: Vec<Bytes>,
     pub(crate) fired: Mutex<Fired>,
+    began: Time,
     state: Mutex<State>,
 }
 
 struct State {
     members: Vec<Member>,
-    faults: Faults,
+    store_faults: StoreFaults,
+    bus_faults: BusFaults,
+    /// Reads do not work: nobody can start.
+    unreadable: bool,
     processes: u16,
+    /// Processes of each name so far.
+    of_name: BTreeMap<String, u32>,
     names: usize,
     starting: usize,
     ends: Vec<(Duration, End)>,
-    healed: bool,
-    pub(crate) rng: SmallRng,
 }
 
-/// A node's own clock, at its own rate.
+/// A node's own clock, at its own rate, as the ring makes it.
 struct Rated {
     inner: Arc<dyn Clock>,
+    began: Time,
     rate: f64,
 }
 
 impl Clock for Rated {
     fn now(&self) -> Time {
-        Time::ZERO + self.inner.now().since(Time::ZERO).mul_f64(self.rate)
+        self.began + self.inner.now().since(self.began).mul_f64(self.rate)
     }
 }
 
@@ -96,16 +113,18 @@ impl World {
     pub(crate) fn new(ring: TestRing, scenario: Scenario, witness: Arc<Witness>, keys: Vec<Bytes>) -> Arc<Self> {
         let state = State {
             members: Vec::new(),
-            faults: Faults::default(),
+            store_faults: StoreFaults::default(),
+            bus_faults: BusFaults::default(),
+            unreadable: false,
             processes: 0,
+            of_name: BTreeMap::new(),
             names: 0,
             starting: 0,
             ends: Vec::new(),
-            healed: false,
-            rng: SmallRng::seed_from_u64(scenario.seed.wrapping_add(17)),
         };
         let (figures, fired) = (Figures::default(), Mutex::default());
-        Arc::new(Self { ring, scenario, witness, figures, keys, fired, state: Mutex::new(state) })
+        let began = ring.clock().now();
+        Arc::new(Self { began, ring, scenario, witness, figures, keys, fired, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -137,11 +156,11 @@ impl World {
     }
 
     /// A node that is up and not stopped, to call through.
-    pub(crate) fn some_node(&self, who: usize) -> Option<(Ring, CancellationToken)> {
+    pub(crate) fn some_node(&self, who: usize) -> Option<Through> {
         let state = self.state();
-        let up: Vec<&Member> = state.members.iter().filter(|member| !member.paused).collect();
+        let up: Vec<&Member> = state.members.iter().filter(|member| !member.paused && !member.draining).collect();
         let member = up.get(who % up.len().max(1))?;
-        Some((member.ring.clone(), member.gone.clone()))
+        Some(Through { ring: member.ring.clone(), gone: member.gone.clone(), _call: member.calls.token() })
     }
 
     /// Names of all that are there and not on their way out.
@@ -171,53 +190,65 @@ impl World {
     }
 
     async fn started(self: Arc<Self>, name: String, spec: NodeSpec) {
-        let process = {
-            let mut state = self.state();
-            state.processes += 1;
-            ProcessId(state.processes)
-        };
-        self.witness.note(Some(process), || What::Started { node: name.clone() });
+        if self.state().unreadable {
+            self.state().starting -= 1;
+            return self.later(RESTART_AFTER, End::Start { name, spec });
+        }
+        let (process, of) = self.next_process(&name);
+        self.witness.note(Some(process), || What::Started { node: of.to_string() });
         let mood = Arc::new(Mood::default());
-        let node = NodeName::new(&name).expect("a name");
-        let config = CacheConfig { memory_bytes: MEMORY_BYTES, max_value_bytes: LIMITS.max_value_bytes, node };
-        let clock = Arc::new(Rated { inner: self.ring.clock(), rate: spec.clock_rate });
-        let service = Recorded {
-            process,
-            cache: CacheService::new(config, clock),
-            witness: Arc::clone(&self.witness),
-            mood: Arc::clone(&mood),
-            execution_ms: self.scenario.load.execution_ms,
-        };
-        let mut test_node = TestNode::new(&name).weight(spec.weight).clock_rate(spec.clock_rate);
+        let service = Arc::new(self.service(process, &of, &spec, &mood));
+        let mut node = TestNode::new(&name).weight(spec.weight).clock_rate(spec.clock_rate);
         if let Some(zone) = spec.zone {
-            test_node = test_node.zone(&format!("z{zone}"));
+            node = node.zone(&format!("z{zone}"));
         }
         if spec.clock_rate != 1.0 {
             self.fire(Kind::ClockDrift);
         }
-        let ring = self.ring.add_node(test_node, Arc::new(service)).await;
-        let gone = CancellationToken::new();
-        let member = Member {
-            name,
-            process,
-            spec,
-            ring: ring.clone(),
-            mood,
-            gone,
-            draining: false,
-            paused: false,
-            cut: false,
+        let world = Arc::clone(&self);
+        // It panics where the ring's shape cannot be read: as a process that ends at once.
+        let ring = tokio::spawn(async move { world.ring.add_node(node, service).await }).await;
+        self.state().starting -= 1;
+        let Ok(ring) = ring else {
+            self.witness.note(Some(process), || What::Ended { how: "did not start".to_owned() });
+            return self.later(RESTART_AFTER, End::Start { name, spec });
         };
-        let mut state = self.state();
-        state.starting -= 1;
-        state.members.push(member);
-        drop(state);
+        let (gone, calls) = (CancellationToken::new(), TaskTracker::new());
+        let (draining, paused, cut, wedged) = (false, false, false, false);
+        let member =
+            Member { name, process, spec, ring: ring.clone(), mood, gone, draining, paused, cut, wedged, calls };
+        self.state().members.push(member);
         // A handle keeps its node alive; the world's own is the one that counts.
         tokio::spawn(async move {
             let ended = ring.wait().await;
             drop(ring);
             self.ended(process, ended).await;
         });
+    }
+
+    fn next_process(&self, name: &str) -> (ProcessId, NodeProcess) {
+        let mut state = self.state();
+        state.processes += 1;
+        let process = ProcessId(state.processes);
+        let number = state.of_name.entry(name.to_owned()).or_default();
+        *number += 1;
+        (process, NodeProcess { node: NodeName::new(name).expect("a name"), number: *number })
+    }
+
+    fn service(&self, process: ProcessId, of: &NodeProcess, spec: &NodeSpec, mood: &Arc<Mood>) -> Recorded {
+        let clock: Arc<dyn Clock> =
+            Arc::new(Rated { inner: self.ring.clock(), began: self.began, rate: spec.clock_rate });
+        let node = of.node.clone();
+        let config = CacheConfig { memory_bytes: MEMORY_BYTES, max_value_bytes: LIMITS.max_value_bytes, node };
+        Recorded {
+            process,
+            of: of.clone(),
+            clock: Arc::clone(&clock),
+            cache: CacheService::new(config, clock),
+            witness: Arc::clone(&self.witness),
+            mood: Arc::clone(mood),
+            execution_ms: self.scenario.load.execution_ms,
+        }
     }
 
     /// A process ended by itself, as it was asked to or not.
@@ -228,10 +259,19 @@ impl World {
             self.note(Some(process), || format!("gave up: {reason}"));
         }
         self.collect_mood(&member);
+        self.told_ended(&member.name);
         self.ring.crash(&member.name).await;
         if !member.draining && !matches!(result, Err(NodeError::NameLive { .. })) || self.nodes() == 0 {
             self.later(RESTART_AFTER, End::Start { name: member.name, spec: member.spec });
         }
+    }
+
+    fn told_ended(&self, name: &str) {
+        let node = NodeName::new(name).expect("a name");
+        self.witness.judge(|judge, at| {
+            judge.leases.ended(&node, at);
+            Ok(())
+        });
     }
 
     fn collect_mood(&self, member: &Member) {
@@ -262,29 +302,45 @@ impl World {
 
     /// Does what the schedule says.
     pub(crate) async fn act(self: &Arc<Self>, action: Action) {
-        self.note(None, || format!("{action:?}"));
         match action {
             Action::Join { count } => self.join_some(count),
             Action::Drain { who, count } => self.drain(who, count),
             Action::Crash { who, count, back, after } => self.crash(who, count, back, after).await,
             Action::Pause { who, lasts } => self.pause(who, lasts),
-            Action::Cut { who, lasts } => self.cut(who, lasts),
-            Action::Loss { percent, lasts } => {
-                self.fire(Kind::BusDrop);
-                self.ring.switch().set_loss(f64::from(percent) / 100.0);
-                self.later(lasts, End::Loss);
+            Action::Wedge { who, lasts } => {
+                let Some(process) = self.pick(who, |member| !member.wedged) else { return };
+                self.hit(process, |member| member.wedged = true, |ring, name| ring.wedge(name));
+                self.later(lasts, End::Unwedge(process));
+            }
+            Action::Cut { who, link, lasts } => {
+                let Some(process) = self.pick(who, |member| !member.cut) else { return };
+                self.hit(process, |member| member.cut = true, |ring, name| ring.set_link(name, link));
+                self.later(lasts, End::Heal(process));
+            }
+            Action::SlowNode { who, up_to, lasts } => {
+                let Some(process) = self.pick(who, |_| true) else { return };
+                self.hit(process, |_| {}, |ring, name| ring.set_bus_delay(name, up_to));
+                self.later(lasts, End::Fast(process));
+            }
+            Action::Away { link, lasts } => {
+                self.state().unreadable = true;
+                self.store_ill(true);
+                self.ring.set_away(link);
+                self.later(lasts, End::Back);
+            }
+            Action::Bus { trouble, lasts } => self.bus(trouble, lasts),
+            Action::Leaderless { lasts } => {
+                self.state().unreadable = true;
+                self.store_ill(true);
+                self.ring.set_jetstream_silent(true);
+                self.later(lasts, End::Leader);
             }
             Action::Cas { kind, percent, lasts } => self.cas(kind, percent, lasts),
-            Action::WatchStall { lasts } => {
-                self.fire(Kind::WatchSlow);
-                self.ring.store().hold_watches(true);
-                self.later(lasts, End::WatchStall);
-            }
-            Action::WatchTrouble { repeat, percent, lasts } => {
-                self.fire(if repeat { Kind::WatchRepeat } else { Kind::WatchGap });
-                let chance = f64::from(percent) / 100.0;
-                self.set_faults(|faults| *(if repeat { &mut faults.watch_repeat } else { &mut faults.watch_gap }) = chance);
-                self.later(lasts, End::WatchTrouble);
+            Action::Watch { trouble, lasts } => self.watch(trouble, lasts),
+            Action::CleanUp => {
+                for key in self.ring.stale_keys().await {
+                    self.ring.clean_up(&key).await;
+                }
             }
             Action::Hooks { who, how, lasts } => {
                 let Some(process) = self.pick(who, |_| true) else { return };
@@ -293,14 +349,8 @@ impl World {
                 self.later(lasts, End::Hooks(process));
             }
             Action::Wish { wish, who } => self.wish(wish, who).await,
-            Action::Rollback { writes } => {
-                self.fire(Kind::Rollback);
-                self.ring.store().rollback(writes);
-            }
-            Action::Reset => {
-                self.fire(Kind::BucketDeleted);
-                self.ring.store().reset();
-            }
+            Action::Rollback { writes } => self.ring.roll_back(writes),
+            Action::Reset => self.ring.recreate_store(),
         }
     }
 
@@ -323,10 +373,7 @@ impl World {
                 break;
             }
             let Some(process) = self.pick(who, |member| !member.draining) else { break };
-            self.with(process, |member| {
-                member.draining = true;
-                member.ring.drain();
-            });
+            self.leave(process);
             self.note(Some(process), || "is asked to leave".to_owned());
             self.fire(Kind::Drain);
             asked += 1;
@@ -336,13 +383,23 @@ impl World {
         }
     }
 
-    /// The node of this name is asked to leave.
-    pub(crate) fn drain_named(&self, name: Option<&str>) {
-        let mut state = self.state();
-        if let Some(member) = state.members.iter_mut().find(|member| Some(member.name.as_str()) == name) {
+    /// Some node is asked to leave.
+    pub(crate) fn drain_one(&self) {
+        self.drain(0, 1);
+    }
+
+    /// As a program that embeds a node ends: no new calls through it, those under way are waited for, then it drains.
+    fn leave(&self, process: ProcessId) {
+        let found = self.with(process, |member| {
             member.draining = true;
-            member.ring.drain();
-        }
+            member.calls.close();
+            (member.calls.clone(), member.ring.clone())
+        });
+        let Some((calls, ring)) = found else { return };
+        tokio::spawn(async move {
+            calls.wait().await;
+            ring.drain();
+        });
     }
 
     async fn crash(&self, who: usize, count: usize, back: Back, after: Duration) {
@@ -356,7 +413,6 @@ impl World {
             self.witness.note(Some(process), || What::Ended { how: "killed".to_owned() });
             drop(member.ring);
             self.ring.crash(&member.name).await;
-            self.fire(Kind::Crash);
             match back {
                 Back::SameName if !member.draining => {
                     self.fire(Kind::RestartSameName);
@@ -373,52 +429,73 @@ impl World {
 
     fn pause(&self, who: usize, lasts: Duration) {
         let Some(process) = self.pick(who, |member| !member.paused) else { return };
-        let Some(name) = self.with(process, |member| {
-            member.paused = true;
-            member.name.clone()
-        }) else {
-            return;
-        };
-        self.note(Some(process), || format!("{name} is stopped for {lasts:?}"));
-        self.fire(if lasts > self.scenario.timing.lease { Kind::PauseBeyondLease } else { Kind::PauseShort });
-        self.ring.pause(&name);
+        if lasts > self.scenario.timing.lease {
+            self.fire(Kind::PauseBeyondLease);
+        }
+        self.hit(process, |member| member.paused = true, TestRing::pause);
         self.later(lasts, End::Resume(process));
     }
 
-    fn cut(&self, who: usize, lasts: Duration) {
-        let Some(process) = self.pick(who, |member| !member.cut) else { return };
-        let Some(name) = self.with(process, |member| {
-            member.cut = true;
+    /// Something happens to a process, if it is still there.
+    fn hit(&self, process: ProcessId, mark: impl FnOnce(&mut Member), act: impl FnOnce(&TestRing, &str)) {
+        let name = self.with(process, |member| {
+            mark(member);
             member.name.clone()
-        }) else {
-            return;
-        };
-        self.note(Some(process), || format!("{name} is cut off for {lasts:?}"));
-        self.fire(Kind::CutBoth);
-        self.ring.cut(&name);
-        self.later(lasts, End::Heal(process));
+        });
+        if let Some(name) = name {
+            act(&self.ring, &name);
+        }
     }
 
-    fn set_faults(&self, change: impl FnOnce(&mut Faults)) {
+    fn store_ill(&self, ill: bool) {
+        self.witness.judge(|judge, at| {
+            judge.leases.store(ill, at);
+            Ok(())
+        });
+    }
+
+    fn bus(&self, trouble: BusTrouble, lasts: Duration) {
         let mut state = self.state();
-        change(&mut state.faults);
-        self.ring.store().set_faults(state.faults.clone());
+        let faults = &mut state.bus_faults;
+        match trouble {
+            BusTrouble::Delay(ms) => faults.delay = Duration::from_millis(ms),
+            BusTrouble::Loss(percent) => faults.loss = f64::from(percent) / 100.0,
+            BusTrouble::Duplicate(percent) => {
+                faults.duplicate = f64::from(percent) / 100.0;
+                self.witness.ask(|judge| judge.gates.duplicates = true);
+            }
+        }
+        self.ring.set_bus_faults(*faults);
+        drop(state);
+        self.later(lasts, End::Bus);
     }
 
     fn cas(&self, kind: CasTrouble, percent: u32, lasts: Duration) {
-        let (fault, fired) = match kind {
-            CasTrouble::Lost => (Fault::TimeoutLost, Kind::CasLost),
-            CasTrouble::Applied => (Fault::TimeoutApplied, Kind::CasApplied),
-            CasTrouble::Late => (Fault::TimeoutLate, Kind::CasLate),
-            CasTrouble::Conflict => (Fault::Conflict, Kind::CasConflict),
-            CasTrouble::NotSent => (Fault::NotSent, Kind::StoreAway),
-        };
-        self.fire(fired);
-        self.set_faults(|faults| faults.cas.push((fault, f64::from(percent) / 100.0)));
-        if kind == CasTrouble::Late {
-            (1..5).for_each(|nth| self.later(lasts * nth / 3, End::Late));
+        let (mut state, chance) = (self.state(), f64::from(percent) / 100.0);
+        let faults = &mut state.store_faults;
+        match kind {
+            CasTrouble::Lost => faults.write_lost = chance,
+            CasTrouble::Unanswered => faults.write_unanswered = chance,
+            CasTrouble::Late => (faults.write_late, faults.late_by) = (chance, self.scenario.timing.lease * 2),
+            CasTrouble::Conflict => faults.write_conflict = chance,
         }
+        self.ring.set_store_faults(faults.clone());
+        drop(state);
+        self.store_ill(true);
         self.later(lasts, End::Cas);
+    }
+
+    fn watch(&self, trouble: WatchTrouble, lasts: Duration) {
+        let mut state = self.state();
+        let faults = &mut state.store_faults;
+        match trouble {
+            WatchTrouble::Lag(ms) => faults.watch_lag = Duration::from_millis(ms),
+            WatchTrouble::Repeat(percent) => faults.watch_repeat = f64::from(percent) / 100.0,
+            WatchTrouble::Gap(percent) => faults.watch_gap = f64::from(percent) / 100.0,
+        }
+        self.ring.set_store_faults(faults.clone());
+        drop(state);
+        self.later(lasts, End::Watch);
     }
 
     /// Operators write `config`, as their tool does.
@@ -454,15 +531,30 @@ impl World {
 
     /// Ends what began.
     pub(crate) async fn end(self: &Arc<Self>, end: End) {
+        self.note(None, || format!("{end:?}"));
         match end {
-            End::Resume(process) => self.resume(process),
-            End::Heal(process) => self.heal_cut(process),
+            End::Resume(process) => self.hit(process, |member| member.paused = false, TestRing::resume),
+            End::Heal(process) => {
+                self.hit(process, |member| member.cut = false, |ring, name| ring.set_link(name, Link::Up));
+            }
+            End::Unwedge(process) => self.hit(process, |member| member.wedged = false, TestRing::unwedge),
+            End::Fast(process) => self.hit(process, |_| {}, |ring, name| ring.set_bus_delay(name, Duration::ZERO)),
             End::Hooks(process) => drop(self.with(process, |member| member.mood.set(None, Duration::ZERO))),
-            End::Loss => self.ring.switch().set_loss(0.0),
-            End::Cas => self.set_faults(|faults| faults.cas.clear()),
-            End::Late => drop(self.ring.store().apply_late()),
-            End::WatchStall => self.ring.store().hold_watches(false),
-            End::WatchTrouble => self.set_faults(|faults| (faults.watch_repeat, faults.watch_gap) = (0.0, 0.0)),
+            End::Back => self.store_back(true),
+            End::Leader => self.store_back(false),
+            End::Bus => self.no_bus_faults(),
+            End::Cas => {
+                let watches = self.state().store_faults.clone();
+                let (watch_lag, watch_repeat) = (watches.watch_lag, watches.watch_repeat);
+                let kept = StoreFaults { watch_lag, watch_repeat, watch_gap: watches.watch_gap, ..Default::default() };
+                self.set_store_faults(kept);
+                self.store_ill(false);
+            }
+            End::Watch => {
+                let kept = self.state().store_faults.clone();
+                let none = Duration::ZERO;
+                self.set_store_faults(StoreFaults { watch_lag: none, watch_repeat: 0.0, watch_gap: 0.0, ..kept });
+            }
             End::Start { name, spec } => {
                 if self.nodes() < NODES_MAX {
                     self.start(name, spec);
@@ -472,45 +564,40 @@ impl World {
         }
     }
 
-    fn resume(&self, process: ProcessId) {
-        let resumed = self.with(process, |member| {
-            member.paused = false;
-            member.name.clone()
-        });
-        if let Some(name) = resumed {
-            self.note(Some(process), || format!("{name} goes on"));
-            self.ring.resume(&name);
-        }
+    fn set_store_faults(&self, faults: StoreFaults) {
+        self.state().store_faults = faults.clone();
+        self.ring.set_store_faults(faults);
     }
 
-    fn heal_cut(&self, process: ProcessId) {
-        let healed = self.with(process, |member| {
-            member.cut = false;
-            member.name.clone()
-        });
-        if let Some(name) = healed {
-            self.note(Some(process), || format!("{name} is reachable again"));
-            self.ring.heal(&name);
+    fn no_bus_faults(&self) {
+        self.state().bus_faults = BusFaults::default();
+        self.ring.set_bus_faults(BusFaults::default());
+    }
+
+    /// NATS as a whole, or JetStream alone.
+    fn store_back(&self, all: bool) {
+        if all {
+            self.ring.set_away(Link::Up);
+        } else {
+            self.ring.set_jetstream_silent(false);
         }
+        self.state().unreadable = false;
+        self.store_ill(false);
     }
 
     /// Nothing goes wrong any more, and operators want nothing.
     pub(crate) async fn heal(self: &Arc<Self>) {
         self.note(None, || "everything heals".to_owned());
-        self.state().healed = true;
-        self.ring.switch().set_loss(0.0);
-        self.set_faults(|faults| *faults = Faults::default());
-        self.ring.store().hold_watches(false);
-        self.ring.store().apply_late();
+        self.no_bus_faults();
+        self.set_store_faults(StoreFaults::default());
+        self.store_back(true);
+        self.store_back(false);
         let all: Vec<ProcessId> = self.state().members.iter().map(|member| member.process).collect();
         for process in all {
-            self.with(process, |member| member.mood.set(None, Duration::ZERO));
-            if self.with(process, |member| member.paused) == Some(true) {
-                self.resume(process);
+            for end in [End::Hooks(process), End::Resume(process), End::Heal(process), End::Unwedge(process)] {
+                self.end(end).await;
             }
-            if self.with(process, |member| member.cut) == Some(true) {
-                self.heal_cut(process);
-            }
+            self.end(End::Fast(process)).await;
         }
         self.wish(Wish::Nothing, 0).await;
         if self.staying().is_empty() && self.starting() == 0 {
@@ -521,5 +608,6 @@ impl World {
     pub(crate) fn collect(&self) {
         let state = self.state();
         state.members.iter().for_each(|member| self.collect_mood(member));
+        self.fired.lock().unwrap_or_else(PoisonError::into_inner).add_ring(&self.ring.fired());
     }
 }

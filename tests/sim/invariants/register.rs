@@ -12,7 +12,7 @@ use nats_ring::types::{Epoch, PartitionId};
 use super::{Held, ensure};
 use crate::history::{Answered, Asked, ProcessId, Term};
 
-const NO_LOSS: &str = "nothing acknowledged is lost in a planned move";
+pub(super) const NO_LOSS: &str = "nothing acknowledged is lost in a planned move";
 const NO_STALE: &str = "no read is stale, no write goes back";
 
 /// The latest state of a key that is surely behind a request that begins now.
@@ -84,8 +84,8 @@ impl Register {
         known.owned = known.owned.filter(|own| own.process != process);
     }
 
-    /// Somebody is the owner from now on: with what was there before, or with nothing.
-    pub(crate) fn owned(&mut self, process: ProcessId, partition: PartitionId, term: Term) {
+    /// Somebody is the owner from now on: with what was there before, or with nothing, where the answer is `true`.
+    pub(super) fn owned(&mut self, process: ProcessId, partition: PartitionId, term: Term) -> bool {
         if term.generation.get() > self.generation {
             self.generation = term.generation.get();
             self.resets += 1;
@@ -100,6 +100,7 @@ impl Register {
             self.losses += u32::from(term.epoch > Epoch::new(1));
         }
         known.owned = Some(Own { process, term });
+        !handed && !kept && term.epoch > Epoch::new(1)
     }
 
     /// A request begins.

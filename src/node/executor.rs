@@ -206,7 +206,7 @@ impl Executor {
         self.transfers.insert(partition, Outgoing { stop: stop.clone(), sent: Arc::clone(&sent) });
         let (bus, service) = (Arc::clone(&self.parts.bus), Arc::clone(self.hooks.service()));
         let subject = subject::node(&self.parts.ring, to);
-        let stream = rand::random();
+        let stream = self.parts.chance.number();
         let clock = Arc::clone(&self.parts.clock);
         let work = async move { transfer::send(&*bus, &*service, &grant, &*clock, (&subject, stream)).await };
         let call = self.hooks.enqueue(&[partition], stop.run_until_cancelled_owned(work));

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::entrance::QueryBoard;
 use super::events::EventSender;
@@ -114,7 +113,6 @@ impl Life {
         Ok(None)
     }
 
-    #[allow(clippy::disallowed_methods)] // Where randomness enters a node: the machine is handed it.
     fn incarnation(&self, shape: &RingShape, identity: &StoreIdentity, timing: Timing) -> Session {
         let parts = &self.parts;
         Session {
@@ -123,7 +121,7 @@ impl Life {
             identity: identity.clone(),
             who: Identity {
                 node: parts.node.clone(),
-                incarnation_id: Uuid::new_v4(),
+                incarnation_id: parts.chance.uuid(),
                 generation: shape.generation,
                 partitions: shape.partitions,
                 zone: parts.zone.clone(),

@@ -22,7 +22,7 @@ use crate::node::{NodeError, Ring, Status};
 use crate::rpc::mem::{MemBus, MemSwitch};
 use crate::rpc::{Bus, CallError, Caller, Reply, RequestError, subject};
 use crate::service::Service;
-use crate::types::{Chance, Clock, Epoch, KeyHash, NodeName, PartitionId};
+use crate::types::{Chance, Clock, Epoch, KeyHash, NodeName, PartitionId, Process};
 
 /// How often, in simulated time, a ring is looked at that is to settle.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -143,6 +143,11 @@ impl TestRing {
     /// The names of all nodes that have neither crashed nor left.
     pub fn nodes(&self) -> Vec<NodeName> {
         self.members().keys().cloned().collect()
+    }
+
+    /// The names of all nodes that run and are neither frozen, wedged nor cut off in any way.
+    pub fn takes_part(&self) -> Vec<NodeName> {
+        self.members().iter().filter(|(_, member)| member.takes_part()).map(|(name, _)| name.clone()).collect()
     }
 
     /// Lets simulated time pass, and everything happen that is due by then.
@@ -316,6 +321,11 @@ impl TestRing {
     /// The ring's store: where writes can be made to fail, watches to stand still, and all of it to go back or be lost.
     pub fn store(&self) -> &MemStore {
         &self.world.store
+    }
+
+    /// What a service of this ring does long work by, as the cache does: right away, in the same order each time.
+    pub fn process(&self) -> Process {
+        self.world.process.clone()
     }
 
     /// Chance by the ring's seed, for services and work loads: what is drawn from it changes nothing else.

@@ -4,6 +4,7 @@
 //! (the generator changed), it searches on. `SIM_GUARDS=all` searches from the first seed for every guard, `SIM_GUARDS=a,b`
 //! for these, `SIM_GUARD_SEEDS=n` up to another number.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -34,11 +35,11 @@ fn shows(guards: &[Guard], seed: u64) -> Option<Caught> {
 }
 
 /// The lowest seed that shows what these guards prevent.
-fn search(guards: &[Guard], seeds: u64) -> Option<Caught> {
-    let (next, lowest) = (AtomicU64::new(1), AtomicU64::new(u64::MAX));
+fn search(guards: &[Guard], seeds: &Range<u64>) -> Option<Caught> {
+    let (next, lowest) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
     let work = || loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);
-        if seed > seeds || seed > lowest.load(Ordering::Relaxed) {
+        if seed >= seeds.end || seed > lowest.load(Ordering::Relaxed) {
             return None;
         }
         if let Some(caught) = shows(guards, seed) {
@@ -58,12 +59,18 @@ fn asked() -> Vec<Guard> {
     Guard::ALL.iter().copied().filter(named).collect()
 }
 
+fn seeds_asked() -> Range<u64> {
+    let Ok(text) = std::env::var("SIM_GUARD_SEEDS") else { return 1..SEEDS_MAX + 1 };
+    let (first, end) = text.split_once("..").expect("a range of seeds");
+    first.parse().expect("a seed")..end.parse().expect("a seed")
+}
+
 #[test]
 fn search_asked() {
-    let seeds = std::env::var("SIM_GUARD_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SEEDS_MAX);
+    let seeds = seeds_asked();
     for guard in asked() {
         let began = Instant::now();
-        let caught = search(&[guard], seeds);
+        let caught = search(&[guard], &seeds);
         let took: Duration = began.elapsed();
         println!("{:24} {:7.1} s {:?}", guard.name(), took.as_secs_f64(), caught);
     }

@@ -144,10 +144,42 @@ pub(crate) struct Witness {
     seen: Mutex<Seen>,
 }
 
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let process = self.process.map(|process| format!("p{}", process.0)).unwrap_or_default();
+        write!(f, "{:>10.3} s {process:>4}  {}", self.at.as_secs_f64(), self.what)
+    }
+}
+
+/// What becomes of a run's timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timeline {
+    None,
+    /// For comparing two.
+    Kept,
+    /// As it happens, so that a run that stands still shows where.
+    Printed,
+}
+
+struct Kept {
+    prints: bool,
+    lines: Vec<Line>,
+}
+
+impl Kept {
+    fn add(&mut self, line: Line) {
+        if self.prints {
+            println!("{line}");
+        } else {
+            self.lines.push(line);
+        }
+    }
+}
+
 struct Seen {
     judge: Judge,
     broken: Option<Broken>,
-    kept: Option<Vec<Line>>,
+    kept: Option<Kept>,
 }
 
 impl Seen {
@@ -156,16 +188,17 @@ impl Seen {
         if self.broken.is_none() {
             self.broken = Some(broken.clone());
             if let Some(kept) = &mut self.kept {
-                kept.push(Line { at, process: None, what: What::Fault(format!("BROKEN: {broken}")) });
+                let what = What::Fault(format!("BROKEN: {broken}"));
+                kept.add(Line { at, process: None, what });
             }
         }
     }
 }
 
 impl Witness {
-    /// With `keep`, the timeline is kept.
-    pub(crate) fn new(judge: Judge, keep: bool) -> Arc<Self> {
-        let seen = Mutex::new(Seen { judge, broken: None, kept: keep.then(Vec::new) });
+    pub(crate) fn new(judge: Judge, timeline: Timeline) -> Arc<Self> {
+        let kept = (timeline != Timeline::None).then(|| Kept { prints: timeline == Timeline::Printed, lines: Vec::new() });
+        let seen = Mutex::new(Seen { judge, broken: None, kept });
         Arc::new(Self { clock: OnceLock::new(), seen })
     }
 
@@ -188,7 +221,7 @@ impl Witness {
     pub(crate) fn note(&self, process: Option<ProcessId>, what: impl FnOnce() -> What) {
         let at = self.now();
         if let Some(kept) = &mut self.seen().kept {
-            kept.push(Line { at, process, what: what() });
+            kept.add(Line { at, process, what: what() });
         }
     }
 
@@ -210,6 +243,6 @@ impl Witness {
     }
 
     pub(crate) fn take_lines(&self) -> Vec<Line> {
-        self.seen().kept.take().unwrap_or_default()
+        self.seen().kept.take().map(|kept| kept.lines).unwrap_or_default()
     }
 }

@@ -45,9 +45,6 @@ fn no_invariant_breaks_in_a_few_seeds() {
 #[test]
 fn replays() {
     let Some(seed) = std::env::var("SIM_SEED").ok() else { return };
-    let outcome = run::replay(seed.parse().unwrap());
-    for line in outcome.timeline {
-        println!("{:>12.6} {:>4} {}", line.at.as_secs_f64(), line.process.map_or(String::new(), |p| format!("p{}", p.0)), line.what);
-    }
+    let outcome = run::replay(seed.parse().unwrap(), history::Timeline::Printed);
     println!("{:?}", outcome.broken);
 }

@@ -10,7 +10,7 @@ use nats_ring::types::{KeyHash, PartitionCount, PartitionId};
 
 use crate::fired::Fired;
 use crate::generator::{Climate, Scenario};
-use crate::history::{Answered, Line, Witness};
+use crate::history::{Answered, Line, Timeline, Witness};
 use crate::invariants::{Broken, Judge, ensure, is_best};
 use crate::load;
 use crate::world::{End, World};
@@ -42,15 +42,15 @@ pub(crate) struct Outcome {
 
 /// Runs a seed; every invariant is judged at every step.
 pub(crate) fn run_seed(seed: u64) -> Outcome {
-    run(Scenario::of(seed), false)
+    run(Scenario::of(seed), Timeline::None)
 }
 
-/// The same, and keeps its timeline.
-pub(crate) fn replay(seed: u64) -> Outcome {
-    run(Scenario::of(seed), true)
+/// The same, with its timeline.
+pub(crate) fn replay(seed: u64, timeline: Timeline) -> Outcome {
+    run(Scenario::of(seed), timeline)
 }
 
-fn run(scenario: Scenario, keep: bool) -> Outcome {
+fn run(scenario: Scenario, timeline: Timeline) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -58,7 +58,7 @@ fn run(scenario: Scenario, keep: bool) -> Outcome {
         .expect("a runtime");
     let seed = scenario.seed;
     let (world, broken, simulated) = runtime.block_on(async {
-        let world = make(scenario, keep);
+        let world = make(scenario, timeline);
         let broken = live(&world).await.err();
         world.collect();
         let simulated = world.witness.now();
@@ -87,13 +87,13 @@ fn run(scenario: Scenario, keep: bool) -> Outcome {
     outcome
 }
 
-fn make(scenario: Scenario, keep: bool) -> Arc<World> {
+fn make(scenario: Scenario, timeline: Timeline) -> Arc<World> {
     let keys = keys(&scenario);
     let count = PartitionCount::new(scenario.partitions).expect("drawn in its range");
     let partition_of = keys.iter().map(|key| KeyHash::default().partition(key, count)).collect();
     let calm = scenario.climate == Climate::Planned;
     let judge = Judge::new(scenario.partitions, scenario.timing.act(), partition_of, calm);
-    let witness = Witness::new(judge, keep);
+    let witness = Witness::new(judge, timeline);
     let ring = TestRing::builder()
         .partitions(scenario.partitions)
         .timing(scenario.timing.clone())
@@ -194,7 +194,7 @@ async fn settle(world: &Arc<World>, when: &str) -> Result<(), Broken> {
         nothing_broken(world)?;
         match rest {
             Ok(()) if world.starting() == 0 => return Ok(()),
-            Ok(()) => {}
+            Ok(()) => world.ring.advance(Duration::from_millis(10)).await,
             Err(unsettled) => ensure(world.witness.now() < until, "at rest after the faults", || {
                 format!("{when}: not within {AT_REST_WITHIN:?}: {}", unsettled.reason)
             })?,

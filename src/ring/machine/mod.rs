@@ -53,6 +53,8 @@ pub struct Machine {
     leaving_because: Option<String>,
     member_op: Option<(OpId, Member)>,
     member_retry_at: Time,
+    /// The revision of the member record at which the last write of it was refused.
+    member_refused_at: Option<Revision>,
     observer: Observer,
     coordination: Coordination,
     slots: Vec<Slot>,
@@ -80,6 +82,7 @@ impl Machine {
             leaving_because: None,
             member_op: None,
             member_retry_at: Time::ZERO,
+            member_refused_at: None,
             observer: Observer::default(),
             coordination: Coordination::default(),
             slots,
@@ -219,7 +222,7 @@ impl Machine {
                 Ok(revision) => {
                     _ = self.view.apply(Key::Member(self.who.node.clone()), revision, Record::Member(member))
                 }
-                Err(_) => self.member_retry_at = self.now + self.timing.beat(),
+                Err(error) => self.member_refused(&error),
             }
             return;
         }

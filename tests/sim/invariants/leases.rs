@@ -39,6 +39,9 @@ impl Health {
     }
 }
 
+/// A read that was under way as the store fell silent takes its whole time-out, and until then its node may be blind.
+const BLIND: Duration = Duration::from_secs(5);
+
 /// All leases, and how their holders do.
 #[derive(Default)]
 pub(crate) struct Leases {
@@ -125,7 +128,7 @@ impl Leases {
         }
         // One whole lease of health, and time for the beat that was under way or waited to be tried again.
         let lease = Duration::from_millis(before.lease.lease_ms);
-        let well_since = health.ill.max(self.store_was_ill);
+        let well_since = health.ill.max(self.store_was_ill) + BLIND;
         ensure(at < well_since + lease.mul_f64(FASTEST) + lease / 2, HEALTHY, || {
             format!("{node} (start {}) is evicted at {at:?}, well since {well_since:?}", before.lease.incarnation.start)
         })

@@ -20,6 +20,7 @@ use crate::ring::{Action, Input, Offer, OpId, Origin};
 use crate::rpc::envelope::OfferHead;
 use crate::rpc::{Message, RouteTable, subject};
 use crate::service::{Gate, Grant, Release, Validity};
+use crate::types::guard::{self, Guard};
 use crate::types::{Epoch, FencingToken, NodeId, PartitionId};
 
 /// How long a target may take to answer an offer. (Its claim shows in the watch, answered or not.)
@@ -113,13 +114,16 @@ impl Executor {
         let readers = Arc::clone(&self.readers);
         self.later(async move {
             let store = if heartbeat { &parts.heartbeat_store } else { &parts.store };
-            if let Some(partition) = subscribe
+            if let Some(partition) = subscribe.filter(|_| guard::holds(Guard::SubscribeFirst))
                 && let Err(error) = readers.open_partition(&parts.ring, partition).await
             {
                 // Nothing was written; tried again as any write without an outcome.
                 return Input::Cas { op: write.op, result: Err(CasError::Unknown(error.to_string())) };
             }
             let result = store.cas(&write.key.text(), write.expected, write.record.encode(), write.timeout).await;
+            if let Some(partition) = subscribe.filter(|_| !guard::holds(Guard::SubscribeFirst)) {
+                let _ = readers.open_partition(&parts.ring, partition).await;
+            }
             Input::Cas { op: write.op, result }
         });
     }
@@ -178,6 +182,7 @@ impl Executor {
     fn handed_for(&self, owned: &[(PartitionId, Epoch)]) -> Result<Vec<(PartitionId, Handed)>, String> {
         let find = |(partition, epoch): &(PartitionId, Epoch)| match self.handed.get(partition) {
             Some((handed_at, handed)) if handed_at == epoch => Ok((*partition, handed.clone())),
+            _ if !guard::holds(Guard::StateForSwitch) => Ok((*partition, Handed::nothing(self.parts.clock.now()))),
             _ => Err(format!("the state of partition {partition} for epoch {epoch} is not here")),
         };
         let handed: Result<Vec<_>, String> = owned.iter().map(find).collect();
@@ -201,7 +206,7 @@ impl Executor {
         self.transfers.insert(partition, Outgoing { stop: stop.clone(), sent: Arc::clone(&sent) });
         let (bus, service) = (Arc::clone(&self.parts.bus), Arc::clone(self.hooks.service()));
         let subject = subject::node(&self.parts.ring, to);
-        let stream = rand::random();
+        let stream = self.parts.chance.number();
         let clock = Arc::clone(&self.parts.clock);
         let work = async move { transfer::send(&*bus, &*service, &grant, &*clock, (&subject, stream)).await };
         let call = self.hooks.enqueue(&[partition], stop.run_until_cancelled_owned(work));
@@ -256,6 +261,9 @@ impl Executor {
             validity.revoke();
             self.tell_partitions();
         }
+        if !guard::holds(Guard::DiscardAfterLoss) {
+            return;
+        }
         let service = Arc::clone(self.hooks.service());
         let work = async move { service.discard(partition).await };
         self.supervisor.once(self.hooks.enqueue(&[partition], work));
@@ -266,8 +274,9 @@ impl Executor {
         let epochs = self.table.epochs();
         self.later(async move {
             readers.let_go().await;
+            let peers = peers.iter().filter(|_| guard::holds(Guard::Farewell));
             let farewells =
-                peers.iter().map(|peer| transfer::farewell(&*parts.bus, subject::node(&parts.ring, peer), &epochs));
+                peers.map(|peer| transfer::farewell(&*parts.bus, subject::node(&parts.ring, peer), &epochs));
             futures::future::join_all(farewells).await;
             Input::LetGone
         });

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::parts::{NodeParts, RingShape};
 use crate::coord::{CasError, Key, Meta, ReadMetaError, Record, Revision, StoreIdentity, read_meta};
 use crate::types::Generation;
+use crate::types::guard::{self, Guard};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -57,7 +56,11 @@ pub(super) async fn agree(
                 let shape = check(parts, meta)?;
                 let identity = store.identity().await.map_err(|error| MetaError::Store(error.to_string()))?;
                 match after {
-                    Some(before) if shape.generation <= before.generation && shape.nonce == before.nonce => {
+                    Some(before)
+                        if shape.generation <= before.generation
+                            && shape.nonce == before.nonce
+                            && guard::holds(Guard::NextGeneration) =>
+                    {
                         Meta { generation: before.generation.next(), ..meta.clone() }
                     }
                     _ => return Ok((shape, identity)),
@@ -79,10 +82,9 @@ pub(super) async fn agree(
     }
 }
 
-#[allow(clippy::disallowed_methods)] // Where a ring gets its random number, once.
 fn first(parts: &NodeParts, after: Option<&RingShape>) -> Meta {
     Meta {
-        nonce: after.map_or_else(Uuid::new_v4, |shape| shape.nonce),
+        nonce: after.map_or_else(|| parts.chance.uuid(), |shape| shape.nonce),
         generation: after.map_or(Generation::new(1), |shape| shape.generation.next()),
         partitions: parts.partitions,
         key_hash: parts.key_hash,

@@ -16,7 +16,7 @@ use super::run::{Life, NodeError};
 use super::session::Command;
 use super::status::{MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
 use crate::ring::{Event, Report, Standing};
-use crate::rpc::{CallError, Caller, Reply, Route, RouteTable, RoutedCall, Router};
+use crate::rpc::{CallError, Caller, Reply, Route, RouteTable, RoutedCall, Router, RouterParts};
 use crate::service::Gate;
 use crate::types::{NodeId, NodeName, PartitionId, Time};
 
@@ -64,8 +64,14 @@ impl Ring {
         let (shape, identity) = meta::agree(&parts, None).await?;
         let table = RouteTable::new(parts.ring.clone(), shape.partitions);
         let clock = Arc::clone(&parts.clock);
-        let router =
-            Arc::new(Router::new(Arc::clone(&parts.bus), table, Arc::clone(&clock), shape.key_hash, shape.partitions));
+        let router = Arc::new(Router::new(RouterParts {
+            bus: Arc::clone(&parts.bus),
+            table,
+            clock: Arc::clone(&clock),
+            chance: parts.chance.clone(),
+            key_hash: shape.key_hash,
+            partitions: shape.partitions,
+        }));
         let events = EventSender::new(parts.node.clone());
         let (report_sender, reports) = watch::channel(Arc::new(Report::default()));
         let (gate_sender, gates) = watch::channel(Gate::closed(Arc::clone(&clock)));
@@ -84,7 +90,7 @@ impl Ring {
         };
         let started = clock.now();
         let (first_shape, first_identity) = (shape.clone(), identity);
-        let loop_ended = parts.process.spawn(life.run(first_shape, first_identity));
+        let loop_ended = parts.process.spawn_main(life.run(first_shape, first_identity));
         parts.process.spawn(async move {
             let result = match loop_ended.await {
                 Ok(Some(result)) => result,
@@ -110,6 +116,7 @@ impl Ring {
                 return Ok(());
             }
             tokio::select! {
+                biased;
                 ended = self.wait() => {
                     return ended.and_then(|()| Err(NodeError::GaveUp("the node has left".to_owned())));
                 }

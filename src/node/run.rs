@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::entrance::QueryBoard;
 use super::events::EventSender;
@@ -17,6 +16,7 @@ use crate::ring::{Identity, Outcome, Report, Timing};
 use crate::rpc::Router;
 use crate::service::Gate;
 use crate::types::NodeId;
+use crate::types::guard::{self, Guard};
 
 /// Pauses between looks at a store that cannot be used.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -79,7 +79,9 @@ impl Life {
                         None => return Ok(()),
                     }
                     // A full lease, so that every gate of the former generation is closed before anything is claimed.
-                    timing = Timing { hold_off: self.parts.timing.lease, ..self.parts.timing.clone() };
+                    let lease = self.parts.timing.lease;
+                    let hold_off = if guard::holds(Guard::HoldOff) { lease } else { Duration::ZERO };
+                    timing = Timing { hold_off, ..self.parts.timing.clone() };
                 }
             }
             if self.is_to_leave() {
@@ -111,7 +113,6 @@ impl Life {
         Ok(None)
     }
 
-    #[allow(clippy::disallowed_methods)] // Where randomness enters a node: the machine is handed it.
     fn incarnation(&self, shape: &RingShape, identity: &StoreIdentity, timing: Timing) -> Session {
         let parts = &self.parts;
         Session {
@@ -120,7 +121,7 @@ impl Life {
             identity: identity.clone(),
             who: Identity {
                 node: parts.node.clone(),
-                incarnation_id: Uuid::new_v4(),
+                incarnation_id: parts.chance.uuid(),
                 generation: shape.generation,
                 partitions: shape.partitions,
                 zone: parts.zone.clone(),

@@ -105,6 +105,7 @@ impl Session {
             store: Arc::clone(&self.parts.store),
             scope,
             identity: self.identity.clone(),
+            chance: self.parts.chance.clone(),
             inputs: inputs.clone(),
         });
         let ended = stop.clone();

@@ -133,9 +133,20 @@
 
 mod builder;
 mod clock;
+mod faults;
+mod link;
+mod member;
+mod observer;
 mod ring;
 mod settle;
+mod watching;
 mod wire;
+mod world;
 
 pub use builder::{TestNode, TestRingBuilder};
+pub use faults::{FaultKind, StoreFaults};
+pub use link::Link;
+pub use observer::{NodeProcess, Observed, Observer, ProcessChange, StoreChange, Write};
 pub use ring::{TestRing, Unsettled};
+
+pub use crate::rpc::mem::{BusFaults, BusFired};

@@ -17,6 +17,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::Notify;
 
 use super::{CasError, Entry, Revision, Store, StoreError, StoreIdentity, WatchScope, WatchStream};
+use crate::types::guard::{self, Guard};
 
 /// Writes that [`MemStore::rollback`] can take back.
 const UNDO_MAX: usize = 4096;
@@ -48,6 +49,15 @@ pub struct Faults {
     pub watch_gap: f64,
 }
 
+/// How often watches were made to stumble.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WatchesFired {
+    /// Changes delivered once more.
+    pub watch_repeat: u64,
+    /// Gaps.
+    pub watch_gap: u64,
+}
+
 /// A store in memory. Clones share one connection to it; [`MemStore::connect`] makes another.
 #[derive(Debug, Clone)]
 pub struct MemStore {
@@ -74,6 +84,7 @@ struct State {
     late: Vec<(String, Revision, Bytes)>,
     script: VecDeque<Option<Fault>>,
     faults: Faults,
+    fired: WatchesFired,
     rng: SmallRng,
     held: bool,
 }
@@ -91,6 +102,7 @@ impl MemStore {
             late: Vec::new(),
             script: VecDeque::new(),
             faults: Faults::default(),
+            fired: WatchesFired::default(),
             rng: SmallRng::seed_from_u64(seed),
             held: false,
         };
@@ -114,6 +126,11 @@ impl MemStore {
     /// Sets what goes wrong by chance from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
+    }
+
+    /// How often watches were made to stumble so far.
+    pub fn fired(&self) -> WatchesFired {
+        self.state().fired
     }
 
     /// Decides the next compare-and-set that nothing is decided for yet: this fault, or none whatever chance says.
@@ -190,7 +207,7 @@ impl State {
     fn cas(&mut self, key: &str, expected: Revision, value: &Bytes) -> Result<Revision, CasError> {
         let deleted = self.entries.get(key).is_some_and(|entry| entry.value.is_none());
         let creates_over_marker = expected == Revision::NONE && deleted;
-        if self.live_revision(key) != expected && !creates_over_marker {
+        if self.live_revision(key) != expected && !creates_over_marker && compares(key) {
             return Err(CasError::Conflict);
         }
         Ok(self.write(key, Some(value.clone())))
@@ -233,6 +250,16 @@ impl State {
         let Self { faults, rng, .. } = self;
         faults.cas.iter().find(|(_, chance)| hits(rng, *chance)).map(|(fault, _)| *fault)
     }
+}
+
+/// Whether a write of this key is refused where another revision is there than it expects.
+fn compares(key: &str) -> bool {
+    guard::holds(match key.split('.').next() {
+        Some("own") => Guard::ClaimRevision,
+        Some("lease") => Guard::LeaseRevision,
+        Some("plan") => Guard::PlanRevision,
+        _ => return true,
+    })
 }
 
 fn hits(rng: &mut SmallRng, probability: f64) -> bool {

@@ -18,6 +18,7 @@ mod report;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::event::Event;
 use super::io::{Action, Input, OpId, Outcome};
@@ -26,6 +27,7 @@ use super::settings::{Identity, Timing};
 use super::view::View;
 use crate::coord::Update;
 use crate::coord::{CasError, Key, Member, Record, Revision, WatchScope};
+use crate::types::guard::{self, Guard};
 use crate::types::{NodeId, NodeName, PartitionId, Time};
 
 pub use report::{MemberReport, MoveReport, Report, Standing};
@@ -51,6 +53,8 @@ pub struct Machine {
     leaving_because: Option<String>,
     member_op: Option<(OpId, Member)>,
     member_retry_at: Time,
+    /// The revision of the member record at which the last write of it was refused.
+    member_refused_at: Option<Revision>,
     observer: Observer,
     coordination: Coordination,
     slots: Vec<Slot>,
@@ -78,6 +82,7 @@ impl Machine {
             leaving_because: None,
             member_op: None,
             member_retry_at: Time::ZERO,
+            member_refused_at: None,
             observer: Observer::default(),
             coordination: Coordination::default(),
             slots,
@@ -105,7 +110,13 @@ impl Machine {
         match input {
             Input::Wake => {}
             Input::RingSnapshot(updates) => {
-                updates.into_iter().for_each(|update| self.apply(update));
+                for update in updates {
+                    self.apply(update);
+                    if !guard::holds(Guard::SnapshotAsUnit) {
+                        self.ring_seen = true;
+                        self.advance();
+                    }
+                }
                 self.ring_seen = true;
             }
             Input::RingChange(update) => self.apply(update),
@@ -182,7 +193,7 @@ impl Machine {
     /// Brings everything towards the plan that can be brought.
     fn advance(&mut self) {
         self.advance_life();
-        if self.lease.is_none() || !self.ring_seen {
+        if self.lease.is_none() || (guard::holds(Guard::AbsentClaim) && !self.ring_seen) {
             return;
         }
         if !self.takes_part() {
@@ -211,7 +222,7 @@ impl Machine {
                 Ok(revision) => {
                     _ = self.view.apply(Key::Member(self.who.node.clone()), revision, Record::Member(member))
                 }
-                Err(_) => self.member_retry_at = self.now + self.timing.beat(),
+                Err(error) => self.member_refused(&error),
             }
             return;
         }
@@ -256,7 +267,7 @@ impl Machine {
 
     /// Whether half a lease is left to act in: asked for before anything is claimed.
     fn may_claim(&self) -> bool {
-        let half = self.timing.lease / 2;
+        let half = if guard::holds(Guard::HalfLeaseToClaim) { self.timing.lease / 2 } else { Duration::ZERO };
         self.may_act() && self.lease.as_ref().is_some_and(|lease| self.now + half <= lease.act_until(&self.timing))
     }
 

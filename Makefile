@@ -11,7 +11,7 @@ DEV_FLAGS ?=
 HAS_BENCHES := $(wildcard benches/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify fix bench install clients format-check clippy docs deny bench-short
+.PHONY: help run test verify fix bench explore install clients format-check clippy docs deny bench-short
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,9 @@ fix: ## formats, and mends what clippy can mend
 	$(CARGO) fmt
 	$(CARGO) clippy --fix --allow-dirty --allow-staged --all-targets
 	$(CARGO) fmt
+
+explore: ## every interleaving of a small ring, to the end; EXPLORE=<scenario>, EXPLORE_LIMIT=<states>
+	$(CARGO) test --release --locked --lib every_scenario_as_far -- --ignored --nocapture
 
 bench: install ## measures; the figures and how to read them are in docs/
 ifeq ($(HAS_BENCHES),)

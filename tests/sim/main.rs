@@ -29,7 +29,10 @@ const FEW: std::ops::Range<u64> = 1..9;
 fn no_invariant_breaks_in_a_few_seeds() {
     let started = std::time::Instant::now();
     let seeds = std::env::var("SIM_SEEDS").ok();
-    let range = seeds.map_or(FEW, |s| { let (a, b) = s.split_once("..").unwrap(); a.parse().unwrap()..b.parse().unwrap() });
+    let range = seeds.map_or(FEW, |s| {
+        let (a, b) = s.split_once("..").unwrap();
+        a.parse().unwrap()..b.parse().unwrap()
+    });
     let mut failed = 0;
     for seed in range {
         let outcome = run::run_seed(seed);
@@ -37,7 +40,19 @@ fn no_invariant_breaks_in_a_few_seeds() {
             failed += 1;
             println!("seed {} ({:?}): {broken}", outcome.seed, outcome.climate);
         }
-        println!("seed {} {:?} requests {} ok {} unknown {} refused {} changes {} losses {} sim {:?} wall {:?}", outcome.seed, outcome.climate, outcome.requests, outcome.ok, outcome.unknown, outcome.refused, outcome.changes, outcome.losses, outcome.simulated, started.elapsed());
+        println!(
+            "seed {} {:?} requests {} ok {} unknown {} refused {} changes {} losses {} sim {:?} wall {:?}",
+            outcome.seed,
+            outcome.climate,
+            outcome.requests,
+            outcome.ok,
+            outcome.unknown,
+            outcome.refused,
+            outcome.changes,
+            outcome.losses,
+            outcome.simulated,
+            started.elapsed()
+        );
     }
     assert_eq!(failed, 0);
 }

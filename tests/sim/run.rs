@@ -51,11 +51,8 @@ pub(crate) fn replay(seed: u64, timeline: Timeline) -> Outcome {
 }
 
 fn run(scenario: Scenario, timeline: Timeline) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     let seed = scenario.seed;
     let (world, broken, simulated) = runtime.block_on(async {
         let world = make(scenario, timeline);

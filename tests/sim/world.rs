@@ -501,8 +501,7 @@ impl World {
     /// Operators write `config`, as their tool does.
     async fn wish(&self, wish: Wish, who: usize) {
         let mut config = RingConfig::default();
-        let names: Vec<NodeName> =
-            self.staying().iter().filter_map(|name| NodeName::new(name).ok()).collect();
+        let names: Vec<NodeName> = self.staying().iter().filter_map(|name| NodeName::new(name).ok()).collect();
         let node = names.get(who % names.len().max(1)).cloned();
         match (wish, node) {
             (Wish::Pause, _) => config.paused = true,

@@ -78,7 +78,11 @@ impl Checker {
     pub(super) fn claim_follows(&self, truth: &impl Truth, partition: PartitionId, after: &Claim) -> Checked {
         let Some(before) = truth.claim(partition) else {
             let first = after.epoch == Epoch::new(1);
-            return if first { Ok(()) } else { Err(format!("partition {partition}: the first epoch is {}", after.epoch)) };
+            return if first {
+                Ok(())
+            } else {
+                Err(format!("partition {partition}: the first epoch is {}", after.epoch))
+            };
         };
         if after.state == ClaimState::Released {
             let own = before.holder() == Some(&after.owner) && before.epoch == after.epoch;

@@ -30,17 +30,22 @@ impl State {
         self.step_answering(index, input, tally).map(drop)
     }
 
-    /// The same; tells whether it refused an offer.
-    pub(super) fn step_answering(&mut self, index: usize, input: Input, tally: &mut Tally) -> Result<bool, String> {
+    /// The same; tells why it refused an offer, if it did.
+    pub(super) fn step_answering(
+        &mut self,
+        index: usize,
+        input: Input,
+        tally: &mut Tally,
+    ) -> Result<Option<String>, String> {
         let now = self.now;
-        let Some(machine) = &mut Arc::make_mut(&mut self.nodes[index]).machine else { return Ok(false) };
+        let Some(machine) = &mut Arc::make_mut(&mut self.nodes[index]).machine else { return Ok(None) };
         let actions = machine.step(now, input);
         self.forget_count(index);
-        let mut refused = false;
+        let mut refused = None;
         for action in actions {
             match action {
                 Action::Emit(event) => tally.event(&event),
-                Action::AnswerOffer { result, .. } => refused = result.is_err(),
+                Action::AnswerOffer { result, .. } => refused = result.err(),
                 Action::Finish(outcome) => {
                     self.finished(index, &outcome, tally)?;
                     break;
@@ -94,7 +99,11 @@ impl State {
                 Arc::make_mut(&mut self.checker).offered(partition, epoch, from, to.clone());
                 match self.nodes.iter().position(|node| node.id().as_ref() == Some(&to)) {
                     Some(target) => self.post(target, self.now, Thing::Offered(offer)),
-                    None => self.post(index, self.now, Thing::Refused { partition, epoch }),
+                    None => self.post(
+                        index,
+                        self.now,
+                        Thing::Refused { partition, epoch, reason: "no responders".to_owned() },
+                    ),
                 }
             }
             Action::LetGo { .. }

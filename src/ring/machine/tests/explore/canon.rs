@@ -142,6 +142,7 @@ fn hash_machine(machine: &Machine, canon: &mut Canon<'_>) {
         leaving_because,
         member_op,
         member_retry_at,
+        member_refused_at,
         observer,
         coordination,
         slots,
@@ -151,7 +152,7 @@ fn hash_machine(machine: &Machine, canon: &mut Canon<'_>) {
     who.incarnation_id.hash(canon);
     (view, ring_seen, leases_seen, stage, lease).hash(canon);
     (suspended_at, disconnected_at, drain_asked_at, leaving_because).hash(canon);
-    (member_op, member_retry_at, observer, coordination, slots).hash(canon);
+    (member_op, member_retry_at, member_refused_at, observer, coordination, slots).hash(canon);
 }
 
 /// What is overdue is overdue.

@@ -10,7 +10,7 @@ use super::state::{BEAT, Mode, Node, Pending, State, Thing, Watched, Writing};
 use super::tally::{Seen, Tally};
 use crate::coord::{CasError, Key, LeaseState, Record, Update};
 use crate::ring::io::{Action, Input, OpId};
-use crate::types::{PartitionId, Time};
+use crate::types::Time;
 
 /// Operations of the explorer's own.
 const OFFERED: OpId = OpId(1);
@@ -101,7 +101,8 @@ impl State {
         for (number, pending) in node.inbox.iter().enumerate().filter(|(_, pending)| self.can_arrive(pending)) {
             overdue |= pending.by <= self.now;
             moves.push(Move::Inbox(index, byte(number)));
-            if matches!(pending.what, Thing::Answer { deadline, .. } if deadline <= self.now && deadline > pending.from) {
+            if matches!(pending.what, Thing::Answer { deadline, .. } if deadline <= self.now && deadline > pending.from)
+            {
                 moves.push(Move::GiveUpOn(index, byte(number)));
             }
         }
@@ -157,7 +158,9 @@ impl State {
     fn can_arrive(&self, pending: &Pending<Thing>) -> bool {
         let there = match &pending.what {
             // The target acknowledges chunks: not while it stands still.
-            Thing::Transferred { to, .. } => !self.nodes.iter().any(|node| node.paused && node.id().as_ref() == Some(to)),
+            Thing::Transferred { to, .. } => {
+                !self.nodes.iter().any(|node| node.paused && node.id().as_ref() == Some(to))
+            }
             _ => true,
         };
         pending.from <= self.now && there
@@ -285,13 +288,13 @@ impl State {
             Thing::Offered(offer) => {
                 let back = self.nodes.iter().position(|node| node.id().as_ref() == Some(&offer.from));
                 let (partition, epoch) = (offer.partition, offer.epoch);
-                let answers = self.step_answering(index, Input::Offered { op: OFFERED, offer }, tally)?;
-                if let Some(from) = back.filter(|_| answers) {
-                    self.post(from, self.now, Thing::Refused { partition, epoch });
+                let refused = self.step_answering(index, Input::Offered { op: OFFERED, offer }, tally)?;
+                if let Some((from, reason)) = back.zip(refused) {
+                    self.post(from, self.now, Thing::Refused { partition, epoch, reason });
                 }
                 return Ok(());
             }
-            Thing::Refused { partition, epoch } => Input::OfferRefused { partition, epoch, reason: String::new() },
+            Thing::Refused { partition, epoch, reason } => Input::OfferRefused { partition, epoch, reason },
         };
         self.step(index, input, tally)
     }
@@ -364,46 +367,5 @@ impl State {
         let alone = !self.writes.iter().any(|writing| writing.key == *key);
         let own = *name == self.nodes[index].name && lease.state == LeaseState::Live;
         own && fresh && alone && self.kv.revision(key) == expected
-    }
-
-    fn judge(&mut self) -> Result<(), String> {
-        for partition in super::state::PARTITIONS.ids() {
-            let executing: Vec<_> = self.nodes.iter().filter_map(|node| node.executes(partition, self.now)).collect();
-            if !executing.is_empty() {
-                Arc::make_mut(&mut self.checker).judge(partition, executing.into_iter(), self.kv.as_ref())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Why the ring is not at rest, if it is not.
-    pub(super) fn unrest(&self) -> Option<String> {
-        if self.writes.iter().any(|writing| !writing.stray) {
-            return Some("a write is on its way".to_owned());
-        }
-        let live = || self.nodes.iter().filter(|node| node.machine.is_some());
-        for node in live() {
-            let under_way = !node.ring.is_empty() || !node.leases.is_empty() || !node.inbox.is_empty();
-            if node.paused || under_way || node.is_due(self.now) {
-                return Some(format!("{} is paused, or something is on its way to it", node.name));
-            }
-        }
-        for node in live() {
-            let report = node.machine.as_ref()?.report();
-            if !report.joined || report.suspended || !report.moves.is_empty() {
-                return Some(format!("{} has not joined, is suspended, or moves a partition", node.name));
-            }
-        }
-        super::state::PARTITIONS.ids().find_map(|partition| self.misplaced(partition))
-    }
-
-    fn misplaced(&self, partition: PartitionId) -> Option<String> {
-        let owner = self.nodes.iter().find_map(|node| node.executes(partition, self.now));
-        let Some((Key::Plan, (_, Record::Plan(plan)))) = self.kv.records.get_key_value(&Key::Plan) else {
-            return Some("no plan".to_owned());
-        };
-        let planned = plan.rows[partition.index()].first();
-        let right = owner.is_some() && owner.as_ref().map(|(id, _)| &id.node) == planned;
-        (!right).then(|| format!("partition {partition}: planned for {planned:?}, executed by {owner:?}"))
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use super::moves::Move;
 use super::state::{Budget, State};
 use super::tally::{Seen, Tally};
+use crate::types::guard::{Guard, without};
 
 /// A fingerprint is as good a hash as any.
 #[derive(Default)]
@@ -116,10 +117,11 @@ impl Known {
         }
     }
 
-    fn level(&self, frontier: &[(u32, State)]) -> Vec<Harvest> {
+    fn level(&self, frontier: &[(u32, State)], off: &[Guard]) -> Vec<Harvest> {
         let position = AtomicUsize::new(0);
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let work = || {
+            let _off = without(off);
             let mut harvest = Harvest::default();
             loop {
                 let from = position.fetch_add(64, Ordering::Relaxed);
@@ -207,7 +209,8 @@ fn told(first: &State, way: &[Move]) -> Vec<String> {
 }
 
 /// Explores until there is nothing new, something is broken, or there are `limit` situations.
-pub(super) fn explore(first: State, limit: u64) -> Found {
+pub(super) fn explore(first: State, limit: u64, off: &[Guard]) -> Found {
+    let _off = without(off);
     let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
     let mut known =
         Known { shards, count: AtomicU32::new(0), parents: Vec::new(), ways: Vec::new(), at_rest: Vec::new() };
@@ -215,7 +218,7 @@ pub(super) fn explore(first: State, limit: u64) -> Found {
     let (id, _) = known.number(first.fingerprint());
     let mut frontier = vec![(id, first.clone())];
     while !frontier.is_empty() {
-        let mut harvests = known.level(&frontier);
+        let mut harvests = known.level(&frontier, off);
         let broken = harvests.iter_mut().find_map(|harvest| harvest.broken.take());
         frontier = known.take(harvests, &mut found);
         found.states = u64::from(known.count.load(Ordering::Relaxed));

@@ -82,15 +82,32 @@ pub(super) enum Watched {
 #[derive(Debug, Clone, Hash)]
 pub(super) enum Thing {
     /// A write's outcome; after the deadline the node may have given up on it.
-    Answer { op: OpId, result: Result<Revision, CasError>, deadline: Time },
+    Answer {
+        op: OpId,
+        result: Result<Revision, CasError>,
+        deadline: Time,
+    },
     /// `on_own` or `on_release` returns.
-    HookEnds { op: OpId },
+    HookEnds {
+        op: OpId,
+    },
     /// Nothing runs any more.
-    Idle { partition: PartitionId, epoch: Epoch },
+    Idle {
+        partition: PartitionId,
+        epoch: Epoch,
+    },
     /// The state is with the target, unless that is gone.
-    Transferred { to: NodeId, partition: PartitionId, epoch: Epoch },
+    Transferred {
+        to: NodeId,
+        partition: PartitionId,
+        epoch: Epoch,
+    },
     Offered(Offer),
-    Refused { partition: PartitionId, epoch: Epoch },
+    Refused {
+        partition: PartitionId,
+        epoch: Epoch,
+        reason: String,
+    },
 }
 
 /// Something with the times between which it arrives.

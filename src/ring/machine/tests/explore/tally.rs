@@ -1,5 +1,7 @@
 //! What happened on the way, counted: an exploration in which something never did proves nothing of it.
 
+use std::collections::BTreeMap;
+
 use crate::ring::event::{Event, Origin};
 
 /// What is counted, once for each step in which it happens.
@@ -46,20 +48,32 @@ pub(super) const SEEN: [Seen; 17] = [
     Seen::AllDone,
 ];
 
+/// Counts, and why moves were given up.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tally([u64; SEEN.len()]);
+pub(super) struct Tally {
+    counts: [u64; SEEN.len()],
+    reasons: BTreeMap<String, u64>,
+}
 
 impl Tally {
     pub(super) fn count(&mut self, seen: Seen) {
-        self.0[seen as usize] += 1;
+        self.counts[seen as usize] += 1;
     }
 
     pub(super) fn of(&self, seen: Seen) -> u64 {
-        self.0[seen as usize]
+        self.counts[seen as usize]
+    }
+
+    /// Why moves were given up, and how often.
+    pub(super) fn reasons(&self) -> &BTreeMap<String, u64> {
+        &self.reasons
     }
 
     pub(super) fn add(&mut self, other: &Self) {
-        self.0.iter_mut().zip(other.0).for_each(|(sum, number)| *sum += number);
+        self.counts.iter_mut().zip(other.counts).for_each(|(sum, number)| *sum += number);
+        for (reason, number) in &other.reasons {
+            *self.reasons.entry(reason.clone()).or_default() += number;
+        }
     }
 
     pub(super) fn event(&mut self, event: &Event) {
@@ -67,7 +81,10 @@ impl Tally {
             Event::LeaseAcquired { .. } => self.count(Seen::LeaseAcquired),
             Event::Planned { .. } => self.count(Seen::Planned),
             Event::MoveStarted { .. } => self.count(Seen::MoveStarted),
-            Event::MoveAbandoned { .. } => self.count(Seen::MoveAbandoned),
+            Event::MoveAbandoned { reason, .. } => {
+                self.count(Seen::MoveAbandoned);
+                *self.reasons.entry(reason.clone()).or_default() += 1;
+            }
             Event::Owned { origin: Origin::Switch, .. } => self.count(Seen::Switched),
             Event::Owned { origin: Origin::Takeover, .. } => self.count(Seen::TakenOver),
             Event::Owned { origin: Origin::Abandoned, .. } => self.count(Seen::KeptByNewEpoch),

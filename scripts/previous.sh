@@ -43,7 +43,8 @@ git archive --format=tar "$commit" | tar -x -m -C "$into/source"
 (
     cd "$into/source"
     # Its dependencies stay from one commit to the next; debugging it is not what it is for.
-    CARGO_TARGET_DIR=$into/target CARGO_PROFILE_DEV_DEBUG=none cargo build --locked --bin nats-ring
+    CARGO_TARGET_DIR=$into/target CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0 \
+        cargo build --locked --bin nats-ring
 )
 cp "$into/target/debug/nats-ring" "$into/nats-ring"
 rm -rf "$into/source"

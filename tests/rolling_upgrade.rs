@@ -129,6 +129,17 @@ impl Cluster {
         .await;
     }
 
+    /// An operator with either program sees the whole ring.
+    async fn operators_see_all(&self) {
+        for program in [self.previous.clone(), PathBuf::from(env!("CARGO_BIN_EXE_nats-ring"))] {
+            let asked =
+                Command::new(&program).args(["nodes", "--json", "--nats", &self.server.url()]).output().unwrap();
+            let said = String::from_utf8_lossy(&asked.stdout);
+            assert!(asked.status.success(), "{program:?}: {said} {}", String::from_utf8_lossy(&asked.stderr));
+            assert!(self.nodes.iter().all(|(_, node)| said.contains(&node.name)), "{program:?}: {said}");
+        }
+    }
+
     /// Which program writes the plan; all nodes say the same.
     async fn coordinator(&self) -> Program {
         let mut found = Vec::new();
@@ -204,6 +215,7 @@ async fn replace_each(
         if cluster.nodes.iter().any(|(program, _)| *program != to) {
             mixed.push(coordinator);
         }
+        cluster.operators_see_all().await;
         bulk.read_all(&traffic.client, &cluster.addresses().await).await;
         eprintln!("{name} replaced by {to:?} in {changed:.1?}; the coordinator is {coordinator:?}");
         let plain = traffic.account.problems.lock().await;

@@ -64,6 +64,11 @@ struct Cluster {
 }
 
 impl Cluster {
+    fn new(previous: PathBuf) -> Self {
+        let (server, front) = (NatsServer::start(), Arc::default());
+        Self { server, previous, nodes: Vec::new(), front, http: Http::new() }
+    }
+
     async fn join(&mut self, program: Program, name: &str) {
         let mut command = match program {
             Program::Old => Command::new(&self.previous),
@@ -226,11 +231,31 @@ async fn replace_each(
     mixed
 }
 
+/// Eviction and takeover over the border between the two, in both directions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn either_program_evicts_the_other_one_that_was_killed_and_takes_over_from_it() {
+    let Some(previous) = previous() else { return };
+    let mut cluster = Cluster::new(previous);
+    cluster.join(Program::Old, "node-1").await;
+    cluster.join(Program::New, "node-2").await;
+    cluster.settled().await;
+    for (killed, joins, name) in [(Program::Old, Program::Old, "node-3"), (Program::New, Program::New, "node-4")] {
+        assert_eq!(cluster.coordinator().await, killed);
+        let (program, oldest) = cluster.nodes.remove(0);
+        assert_eq!(program, killed);
+        oldest.kill9();
+        cluster.settled().await;
+        assert_ne!(cluster.coordinator().await, killed);
+        cluster.join(joins, name).await;
+        cluster.settled().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_upgrade_from_the_earlier_program_and_back_fails_no_request_and_loses_no_entry() {
     let Some(previous) = previous() else { return };
-    let (server, front) = (NatsServer::start(), Arc::<Front>::default());
-    let mut cluster = Cluster { server, previous, nodes: Vec::new(), front: Arc::clone(&front), http: Http::new() };
+    let mut cluster = Cluster::new(previous);
+    let front = Arc::clone(&cluster.front);
     for name in ["node-1", "node-2", "node-3"] {
         cluster.join(Program::Old, name).await;
     }

@@ -11,7 +11,7 @@ DEV_FLAGS ?=
 HAS_BENCHES := $(wildcard benches/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify fix bench install clients format-check clippy docs deny bench-short
+.PHONY: help run test verify fix bench install clients previous format-check clippy docs deny bench-short
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,9 @@ install: ## nats-server, and the nats command line where it can be had, into nat
 
 clients: ## the clients that the programs of docs/clients.md use, into target/clients
 	@scripts/client_deps.sh
+
+previous: ## the program of the commit before this one, into target/previous: the rolling upgrade starts from it
+	@scripts/previous.sh
 
 format-check:
 	$(CARGO) fmt --check

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod coordinate;
+mod failures;
 mod lease;
 mod leaving;
 mod moves;

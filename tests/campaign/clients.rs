@@ -38,6 +38,8 @@ const CREW: Crew = Crew { over_http: 10, over_nats: 6, appending: 4 };
 const LIGHT_CREW: Crew = Crew { over_http: 2, over_nats: 1, appending: 0 };
 /// 20 clients that each begin an operation every 60 ms at most: 333 a second.
 const PACE: Duration = Duration::from_millis(60);
+/// What a client waits that was not served.
+const PAUSE: Duration = Duration::from_millis(500);
 const HTTP_LIMIT: Duration = Duration::from_secs(4);
 const NATS_LIMIT: Duration = Duration::from_secs(3);
 /// What a plain client says that it waits.
@@ -146,7 +148,7 @@ impl Client {
             if !matches!(told.0, Outcome::Ok { .. }) {
                 at += 1;
             }
-            self.note(key, action, asked, node, told);
+            self.note(key, action, asked, node, told).await;
         }
     }
 
@@ -161,7 +163,7 @@ impl Client {
             let (key, action) = self.choose(&mut rng, round, appends);
             let asked = self.clock.now();
             let told = over_nats(&connection, &self.keys[key], action).await;
-            self.note(key, action, asked, "nats".to_owned(), told);
+            self.note(key, action, asked, "nats".to_owned(), told).await;
         }
     }
 
@@ -176,9 +178,12 @@ impl Client {
         (rng.random_range(0..keys), action)
     }
 
-    fn note(&self, key: usize, action: Action, asked: u64, through: String, (outcome, by, version): Told) {
-        let answered = self.clock.now();
+    async fn note(&self, key: usize, action: Action, asked: u64, through: String, (outcome, by, version): Told) {
+        let (answered, ok) = (self.clock.now(), matches!(outcome, Outcome::Ok { .. }));
         self.history.add(Operation { key, action, asked, answered, outcome, through, by, version });
+        if !ok {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 

@@ -6,11 +6,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::checker::ownership::Eviction;
 use crate::clients::{CACHE_RING, Doors, WRITERS_RING};
-use crate::common::eventually::eventually;
 use crate::common::http::Http;
 use crate::common::node::NodeProcess;
 use crate::common::proxy::{Link, Proxy};
@@ -19,10 +18,11 @@ use crate::history::{Clock, Moment, nanos};
 use crate::schedule::{CLIENT_LINKS, Direction, Fault, Kind, LEASE, Planned, Topology, first_nodes};
 use crate::servers::Servers;
 
-/// What a ring may take until it is whole.
-const WHOLE_LIMIT: Duration = Duration::from_secs(60);
+/// What the ring of the cache may take until it is whole, once everything is healed: two elections of JetStream and some more.
+const WHOLE_LIMIT: Duration = Duration::from_secs(40);
 /// What a node may take to leave: the program's own limit is 60 s.
 const LEAVE_LIMIT: Duration = Duration::from_secs(75);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A slow link is so much slower in each direction.
 const SLOWER: Duration = Duration::from_millis(60);
 /// Exit codes of a node that was asked to leave: it has, or it met its limit.
@@ -125,8 +125,10 @@ impl Ground {
     pub async fn inject(&mut self, fault: &Fault, lasts: Duration) {
         let now = self.clock.now();
         let any = matches!(fault.kind, Kind::RoutesCut | Kind::RoutesStalled);
-        // It may take a lease until somebody may evict, and some more until somebody does.
-        let to = now + nanos(lasts + LEASE * 2);
+        let kills = matches!(fault.kind, Kind::KillNode | Kind::KillNodeForGood | Kind::KillTwoNodes);
+        // Who was killed is evicted as soon as JetStream answers; who was not may renew its lease by then.
+        let later = if kills { WHOLE_LIMIT } else { LEASE * 2 };
+        let to = now + nanos(lasts + later);
         self.reasons.push(Reason { nodes: fault.nodes.clone(), any, from: now, to });
         match fault.kind {
             Kind::KillNode | Kind::KillNodeForGood | Kind::KillTwoNodes => {
@@ -209,27 +211,52 @@ impl Ground {
         }
     }
 
-    /// Waits until every node is ready and serves with the others all partitions.
-    pub async fn whole(&self) {
+    /// Waits until every node is ready and serves with the others all partitions; how long that took. It is wrong if it takes
+    /// too long.
+    pub async fn whole(&mut self) -> Duration {
+        let began = Instant::now();
+        let mut last = String::new();
+        while began.elapsed() < WHOLE_LIMIT {
+            self.open_doors().await;
+            match self.missing().await {
+                Some(missing) => last = missing,
+                None => return began.elapsed(),
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        self.wrong.push(format!("not whole {WHOLE_LIMIT:?} after all was healed: {last}"));
+        began.elapsed()
+    }
+
+    /// Who is not ready, and why; or which partitions are not served, as some node sees it.
+    async fn missing(&self) -> Option<String> {
         let http = Http::with_limit(Duration::from_secs(2));
-        for (name, member) in self.members.iter().filter(|(name, _)| !is_writer(name)) {
+        let doors = self.doors.read().unwrap().clone();
+        let count = self.members.keys().filter(|name| !is_writer(name)).count();
+        if doors.len() < count {
+            return Some(format!("{} of {count} nodes listen", doors.len()));
+        }
+        for (name, base) in doors {
             for path in ["/ready", "/health?scope=ring"] {
-                let url = member.process.url(path).await;
-                eventually(WHOLE_LIMIT, &format!("{name}: {path}"), || async {
-                    let answer = http.get(&url).await?;
-                    if answer.status == 200 { Ok(()) } else { Err(format!("{} {}", answer.status, answer.text())) }
-                })
-                .await;
+                match http.get(&format!("{base}{path}")).await {
+                    Ok(answer) if answer.status == 200 => {}
+                    Ok(answer) => return Some(format!("{name}: {path}: {} {}", answer.status, answer.text())),
+                    Err(error) => return Some(format!("{name}: {error}")),
+                }
             }
         }
-        self.open_doors().await;
+        None
     }
 
     /// Waits until all that were asked to leave have left.
     pub async fn left(&mut self) {
+        let began = Instant::now();
         for process in std::mem::take(&mut self.leaving) {
-            let code = process.wait_exit(LEAVE_LIMIT).await;
-            if !code.is_some_and(|code| LEFT.contains(&code)) {
+            while process.is_running() && began.elapsed() < LEAVE_LIMIT {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            let code = process.exit_status().map(|status| status.code());
+            if !code.flatten().is_some_and(|code| LEFT.contains(&code)) {
                 self.wrong.push(format!("{} was asked to leave and ended with {code:?}", process.name));
             }
         }

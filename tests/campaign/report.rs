@@ -13,6 +13,9 @@ use crate::common::sink::Write;
 use crate::history::{Action, Counts, Moment, Operation, Outcome as Told};
 use crate::schedule::{Kind, Planned, Step, Topology};
 
+/// So many reasons are printed.
+const REASONS: usize = 12;
+
 /// What a round came to.
 pub struct Outcome {
     pub figures: Figures,
@@ -29,10 +32,12 @@ pub struct Figures {
     /// When the clients stopped.
     pub ended: Moment,
     faults: BTreeMap<Kind, usize>,
+    /// The longest time from the end of such a fault until all was whole.
+    whole_after: BTreeMap<Kind, Duration>,
+    /// Why operations were not answered well, how often.
+    reasons: BTreeMap<String, usize>,
     joins: usize,
     drains: usize,
-    /// From the last fault's end until all was whole.
-    pub whole_after: Duration,
     /// The longest time without an answered operation, by partition.
     gaps: Vec<Duration>,
     /// Time that clients spent on operations which were not answered well, of all.
@@ -50,9 +55,10 @@ impl Figures {
             began,
             ended: began,
             faults: BTreeMap::new(),
+            whole_after: BTreeMap::new(),
+            reasons: BTreeMap::new(),
             joins: 0,
             drains: 0,
-            whole_after: Duration::ZERO,
             gaps: Vec::new(),
             lost: Default::default(),
             owners_changed: 0,
@@ -62,8 +68,12 @@ impl Figures {
         }
     }
 
-    pub fn count(&mut self, step: &Step) {
+    pub fn count(&mut self, step: &Step, whole_after: Option<Duration>) {
         *self.faults.entry(step.fault.kind).or_default() += 1;
+        if let Some(whole_after) = whole_after {
+            let longest = self.whole_after.entry(step.fault.kind).or_default();
+            *longest = whole_after.max(*longest);
+        }
         match step.planned {
             Some(Planned::Join(_)) => self.joins += 1,
             Some(Planned::Drain(_)) => self.drains += 1,
@@ -79,6 +89,9 @@ impl Figures {
             let ok = matches!(operation.outcome, Told::Ok { .. });
             self.lost.0 += if ok { Duration::ZERO } else { took };
             self.lost.1 += took;
+            if let Some(reason) = reason(&operation.outcome) {
+                *self.reasons.entry(reason).or_default() += 1;
+            }
             if ok && !matches!(operation.action, Action::Append(_)) {
                 answered[operation.key % evidence.partitions].push(operation.answered);
             }
@@ -92,7 +105,7 @@ impl Figures {
     }
 
     fn print(&self, counts: Counts) {
-        let Self { topology, whole_after, owners_changed, losses, evictions, .. } = self;
+        let Self { topology, owners_changed, losses, evictions, .. } = self;
         let (sum, length) = (counts.all(), Duration::from_nanos(self.ended - self.began));
         let mut gaps = self.gaps.clone();
         gaps.sort_unstable();
@@ -106,10 +119,29 @@ impl Figures {
         );
         eprintln!("  faults: {:?}, joins {}, drains {}", self.faults, self.joins, self.drains);
         eprintln!(
-            "  changes of owner {owners_changed}, of them without a handover {losses}; evictions {evictions}; sink: {} taken, {} refused; whole {whole_after:.1?} after the last fault",
+            "  changes of owner {owners_changed}, of them without a handover {losses}; evictions {evictions}; sink: {} taken, {} refused",
             self.appends.0, self.appends.1
         );
+        eprintln!("  whole again at the latest after: {:.1?}", self.whole_after);
+        let mut reasons: Vec<_> = self.reasons.iter().map(|(reason, count)| (count, reason)).collect();
+        reasons.sort_unstable();
+        reasons.iter().rev().take(REASONS).for_each(|(count, reason)| eprintln!("  {count:5} {reason}"));
     }
+}
+
+/// Why it was not answered well, without names and numbers.
+fn reason(outcome: &Told) -> Option<String> {
+    let (how, why) = match outcome {
+        Told::Ok { .. } => return None,
+        Told::Fail(why) => ("fail", why),
+        Told::Unknown(why) | Told::Absurd(why) => ("unknown", why),
+    };
+    let plain = |c: char| if c.is_ascii_digit() { '#' } else { c };
+    let mut text: String = why.chars().map(plain).take(160).collect();
+    while text.contains("##") {
+        text = text.replace("##", "#");
+    }
+    Some(format!("{how}: {text}"))
 }
 
 fn longest_gap(mut answered: Vec<Moment>, ended: Moment) -> Duration {

@@ -22,6 +22,8 @@ use crate::schedule::{LEASE, Step, Topology, steps};
 const SAID_EVERY: Duration = Duration::from_secs(10);
 /// One write to the sink in so many is held up, so that some are under way when their writer is stopped or killed.
 const HELD_UP_ONE_IN: u32 = 10;
+/// More than fit in a round.
+const STEPS_MAX: usize = 100;
 const PARTITIONS: usize = 64;
 
 /// What to run.
@@ -46,16 +48,17 @@ impl Round {
         let now = Now::default();
         let telling = tell(began, history.clone(), Arc::clone(&now));
         let mut figures = Figures::new(self.topology, clock.now());
-        let length = self.length.saturating_sub(began.elapsed());
-        for step in steps(self.seed, self.topology, length) {
-            self.step(&mut ground, &step, &now).await;
-            figures.count(&step);
+        let length = self.length;
+        for step in steps(self.seed, self.topology, STEPS_MAX) {
+            if began.elapsed() >= length {
+                break;
+            }
+            let whole_after = self.step(&mut ground, &step, &now).await;
+            figures.count(&step, whole_after);
         }
-        *now.lock().unwrap() = ("healed: waiting until all is whole".to_owned(), ground.names());
-        let healed = Instant::now();
+        *now.lock().unwrap() = ("none, waiting until all is whole".to_owned(), ground.names());
         ground.whole().await;
         ground.left().await;
-        figures.whole_after = healed.elapsed();
         // Nothing is wrong any more: whoever would evict now has the time to.
         tokio::time::sleep(LEASE * 2).await;
         clients.stop().await;
@@ -71,8 +74,9 @@ impl Round {
         self.judged(ground, figures, history, &sink, (&observers.0, &observers.1))
     }
 
-    /// A fault, what is planned beside it, and the time after it.
-    async fn step(&self, ground: &mut Ground, step: &Step, now: &Now) {
+    /// A fault, what is planned beside it, and the time after it; how long it took until all was whole, if that was waited
+    /// for.
+    async fn step(&self, ground: &mut Ground, step: &Step, now: &Now) -> Option<Duration> {
         let planned = step.planned.as_ref().map_or(String::new(), |planned| format!(", {planned:?}"));
         let (kind, nodes) = (step.fault.kind, step.fault.nodes.join(" "));
         let what = format!("{kind:?} {nodes}{planned}");
@@ -86,11 +90,11 @@ impl Round {
         ground.heal(&step.fault).await;
         self.kept.note("healed");
         *now.lock().unwrap() = ("none".to_owned(), ground.names());
-        tokio::time::sleep(step.rest / 2).await;
-        ground.open_doors().await;
-        tokio::time::sleep(step.rest / 2).await;
+        let whole_after = if step.patient { Some(ground.whole().await) } else { None };
+        tokio::time::sleep(step.rest).await;
         ground.open_doors().await;
         ground.look_after().await;
+        whole_after
     }
 
     fn judged(

@@ -92,7 +92,7 @@ impl Round {
         *now.lock().unwrap() = ("none".to_owned(), ground.names());
         let whole_after = if step.patient { Some(ground.whole().await) } else { None };
         tokio::time::sleep(step.rest).await;
-        ground.open_doors().await;
+        ground.open_doors();
         ground.look_after().await;
         whole_after
     }

@@ -96,6 +96,11 @@ impl NodeProcess {
         }
     }
 
+    /// Where its HTTP listens, if it has said so by now.
+    pub fn known_address(&self) -> Option<SocketAddr> {
+        *self.listening.borrow()
+    }
+
     /// `http://ADDRESS` followed by `path`, which begins with a slash.
     pub async fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address().await)

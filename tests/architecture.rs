@@ -74,6 +74,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/clients.md",
     "docs/security.md",
     "docs/operations.md",
+    "docs/faults.md",
     "docs/decisions/README.md",
 ];
 

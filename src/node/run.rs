@@ -102,7 +102,9 @@ impl Life {
                 Err(error) => Err(MetaError::Store(error.to_string())),
             };
             match agreed {
-                Err(MetaError::Store(reason)) => tracing::warn!(reason, "the ring's bucket cannot be used yet"),
+                Err(MetaError::Store(reason) | MetaError::Refused(reason)) => {
+                    tracing::warn!(reason, "the ring's bucket cannot be used yet");
+                }
                 agreed => return agreed.map(Some),
             }
             tokio::time::sleep(pause).await;

@@ -212,7 +212,7 @@ impl Machine {
         if self.looked_at_with.replace(footing) != Some(footing) {
             self.slots.touch_all();
         }
-        let partitions = self.slots.to_look_at(self.now);
+        let partitions = self.slots.take_due(self.now);
         for partition in &partitions {
             self.reconcile(*partition);
             // A hook that met its limit ends it all.

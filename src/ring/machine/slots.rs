@@ -41,7 +41,7 @@ impl Slots {
     }
 
     /// The partitions to be looked at now, in their order.
-    pub(super) fn to_look_at(&mut self, now: Time) -> Vec<PartitionId> {
+    pub(super) fn take_due(&mut self, now: Time) -> Vec<PartitionId> {
         let touched = std::mem::take(&mut self.touched);
         let due = self.wake.is_some_and(|at| at <= now);
         if std::mem::take(&mut self.all_touched) || due {

@@ -16,7 +16,7 @@ use nats_ring::coord::mem::{Faults, MemStore};
 use nats_ring::coord::{Claim, ClaimState, Key, Meta, Record, Revision, Store};
 use nats_ring::rpc::mem::MemSwitch;
 use nats_ring::types::{
-    BootClock, Epoch, Generation, Incarnation, KeyHash, NodeId, NodeName, PartitionCount, PartitionId, RingName,
+    BootClock, Chance, Epoch, Generation, Incarnation, KeyHash, NodeId, NodeName, PartitionCount, PartitionId, RingName,
 };
 use uuid::Uuid;
 
@@ -40,6 +40,7 @@ impl Played {
             store: Arc::new(played.seen.clone()),
             bus: Arc::new(MemSwitch::new(7).bus()),
             clock: Arc::new(BootClock),
+            chance: Chance::seeded(7),
         };
         let client = RingClient::start(parts).await.unwrap();
         (played, client)

@@ -262,6 +262,17 @@ async fn clocks_that_run_apart_by_the_promised_five_percent_evict_nobody() {
     ring.settled().await;
 }
 
+#[tokio::test]
+async fn a_node_whose_member_record_was_cleaned_away_may_leave_all_the_same() {
+    let history = History::new();
+    let ring = ring_of(&["node-1", "node-2"], &history).await;
+    assert!(ring.clean_up("member.node-2").await);
+    ring.leave("node-2").await.unwrap();
+    ring.settled().await;
+    assert_eq!(ring.node("node-1").owned_partitions().len(), 16);
+    history.assert_alternate_with_growing_epochs();
+}
+
 type Run = (Vec<(Duration, String, Call)>, BTreeMap<PartitionId, (NodeName, Epoch)>);
 
 /// On a runtime of its own, its clock paused from the start: timers of runs in one runtime do not tick alike.

@@ -3,9 +3,8 @@
 //! Eviction is CLOCK-Pro, close to S3-FIFO (crate `quick_cache`): an entry read or written again stays, one seen once
 //! goes first. It reads no clock and draws no random numbers; expiry is done here, on the moments passed in.
 
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, DefaultHasher, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quick_cache::unsync::Cache;
@@ -67,8 +66,21 @@ impl Lifecycle<KeyDigest, Slot> for Collect {
     }
 }
 
-// The hash seeds are the system's, against chosen keys; nothing that can be observed depends on them.
-type Entries = Cache<KeyDigest, Slot, ByWeight, RandomState, Collect>;
+/// Secret, against chosen keys; nothing that can be observed depends on it.
+#[derive(Clone, Copy)]
+struct Seeded(u64);
+
+impl BuildHasher for Seeded {
+    type Hasher = DefaultHasher;
+
+    fn build_hasher(&self) -> DefaultHasher {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.0);
+        hasher
+    }
+}
+
+type Entries = Cache<KeyDigest, Slot, ByWeight, Seeded, Collect>;
 
 /// How many entries went, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,15 +109,15 @@ pub(super) struct BoundedMap {
 }
 
 impl BoundedMap {
-    /// An empty map that holds nothing until it is resized.
-    pub(super) fn new() -> Self {
+    /// An empty map that holds nothing until it is resized. Its hashes are seeded.
+    pub(super) fn new(seed: u64) -> Self {
         let out = Collect::default();
         Self {
-            entries: build(1, ASSUMED_WEIGHT, out.clone()),
+            entries: build(1, ASSUMED_WEIGHT, seed, out.clone()),
             log: Log::default(),
             out,
             deadlines: Deadlines::default(),
-            seed: RandomState::new().hash_one(0),
+            seed,
             capacity: 0,
             built_for: 0,
             resizes: 0,
@@ -322,7 +334,7 @@ impl BoundedMap {
 
     /// Moves all entries into tables made for the present capacity and the entries' average weight.
     fn rebuild(&mut self) {
-        let entries = build(self.capacity, self.average_weight(), self.out.clone());
+        let entries = build(self.capacity, self.average_weight(), self.seed, self.out.clone());
         let mut old = std::mem::replace(&mut self.entries, entries);
         for (digest, slot) in old.drain() {
             self.entries.insert(digest, slot);
@@ -336,7 +348,7 @@ fn to_remember(capacity: u64, average_weight: u64) -> usize {
     (usize::try_from(capacity / average_weight.max(1)).unwrap_or(usize::MAX) / 2).max(32)
 }
 
-fn build(capacity: u64, average_weight: u64, out: Collect) -> Entries {
+fn build(capacity: u64, average_weight: u64, seed: u64, out: Collect) -> Entries {
     let remembered = to_remember(capacity, average_weight);
     let options = OptionsBuilder::new()
         .estimated_items_capacity(remembered)
@@ -345,9 +357,9 @@ fn build(capacity: u64, average_weight: u64, out: Collect) -> Entries {
         .ghost_allocation(1.0)
         .build();
     match options {
-        Ok(options) => Cache::with_options(options, ByWeight, RandomState::new(), out),
+        Ok(options) => Cache::with_options(options, ByWeight, Seeded(seed), out),
         // Only missing figures are refused; both are given above.
-        Err(_) => Cache::with(remembered, capacity.max(1), ByWeight, RandomState::new(), out),
+        Err(_) => Cache::with(remembered, capacity.max(1), ByWeight, Seeded(seed), out),
     }
 }
 

@@ -80,8 +80,8 @@ pub(super) struct Partition {
 }
 
 impl Partition {
-    pub(super) fn new(id: PartitionId, tenure: Tenure) -> Self {
-        let held = Held { map: BoundedMap::new(), tenure, last_sequence: 0 };
+    pub(super) fn new(id: PartitionId, tenure: Tenure, seed: u64) -> Self {
+        let held = Held { map: BoundedMap::new(seed), tenure, last_sequence: 0 };
         Self { id, held: RwLock::new(held), refused_at: Mutex::new(None) }
     }
 

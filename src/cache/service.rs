@@ -20,7 +20,7 @@ use super::snapshot::{self, SnapshotError};
 use super::stats::{CacheStats, add};
 use super::store::{NewValue, Store, Stored};
 use crate::service::{BoxError, Chunks, Form, Grant, Release, Request, Service, ServiceError};
-use crate::types::{Clock, NodeName, PartitionId, Time};
+use crate::types::{Chance, Clock, NodeName, PartitionId, Process, Time};
 
 /// What can be asked of the owner of a key: in its native form, and by plain clients as `<ring>.<operation>`.
 pub const OPERATIONS: [&str; 6] = ["get", "set", "delete", "touch", "persist", "inspect"];
@@ -39,6 +39,7 @@ pub struct CacheConfig {
 /// The distributed cache: one bounded map per partition owned.
 pub struct CacheService {
     store: Arc<Store>,
+    process: Process,
     limits: Limits,
     node: NodeName,
 }
@@ -52,8 +53,15 @@ impl fmt::Debug for CacheService {
 impl CacheService {
     /// An empty cache that owns nothing.
     pub fn new(config: CacheConfig, clock: Arc<dyn Clock>) -> Self {
+        Self::within(config, clock, Process::real(), Chance::real())
+    }
+
+    /// The same; what takes long is done by this process, and what is random comes from there. For simulation: see
+    /// `nats_ring::testing`.
+    pub fn within(config: CacheConfig, clock: Arc<dyn Clock>, process: Process, chance: Chance) -> Self {
         let limits = Limits { max_value_bytes: config.max_value_bytes };
-        Self { store: Arc::new(Store::new(config.memory_bytes, clock)), limits, node: config.node }
+        let store = Arc::new(Store::new(config.memory_bytes, clock, chance));
+        Self { store, process, limits, node: config.node }
     }
 
     /// Now, on the cache's clock.
@@ -171,7 +179,8 @@ impl CacheService {
     /// Entries by the million take a while to free: not on a thread that others wait for.
     async fn drop_partitions(&self, partitions: Vec<PartitionId>) {
         let store = self.store.clone();
-        let done = tokio::task::spawn_blocking(move || partitions.into_iter().for_each(|id| store.discard(id))).await;
+        let discard = move || partitions.into_iter().for_each(|id| store.discard(id));
+        let done = self.process.run_blocking(discard).await;
         if let Err(error) = done {
             tracing::error!(%error, "discarding partitions of the cache did not end");
         }
@@ -264,7 +273,7 @@ impl Service for CacheService {
         let (store, grant) = (self.store.clone(), grant.clone());
         // Read here: on a busy machine it takes a while until such a thread runs, and no entry may live longer for that.
         let asked = store.clock().now();
-        Ok(tokio::task::spawn_blocking(move || restore(&store, &grant, &chunks, (asked, waited))).await??)
+        Ok(self.process.run_blocking(move || restore(&store, &grant, &chunks, (asked, waited))).await??)
     }
 
     async fn discard(&self, partition: PartitionId) {

@@ -16,7 +16,7 @@ use super::map::BoundedMap;
 use super::partition::{Held, Partition, Tenure};
 use super::stats::{CacheStats, Counters, add, read};
 use crate::service::{Grant, ServiceError};
-use crate::types::{Clock, PartitionId, Time};
+use crate::types::{Chance, Clock, PartitionId, Time};
 
 /// Expired entries that are looked for before live ones are evicted.
 const SWEPT_BEFORE_EVICTION: usize = 32;
@@ -45,6 +45,8 @@ pub(super) struct Stored {
 pub(super) struct Store {
     bound_bytes: u64,
     clock: Arc<dyn Clock>,
+    /// For the seeds of the maps.
+    chance: Chance,
     table: RwLock<Table>,
     budget: Mutex<Budget>,
     /// How often memory became free for others to take.
@@ -55,10 +57,11 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(bound_bytes: u64, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(bound_bytes: u64, clock: Arc<dyn Clock>, chance: Chance) -> Self {
         Self {
             bound_bytes,
             clock,
+            chance,
             table: RwLock::default(),
             budget: Mutex::new(Budget::new(bound_bytes)),
             freed: AtomicU64::new(0),
@@ -339,7 +342,7 @@ impl Store {
     /// Puts an empty partition in place of what is there.
     fn install(&self, id: PartitionId, tenure: Tenure) -> Arc<Partition> {
         self.discard(id);
-        let partition = Arc::new(Partition::new(id, tenure));
+        let partition = Arc::new(Partition::new(id, tenure, self.chance.number()));
         let mut budget = self.budget();
         budget.add(id);
         self.freed.fetch_add(1, Ordering::SeqCst);

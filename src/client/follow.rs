@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::ring_client::ClientParts;
 use crate::coord::{Followed, Follower, Key, Meta, Record, Revision, StoreIdentity, Update, WatchScope, read_meta};
-use crate::rpc::{RouteTable, Router};
+use crate::rpc::{RouteTable, Router, RouterParts};
 use crate::types::{Epoch, KeyHash, NodeId, PartitionCount, PartitionId};
 
 /// Pauses between two looks at a ring that cannot be followed.
@@ -146,7 +146,8 @@ impl Routing {
 
     /// Follows one life of the ring.
     async fn follow(&self, found: &Found) -> Ended {
-        let mut follower = Follower::new(Arc::clone(&self.parts.store), WatchScope::Routes, found.identity.clone());
+        let mut follower = Follower::new(Arc::clone(&self.parts.store), WatchScope::Routes, found.identity.clone())
+            .with_chance(self.parts.chance.clone());
         let router = self.router();
         let mut claims = Claims::default();
         while let Some(followed) = follower.next().await {
@@ -174,7 +175,8 @@ impl Routing {
 fn shaped(parts: &ClientParts, meta: &Meta) -> Shaped {
     let (partitions, key_hash) = (meta.partitions, meta.key_hash);
     let table = RouteTable::new(parts.ring.clone(), partitions);
-    let router = Router::new(Arc::clone(&parts.bus), table, Arc::clone(&parts.clock), key_hash, partitions);
+    let (bus, clock, chance) = (Arc::clone(&parts.bus), Arc::clone(&parts.clock), parts.chance.clone());
+    let router = Router::new(RouterParts { bus, table, clock, chance, key_hash, partitions });
     Shaped { partitions, key_hash, router: Arc::new(router) }
 }
 

@@ -14,7 +14,7 @@ use crate::coord::nats::{NatsStore, bucket_name};
 use crate::coord::{ReadMetaError, Store};
 use crate::rpc::nats::NatsBus;
 use crate::rpc::{Bus, CallError, Caller, Reply, Route, RoutedCall};
-use crate::types::{BootClock, Clock, NodeId, PartitionCount, PartitionId, RingName};
+use crate::types::{BootClock, Chance, Clock, NodeId, PartitionCount, PartitionId, RingName};
 
 /// How long the owners may take to be read for the first time.
 const FIRST_READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,6 +81,8 @@ pub struct ClientParts {
     pub bus: Arc<dyn Bus>,
     /// For deadlines.
     pub clock: Arc<dyn Clock>,
+    /// Where jitter comes from.
+    pub chance: Chance,
 }
 
 /// Calls the owners of a ring's keys without being a node of it. Cheap to clone; its task ends with the last clone, or
@@ -117,7 +119,14 @@ impl RingClient {
             .map_err(|error| ClientError::Store { ring: ring.clone(), reason: error.to_string() })?
             .ok_or_else(|| ClientError::no_such_ring(&ring))?;
         let bus = Arc::new(NatsBus::new(connection));
-        Self::start(ClientParts { ring, store: Arc::new(store), bus, clock: Arc::new(BootClock) }).await
+        Self::start(ClientParts {
+            ring,
+            store: Arc::new(store),
+            bus,
+            clock: Arc::new(BootClock),
+            chance: Chance::real(),
+        })
+        .await
     }
 
     /// A client made of these parts. On return it knows who owns what.

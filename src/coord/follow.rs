@@ -13,6 +13,7 @@ use futures::StreamExt;
 use super::{
     Entry, Key, Meta, Record, RecordError, Revision, Store, StoreIdentity, WatchItem, WatchScope, WatchStream,
 };
+use crate::types::Chance;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
@@ -48,13 +49,20 @@ pub struct Follower {
     identity: StoreIdentity,
     items: Option<WatchStream>,
     pause: Duration,
+    chance: Chance,
     over: bool,
 }
 
 impl Follower {
     /// Follows the keys of `scope` in the life of the store that `identity` names.
     pub fn new(store: Arc<dyn Store>, scope: WatchScope, identity: StoreIdentity) -> Self {
-        Self { store, scope, identity, items: None, pause: FIRST_PAUSE, over: false }
+        Self { store, scope, identity, items: None, pause: FIRST_PAUSE, chance: Chance::real(), over: false }
+    }
+
+    /// The same, whose jitter comes from there.
+    #[must_use]
+    pub fn with_chance(self, chance: Chance) -> Self {
+        Self { chance, ..self }
     }
 
     /// What comes next; `None` after a reset.
@@ -92,7 +100,7 @@ impl Follower {
             return Some(Followed::Reset("the bucket was deleted and created again".to_owned()));
         }
         // Jittered, so that all who follow do not come back in one moment.
-        tokio::time::sleep(self.pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        tokio::time::sleep(self.chance.jittered(self.pause)).await;
         self.pause = (self.pause * 2).min(LAST_PAUSE);
         None
     }

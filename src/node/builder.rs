@@ -18,7 +18,7 @@ use crate::ring::Timing;
 use crate::rpc::nats::NatsBus;
 use crate::rpc::server::{RequestObserver, ServerLimits, Unobserved};
 use crate::service::Service;
-use crate::types::{BootClock, Clock, KeyHash, NodeName, PartitionCount, Process, RingName};
+use crate::types::{BootClock, Chance, Clock, KeyHash, NodeName, PartitionCount, Process, RingName};
 
 /// Default length of the lease.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(3);
@@ -196,6 +196,7 @@ impl NodeBuilder {
             bus: Arc::new(NatsBus::new(nats.data().clone())),
             clock: self.clock,
             process: Process::real(),
+            chance: Chance::real(),
             limits: ServerLimits::default(),
             staging_bytes: self.staging_bytes,
             queries: self.queries,

@@ -49,6 +49,8 @@ pub(super) struct Executor {
     /// State that came with an accepted offer, for the epoch it is claimed at.
     pub(super) handed: HashMap<PartitionId, (Epoch, Handed)>,
     pub(super) transfers: HashMap<PartitionId, Outgoing>,
+    /// Whether discovery is to be told of other partitions at the end of this turn.
+    pub(super) partitions_changed: bool,
 }
 
 impl Executor {
@@ -97,6 +99,14 @@ impl Executor {
         self.entrance.server.routes_changed(&partitions);
     }
 
+    /// The turn of the loop ends: what is told once for all of its actions.
+    pub(super) fn end_turn(&mut self) {
+        self.publish_routes();
+        if std::mem::take(&mut self.partitions_changed) {
+            self.tell_partitions();
+        }
+    }
+
     fn later(&self, input: impl Future<Output = Input> + Send + 'static) {
         let inputs = self.entrance.inputs.clone();
         self.supervisor.once(async move {
@@ -143,7 +153,7 @@ impl Executor {
         match self.grants.get(&partition) {
             Some((grant, _)) if grant.epoch() == epoch => {
                 self.entrance.server.serve_partition(grant.clone());
-                self.tell_partitions();
+                self.partitions_changed = true;
             }
             _ => tracing::error!(%partition, %epoch, "no grant of this epoch: not served"),
         }
@@ -201,7 +211,7 @@ impl Executor {
         self.transfers.insert(partition, Outgoing { stop: stop.clone(), sent: Arc::clone(&sent) });
         let (bus, service) = (Arc::clone(&self.parts.bus), Arc::clone(self.hooks.service()));
         let subject = subject::node(&self.parts.ring, to);
-        let stream = rand::random();
+        let stream = self.parts.chance.number();
         let clock = Arc::clone(&self.parts.clock);
         let work = async move { transfer::send(&*bus, &*service, &grant, &*clock, (&subject, stream)).await };
         let call = self.hooks.enqueue(&[partition], stop.run_until_cancelled_owned(work));
@@ -254,7 +264,7 @@ impl Executor {
         }
         if let Some((_, validity)) = self.grants.remove(&partition) {
             validity.revoke();
-            self.tell_partitions();
+            self.partitions_changed = true;
         }
         let service = Arc::clone(self.hooks.service());
         let work = async move { service.discard(partition).await };

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::parts::{NodeParts, RingShape};
 use crate::coord::{CasError, Key, Meta, ReadMetaError, Record, Revision, StoreIdentity, read_meta};
 use crate::types::Generation;
@@ -82,10 +80,9 @@ pub(super) async fn agree(
     }
 }
 
-#[allow(clippy::disallowed_methods)] // Where a ring gets its random number, once.
 fn first(parts: &NodeParts, after: Option<&RingShape>) -> Meta {
     Meta {
-        nonce: after.map_or_else(Uuid::new_v4, |shape| shape.nonce),
+        nonce: after.map_or_else(|| parts.chance.uuid(), |shape| shape.nonce),
         generation: after.map_or(Generation::new(1), |shape| shape.generation.next()),
         partitions: parts.partitions,
         key_hash: parts.key_hash,

@@ -12,7 +12,7 @@ use crate::ring::Timing;
 use crate::rpc::Bus;
 use crate::rpc::server::{RequestObserver, ServerLimits};
 use crate::service::{Service, ServiceError};
-use crate::types::{Clock, Generation, KeyHash, NodeName, PartitionCount, Process, RingName};
+use crate::types::{Chance, Clock, Generation, KeyHash, NodeName, PartitionCount, Process, RingName};
 
 /// Everything around the ring's machine.
 #[derive(Clone)]
@@ -47,6 +47,8 @@ pub struct NodeParts {
     pub clock: Arc<dyn Clock>,
     /// What its tasks run under.
     pub process: Process,
+    /// Where identifiers and jitter come from.
+    pub chance: Chance,
     /// Bounds of request execution.
     pub limits: ServerLimits,
     /// Told of every request that was answered here.

@@ -1,6 +1,6 @@
 //! The subscriptions that plain clients reach this node by, and letting go of them without losing a message.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,7 +29,7 @@ const SUBSCRIBE_RETRY: Duration = Duration::from_millis(200);
 pub(super) struct Readers {
     entrance: Arc<Entrance>,
     plain: Mutex<Vec<Reader>>,
-    partitions: Mutex<HashMap<PartitionId, Reader>>,
+    partitions: Mutex<BTreeMap<PartitionId, Reader>>,
     /// How many subscriptions of each subject are still read, those let go of included.
     open: Mutex<BTreeMap<String, usize>>,
     tracker: TaskTracker,
@@ -175,7 +175,7 @@ impl Readers {
     /// Lets go of everything, helping the count along with messages that only count.
     pub(super) async fn let_go(&self) {
         locked(&self.plain).drain(..).for_each(|reader| reader.let_go());
-        locked(&self.partitions).drain().for_each(|(_, reader)| reader.let_go());
+        std::mem::take(&mut *locked(&self.partitions)).into_values().for_each(|reader| reader.let_go());
         let counting = async {
             loop {
                 let subjects: Vec<String> = locked(&self.open).keys().cloned().collect();

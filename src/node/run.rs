@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::entrance::QueryBoard;
 use super::events::EventSender;
 use super::meta::{self, MetaError};
 use super::parts::{NodeParts, RingShape};
 use super::session::{Command, Session};
+use super::shown::Shown;
 use crate::coord::StoreIdentity;
-use crate::ring::{Identity, Outcome, Report, Timing};
+use crate::ring::{Identity, Outcome, Timing};
 use crate::rpc::Router;
 use crate::service::Gate;
 use crate::types::NodeId;
@@ -53,7 +53,7 @@ pub(super) struct Life {
     pub(super) parts: Arc<NodeParts>,
     pub(super) router: Arc<Router>,
     pub(super) events: EventSender,
-    pub(super) reports: watch::Sender<Arc<Report>>,
+    pub(super) shown: watch::Sender<Shown>,
     pub(super) gates: watch::Sender<Arc<Gate>>,
     pub(super) commands: watch::Receiver<Command>,
     pub(super) queries: QueryBoard,
@@ -113,7 +113,6 @@ impl Life {
         Ok(None)
     }
 
-    #[allow(clippy::disallowed_methods)] // Where randomness enters a node: the machine is handed it.
     fn incarnation(&self, shape: &RingShape, identity: &StoreIdentity, timing: Timing) -> Session {
         let parts = &self.parts;
         Session {
@@ -122,7 +121,7 @@ impl Life {
             identity: identity.clone(),
             who: Identity {
                 node: parts.node.clone(),
-                incarnation_id: Uuid::new_v4(),
+                incarnation_id: parts.chance.uuid(),
                 generation: shape.generation,
                 partitions: shape.partitions,
                 zone: parts.zone.clone(),
@@ -133,7 +132,7 @@ impl Life {
             timing,
             router: Arc::clone(&self.router),
             events: self.events.clone(),
-            reports: self.reports.clone(),
+            shown: self.shown.clone(),
             gates: self.gates.clone(),
             commands: self.commands.clone(),
             queries: self.queries.clone(),

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::coord::{Followed, Follower, Store, StoreIdentity, WatchScope};
 use crate::ring::Input;
+use crate::types::Chance;
 
 /// One watch, for as long as the incarnation lasts.
 pub(super) struct Watching {
@@ -15,6 +16,8 @@ pub(super) struct Watching {
     pub(super) scope: WatchScope,
     /// Which life of the store this incarnation belongs to.
     pub(super) identity: StoreIdentity,
+    /// For jitter.
+    pub(super) chance: Chance,
     /// The machine's inputs.
     pub(super) inputs: mpsc::Sender<Input>,
 }
@@ -22,7 +25,8 @@ pub(super) struct Watching {
 impl Watching {
     /// Runs until the store turns out to be another one, or nobody takes inputs any more.
     pub(super) async fn run(&self) {
-        let mut follower = Follower::new(Arc::clone(&self.store), self.scope.clone(), self.identity.clone());
+        let mut follower = Follower::new(Arc::clone(&self.store), self.scope.clone(), self.identity.clone())
+            .with_chance(self.chance.clone());
         while let Some(followed) = follower.next().await {
             if self.inputs.send(self.input(followed)).await.is_err() {
                 return;

@@ -167,6 +167,7 @@ impl MicroService {
         let mut requests = select_all(subscriptions);
         loop {
             let next = tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return Ok(()),
                 next = requests.next() => next,
             };

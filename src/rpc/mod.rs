@@ -20,6 +20,6 @@ mod trace;
 pub use bus::{Bus, BusError, Headers, Message, RequestError, Source, Subscription};
 pub use call::{CallError, Caller, READ_TIMEOUT, Reply, WRITE_TIMEOUT};
 pub use routed::RoutedCall;
-pub use router::Router;
-pub use table::{Route, RouteTable};
+pub use router::{Router, RouterParts};
+pub use table::{Route, RouteChanges, RouteTable};
 pub use trace::{TRACE_HEADER, current_trace, sound_trace, traced};

@@ -17,19 +17,31 @@ use super::subject::Intent;
 use super::table::{Route, RouteTable};
 use super::trace::current_trace;
 use crate::service::{Form, Request};
-use crate::types::{Clock, Epoch, KeyHash, PartitionCount, PartitionId, Time};
+use crate::types::{Chance, Clock, Epoch, KeyHash, PartitionCount, PartitionId, Time};
 
 /// First pause before another try; doubles, with jitter, up to [`LAST_PAUSE`]. A change of the route ends it early.
 const FIRST_PAUSE: Duration = Duration::from_millis(4);
 const LAST_PAUSE: Duration = Duration::from_millis(200);
 
+/// What a router is made of.
+pub struct RouterParts {
+    /// Carries calls to owners elsewhere.
+    pub bus: Arc<dyn Bus>,
+    /// Who owns what.
+    pub table: RouteTable,
+    /// For deadlines.
+    pub clock: Arc<dyn Clock>,
+    /// For jitter.
+    pub chance: Chance,
+    /// Key to partition.
+    pub key_hash: KeyHash,
+    /// Key to partition.
+    pub partitions: PartitionCount,
+}
+
 /// Routes calls to owners.
 pub struct Router {
-    bus: Arc<dyn Bus>,
-    table: RouteTable,
-    clock: Arc<dyn Clock>,
-    key_hash: KeyHash,
-    partitions: PartitionCount,
+    parts: RouterParts,
     /// The server of this process, if it is a node: what it owns never touches the network.
     server: RwLock<Option<Arc<Server>>>,
 }
@@ -50,15 +62,9 @@ struct Call<'a> {
 }
 
 impl Router {
-    /// A router over this table.
-    pub fn new(
-        bus: Arc<dyn Bus>,
-        table: RouteTable,
-        clock: Arc<dyn Clock>,
-        key_hash: KeyHash,
-        partitions: PartitionCount,
-    ) -> Self {
-        Self { bus, table, clock, key_hash, partitions, server: RwLock::new(None) }
+    /// A router made of these.
+    pub fn new(parts: RouterParts) -> Self {
+        Self { parts, server: RwLock::new(None) }
     }
 
     /// Requests for what this process owns go straight to this server.
@@ -68,12 +74,12 @@ impl Router {
 
     /// The partition of a key.
     pub fn partition(&self, key: &[u8]) -> PartitionId {
-        self.key_hash.partition(key, self.partitions)
+        self.parts.key_hash.partition(key, self.parts.partitions)
     }
 
     /// The table it routes by.
     pub fn table(&self) -> &RouteTable {
-        &self.table
+        &self.parts.table
     }
 
     /// Whether this process serves the partition right now, as far as it can know by itself.
@@ -90,14 +96,14 @@ impl Router {
         if let Some(server) = server.filter(|server| server.is_here(call.partition)) {
             return self.ask_here(&server, call).await;
         }
-        match self.table.route(call.partition) {
+        match self.parts.table.route(call.partition) {
             Some(route) => self.ask_owner(&route, call).await,
             None => Try::Again("it has no owner".to_owned()),
         }
     }
 
     fn left(&self, call: &Call<'_>) -> Duration {
-        call.deadline.since(self.clock.now())
+        call.deadline.since(self.parts.clock.now())
     }
 
     async fn ask_here(&self, server: &Arc<Server>, call: &Call<'_>) -> Try {
@@ -146,7 +152,7 @@ impl Router {
             Err(error) => return Try::Done(Err(unknown(call.partition, error.to_string()))),
         };
         let subject = format!("{}.{}", route.subject, Intent::Call.token());
-        match self.bus.request(&subject, Vec::new(), message, left).await {
+        match self.parts.bus.request(&subject, Vec::new(), message, left).await {
             Ok(message) => read_reply(call.partition, &message),
             Err(RequestError::NoResponders(_)) => Try::Again(format!("its owner {} is not reachable", route.owner)),
             Err(RequestError::NotSent(BusError::TooLarge { size, limit })) => {
@@ -188,7 +194,7 @@ fn read_reply(partition: PartitionId, message: &Message) -> Try {
 #[async_trait]
 impl Caller for Router {
     async fn call(&self, key: Bytes, operation: &str, payload: Bytes, timeout: Duration) -> Result<Reply, CallError> {
-        let began = self.clock.now();
+        let began = self.parts.clock.now();
         let partition = self.partition(&key);
         let call = Call { partition, key, operation, payload, deadline: began + timeout };
         let mut pause = FIRST_PAUSE;
@@ -196,13 +202,13 @@ impl Caller for Router {
             Try::Done(result) => return result,
             Try::Again(reason) => reason,
         };
-        let mut changes = self.table.subscribe();
+        let mut changes = self.parts.table.subscribe();
         loop {
             let left = self.left(&call);
             if left <= FIRST_PAUSE {
                 return Err(CallError::Unavailable { partition, waited: timeout, reason });
             }
-            let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
+            let jittered = self.parts.chance.jittered(pause);
             // A change of routes is worth a look at once; the pause bounds how often.
             tokio::time::sleep(FIRST_PAUSE / 4).await;
             let _ = tokio::time::timeout(jittered.min(left), changes.changed()).await;

@@ -1,8 +1,11 @@
 //! What a ring under test is made with, and what a node of it is.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::SimulatedClock;
+use super::observer::Observer;
 use super::ring::TestRing;
 use crate::node::DEFAULT_LEASE;
 use crate::ring::Timing;
@@ -13,7 +16,7 @@ const DEFAULT_PARTITIONS: u16 = 16;
 const DEFAULT_STORE_DELAY: Duration = Duration::from_millis(1);
 
 /// Settings of a [`TestRing`]. Each has a default.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TestRingBuilder {
     pub(super) name: RingName,
     pub(super) partitions: PartitionCount,
@@ -21,6 +24,7 @@ pub struct TestRingBuilder {
     pub(super) timing: Timing,
     pub(super) seed: u64,
     pub(super) store_delay: Duration,
+    pub(super) observer: Option<Arc<dyn Observer>>,
 }
 
 impl Default for TestRingBuilder {
@@ -32,6 +36,7 @@ impl Default for TestRingBuilder {
             timing: Timing::for_lease(DEFAULT_LEASE),
             seed: 1,
             store_delay: DEFAULT_STORE_DELAY,
+            observer: None,
         }
     }
 }
@@ -93,12 +98,29 @@ impl TestRingBuilder {
         self
     }
 
+    /// Who is told of everything that can be seen from outside; nobody by default.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
     /// The ring, without nodes. Its time stands at zero, and tokio's clock is paused from now on.
     ///
     /// # Panics
     /// Outside a tokio runtime of one thread.
     pub fn build(self) -> TestRing {
         TestRing::make(self, SimulatedClock::start())
+    }
+}
+
+impl fmt::Debug for TestRingBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestRingBuilder")
+            .field("name", &self.name)
+            .field("partitions", &self.partitions)
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,26 +1,28 @@
 //! The ring under test: nodes on twins, and everything that can happen to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::FutureExt;
-use tokio::sync::watch;
 
 use super::builder::{TestNode, TestRingBuilder, node_name};
 use super::clock::SimulatedClock;
+use super::faults::FaultKind;
+use super::link::Link;
+use super::member::{Member, tapped, twins};
+use super::observer::{ProcessChange, Watched};
 use super::settle;
-use super::wire::{Delays, Wired};
+use super::world::World;
 use crate::coord::mem::MemStore;
-use crate::node::{NodeError, NodeParts, Ring, Status};
+use crate::coord::{Key, Record};
+use crate::node::{NodeError, Ring, Status};
 use crate::rpc::mem::{MemBus, MemSwitch};
-use crate::rpc::server::Unobserved;
 use crate::rpc::{Bus, CallError, Caller, Reply, RequestError, subject};
 use crate::service::Service;
-use crate::types::{Clock, Epoch, KeyHash, NodeName, PartitionId, Process};
+use crate::types::{Chance, Clock, Epoch, KeyHash, NodeName, PartitionId, Process};
 
 /// How often, in simulated time, a ring is looked at that is to settle.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -30,55 +32,22 @@ const GRACE: Duration = Duration::from_secs(60);
 const PLAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Turns of the runtime within which killed tasks have ended.
 const TURNS_TO_DIE: usize = 1000;
-/// Most bytes of state on their way to a node: as the program has it.
-const STAGING_BYTES: usize = 256 * 1024 * 1024;
 
 /// A ring in memory, whose time passes only when a test waits. See the [module](super).
 pub struct TestRing {
     settings: TestRingBuilder,
-    clock: SimulatedClock,
-    store: MemStore,
-    delays: Delays,
-    switch: MemSwitch,
+    pub(super) world: Arc<World>,
+    pub(super) switch: MemSwitch,
     members: Members,
+    /// How many processes there were of each name.
+    processes: Mutex<BTreeMap<NodeName, u32>>,
+    /// What is wrong with all connections.
+    away: Mutex<Link>,
+    chance: Chance,
 }
 
 /// Nodes by name that have neither crashed nor left.
 type Members = Arc<Mutex<BTreeMap<NodeName, Member>>>;
-
-struct Member {
-    ring: Ring,
-    process: Process,
-    stores: [MemStore; 2],
-    bus: MemBus,
-    connected: watch::Sender<bool>,
-    frozen: bool,
-    cut: bool,
-}
-
-impl Member {
-    fn set_connected(&mut self, connected: bool) {
-        self.cut = !connected;
-        self.stores.iter().for_each(|store| store.set_connected(connected));
-        self.bus.set_connected(connected);
-        self.connected.send_replace(connected);
-    }
-
-    /// Neither frozen nor cut off nor ended by itself.
-    fn takes_part(&self) -> bool {
-        !self.frozen && !self.cut && !self.has_ended()
-    }
-
-    fn has_ended(&self) -> bool {
-        self.ring.wait().now_or_never().is_some()
-    }
-
-    /// As SIGKILL and the closing of its connections do.
-    fn kill(&mut self) {
-        self.process.kill();
-        self.set_connected(false);
-    }
-}
 
 /// A ring did not settle in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,9 +75,12 @@ impl TestRing {
     }
 
     pub(super) fn make(settings: TestRingBuilder, clock: SimulatedClock) -> Self {
-        let delays = Delays::new(settings.store_delay, settings.seed);
-        let (store, switch) = (MemStore::new(settings.seed), MemSwitch::new(settings.seed));
-        Self { settings, clock, store, delays, switch, members: Members::default() }
+        let chance = Chance::seeded(settings.seed);
+        let watched = Watched(settings.observer.clone());
+        let world = World::new(clock, MemStore::new(chance.number()), chance.fork(), watched);
+        let switch = MemSwitch::under(chance.number(), world.process.clone());
+        let (members, processes, away) = (Members::default(), Mutex::default(), Mutex::new(Link::Up));
+        Self { settings, world, switch, members, processes, away, chance }
     }
 
     /// Starts a node with this service. It owns partitions once the ring has [settled](TestRing::settled). A name whose
@@ -124,51 +96,31 @@ impl TestRing {
         if ended.is_some() {
             self.crash(name.as_str()).await;
         }
-        let (parts, connected) = self.parts(node, service);
-        let (process, stores, bus) = (parts.parts.process.clone(), parts.stores, parts.bus);
-        let ring = match Ring::start(parts.parts).await {
+        let number = self.next_process(&name);
+        let around = (&self.world, &self.switch);
+        let (parts, mut ends) = twins(&self.settings, around, (node, number), service, self.chance.fork());
+        ends.set_away(self.away());
+        ends.tell(ProcessChange::Started);
+        let ring = match Ring::start(parts).await {
             Ok(ring) => ring,
             Err(error) => panic!("node {name} did not start: {error}"),
         };
-        let member = Member { ring: ring.clone(), process, stores, bus, connected, frozen: false, cut: false };
-        self.members().insert(name, member);
+        self.members().insert(name, Member::new(ring.clone(), ends));
         ring
     }
 
-    fn parts(&self, node: TestNode, service: Arc<dyn Service>) -> (Twins, watch::Sender<bool>) {
-        let (sender, connected) = watch::channel(true);
-        let stores = [self.store.connect(), self.store.connect()];
-        let bus = self.switch.bus();
-        let wired = |store: &MemStore| Arc::new(Wired { store: store.clone(), delays: self.delays.clone() });
-        let parts = NodeParts {
-            ring: self.settings.name.clone(),
-            node: node.name,
-            zone: node.zone,
-            weight: node.weight,
-            http: None,
-            partitions: self.settings.partitions,
-            key_hash: self.settings.key_hash,
-            timing: self.settings.timing.clone(),
-            service,
-            store: wired(&stores[0]),
-            heartbeat_store: wired(&stores[1]),
-            bus: Arc::new(bus.clone()),
-            connected,
-            clock: Arc::new(self.clock.at_rate(node.clock_rate)),
-            process: Process::simulated(),
-            limits: node.limits,
-            observer: Arc::new(Unobserved),
-            staging_bytes: STAGING_BYTES,
-            queries: Vec::new(),
-        };
-        (Twins { parts, stores, bus }, sender)
+    fn next_process(&self, name: &NodeName) -> u32 {
+        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = processes.entry(name.clone()).or_default();
+        *number += 1;
+        *number
     }
 
-    fn members(&self) -> MutexGuard<'_, BTreeMap<NodeName, Member>> {
+    pub(super) fn members(&self) -> MutexGuard<'_, BTreeMap<NodeName, Member>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with<T>(&self, name: &str, act: impl FnOnce(&mut Member) -> T) -> T {
+    pub(super) fn with<T>(&self, name: &str, act: impl FnOnce(&mut Member) -> T) -> T {
         let mut members = self.members();
         match members.get_mut(&node_name(name)) {
             Some(member) => act(member),
@@ -193,6 +145,11 @@ impl TestRing {
         self.members().keys().cloned().collect()
     }
 
+    /// The names of all nodes that run and are neither frozen, wedged nor cut off in any way.
+    pub fn takes_part(&self) -> Vec<NodeName> {
+        self.members().iter().filter(|(_, member)| member.takes_part()).map(|(name, _)| name.clone()).collect()
+    }
+
     /// Lets simulated time pass, and everything happen that is due by then.
     pub async fn advance(&self, span: Duration) {
         tokio::time::sleep(span).await;
@@ -200,12 +157,12 @@ impl TestRing {
 
     /// Simulated time since the ring was made.
     pub fn elapsed(&self) -> Duration {
-        self.clock.elapsed()
+        self.world.clock.elapsed()
     }
 
     /// Simulated time, for services that take a clock.
     pub fn clock(&self) -> Arc<dyn Clock> {
-        Arc::new(self.clock.clone())
+        Arc::new(self.world.clock.clone())
     }
 
     /// Waits until every partition is owned as planned and served, nothing moves, and all nodes agree on it. Nodes that
@@ -241,14 +198,14 @@ impl TestRing {
         if nodes.is_empty() {
             return Err("it has no node that takes part".to_owned());
         }
-        settle::check(&self.store, self.settings.partitions, &nodes).await
+        settle::check(self.store(), self.settings.partitions, &nodes).await
     }
 
     /// Who owns what at which epoch, by the store. Partitions that nobody owns are left out.
     pub async fn owners(&self) -> BTreeMap<PartitionId, (NodeName, Epoch)> {
         let mut owners = BTreeMap::new();
         for partition in self.settings.partitions.ids() {
-            if let Some(claim) = settle::claim(&self.store, partition).await
+            if let Some(claim) = settle::claim(self.store(), partition).await
                 && let Some(holder) = claim.holder()
             {
                 owners.insert(partition, (holder.node.clone(), claim.epoch));
@@ -271,7 +228,10 @@ impl TestRing {
     /// # Panics
     /// Where it has not ended long after the limit of a drain: frozen, or a defect.
     pub async fn leave(&self, name: &str) -> Result<(), NodeError> {
-        let ring = self.node(name);
+        let ring = self.with(name, |member| {
+            member.tell(ProcessChange::Leaving);
+            member.ring.clone()
+        });
         let limit = self.settings.timing.drain_timeout + GRACE;
         let Ok(result) = tokio::time::timeout(limit, ring.shutdown()).await else {
             panic!("node {name} has not left within {limit:?} of simulated time; is it frozen?")
@@ -285,6 +245,10 @@ impl TestRing {
     /// no use any more.
     pub async fn crash(&self, name: &str) {
         let process = self.with(name, |member| {
+            if !member.has_ended() {
+                self.world.fire(FaultKind::Crash);
+                member.tell(ProcessChange::Crashed);
+            }
             member.kill();
             member.process.clone()
         });
@@ -300,28 +264,33 @@ impl TestRing {
 
     /// Freezes a node as SIGSTOP does: nothing of it gets on, while its clock does.
     pub fn pause(&self, name: &str) {
-        self.with(name, |member| {
-            member.frozen = true;
-            member.process.freeze();
-        });
+        self.with(name, |member| member.set_frozen(true));
     }
 
     /// Ends [`TestRing::pause`].
     pub fn resume(&self, name: &str) {
-        self.with(name, |member| {
-            member.frozen = false;
-            member.process.thaw();
-        });
+        self.with(name, |member| member.set_frozen(false));
     }
 
-    /// Cuts a node off from the store and from all others.
+    /// Stops a node's main loop, as a defect in it would, while everything else of it goes on: it serves, and renews its
+    /// lease no more.
+    pub fn wedge(&self, name: &str) {
+        self.with(name, |member| member.set_wedged(true));
+    }
+
+    /// Ends [`TestRing::wedge`].
+    pub fn unwedge(&self, name: &str) {
+        self.with(name, |member| member.set_wedged(false));
+    }
+
+    /// Cuts a node off from the store and from all others, and both ends know. See [`TestRing::set_link`] for less.
     pub fn cut(&self, name: &str) {
-        self.with(name, |member| member.set_connected(false));
+        self.set_link(name, Link::Down);
     }
 
     /// Ends [`TestRing::cut`].
     pub fn heal(&self, name: &str) {
-        self.with(name, |member| member.set_connected(true));
+        self.set_link(name, Link::Up);
     }
 
     /// Calls keys from outside: through whichever node takes part.
@@ -335,13 +304,13 @@ impl TestRing {
     /// [`RequestError`] where nobody answered.
     pub async fn plain(&self, operation: &str, payload: impl Into<Bytes> + Send) -> Result<Bytes, RequestError> {
         let subject = subject::entry(&self.settings.name, operation);
-        let answer = self.switch.bus().request(&subject, Vec::new(), payload.into(), PLAIN_TIMEOUT).await?;
+        let answer = self.bus().request(&subject, Vec::new(), payload.into(), PLAIN_TIMEOUT).await?;
         Ok(answer.payload)
     }
 
     /// One more connection to the ring's bus, as a NATS client has it.
     pub fn bus(&self) -> MemBus {
-        self.switch.bus()
+        tapped(&self.world, &self.switch, None, self.world.clock.clone())
     }
 
     /// What all of the ring's buses are plugged into: where messages can be made to be lost.
@@ -351,7 +320,44 @@ impl TestRing {
 
     /// The ring's store: where writes can be made to fail, watches to stand still, and all of it to go back or be lost.
     pub fn store(&self) -> &MemStore {
-        &self.store
+        &self.world.store
+    }
+
+    /// What a service of this ring does long work by, as the cache does: right away, in the same order each time.
+    pub fn process(&self) -> Process {
+        self.world.process.clone()
+    }
+
+    /// Chance by the ring's seed, for services and work loads: what is drawn from it changes nothing else.
+    pub fn chance(&self) -> Chance {
+        self.chance.fork()
+    }
+
+    /// What is wrong with all connections.
+    pub(super) fn away(&self) -> Link {
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn put_away(&self, link: Link) {
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = link;
+    }
+
+    /// Every name there ever was a node of.
+    pub(super) fn names_ever(&self) -> Vec<NodeName> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// Names that run, own something, or stand in the plan.
+    pub(super) async fn names_in_use(&self) -> BTreeSet<NodeName> {
+        let mut used: BTreeSet<NodeName> = self.nodes().into_iter().collect();
+        for partition in self.settings.partitions.ids() {
+            used.extend(settle::claim(self.store(), partition).await.map(|claim| claim.owner.node));
+        }
+        if let Some(Record::Plan(plan)) = settle::record(self.store(), Key::Plan).await {
+            let planned = plan.members.into_iter().map(|member| member.id.node);
+            used.extend(planned.chain(plan.gone.into_iter().map(|id| id.node)));
+        }
+        used
     }
 }
 
@@ -369,14 +375,8 @@ impl Drop for TestRing {
     fn drop(&mut self) {
         let mut members = std::mem::take(&mut *self.members());
         members.values_mut().for_each(Member::kill);
+        self.world.process.kill();
     }
-}
-
-/// What a node is made of, and the ends of it that the ring keeps.
-struct Twins {
-    parts: NodeParts,
-    stores: [MemStore; 2],
-    bus: MemBus,
 }
 
 /// Calls through whichever node takes part.

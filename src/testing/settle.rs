@@ -82,7 +82,8 @@ fn agrees(node: &Status, partition: PartitionId, claim: &Claim) -> Result<(), St
     ))
 }
 
-async fn record(store: &MemStore, key: Key) -> Option<Record> {
+/// What the store has at a key, if this release can read it.
+pub(super) async fn record(store: &MemStore, key: Key) -> Option<Record> {
     let entry = store.get(&key.text()).await.ok()??;
     Record::decode(&key, &entry.value?).ok()
 }

@@ -3,12 +3,14 @@
 //! Nothing here does I/O. Identifiers are validated when they are made, so that a value of one of these types
 //! can be used in a subject, a KV key or a URL as it is.
 
+mod chance;
 mod hash;
 mod ids;
 mod process;
 mod throttle;
 mod time;
 
+pub use chance::Chance;
 pub use hash::{KeyHash, UnknownKeyHash};
 pub use ids::{
     Epoch, FencingToken, Generation, Incarnation, InvalidName, NAME_MAX_BYTES, NodeId, NodeName, PartitionCount,

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::task::TaskTracker;
 
 /// Starts a node's tasks. Clones are the same process.
@@ -34,6 +34,8 @@ struct Switch {
 #[derive(Debug, Default)]
 struct State {
     mode: Mode,
+    /// The main loop alone stands still.
+    wedged: bool,
     /// Every task not ended, in the order they were started, and whom to wake when the mode changes.
     tasks: BTreeMap<u64, Waker>,
     last: u64,
@@ -58,6 +60,32 @@ impl Process {
         }
     }
 
+    /// Starts the task that all else depends on: the one that [`Process::set_wedged`] stops.
+    pub fn spawn_main<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<Option<T>> {
+        match &self.switch {
+            None => self.spawn(work),
+            Some(switch) => tokio::spawn(seated(Seat::of_main(switch), work)),
+        }
+    }
+
+    /// Runs work that takes a thread's time, beside whatever else runs; where the process is simulated, right here, so
+    /// that it takes no simulated time and comes in the same order each time.
+    ///
+    /// # Errors
+    /// Where it panicked, or the runtime ends.
+    pub async fn run_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        match &self.switch {
+            None => tokio::task::spawn_blocking(work).await,
+            Some(_) => Ok(work()),
+        }
+    }
+
     /// Starts a task that `tracker` keeps count of.
     pub fn spawn_on(&self, tracker: &TaskTracker, work: impl Future<Output = ()> + Send + 'static) {
         match &self.switch {
@@ -74,6 +102,13 @@ impl Process {
     /// Ends [`Process::freeze`].
     pub fn thaw(&self) {
         self.set(Mode::Runs);
+    }
+
+    /// Stops the main loop alone, or lets it go on. The real process takes no notice.
+    pub fn set_wedged(&self, wedged: bool) {
+        let Some(switch) = &self.switch else { return };
+        switch.state().wedged = wedged;
+        switch.wake_all();
     }
 
     /// Ends all tasks where they stand, and every later one before it begins, as SIGKILL does. The real process takes no
@@ -94,9 +129,8 @@ impl Process {
             return;
         }
         state.mode = mode;
-        let wakers: Vec<Waker> = state.tasks.values().cloned().collect();
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        switch.wake_all();
     }
 }
 
@@ -104,12 +138,18 @@ impl Switch {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn wake_all(&self) {
+        let wakers: Vec<Waker> = self.state().tasks.values().cloned().collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
 }
 
 /// A task's place among those of its process, until it ends.
 struct Seat {
     switch: Arc<Switch>,
     number: u64,
+    main: bool,
 }
 
 impl Seat {
@@ -118,7 +158,13 @@ impl Seat {
         state.last += 1;
         let number = state.last;
         state.tasks.insert(number, Waker::noop().clone());
-        Self { switch: Arc::clone(switch), number }
+        Self { switch: Arc::clone(switch), number, main: false }
+    }
+
+    fn of_main(switch: &Arc<Switch>) -> Self {
+        let mut seat = Self::new(switch);
+        seat.main = true;
+        seat
     }
 
     fn look(&self, context: &Context<'_>) -> Mode {
@@ -126,7 +172,7 @@ impl Seat {
         if let Some(waker) = state.tasks.get_mut(&self.number) {
             waker.clone_from(context.waker());
         }
-        state.mode
+        if self.main && state.wedged && state.mode == Mode::Runs { Mode::Frozen } else { state.mode }
     }
 }
 

@@ -10,11 +10,15 @@ use super::{MemStore, State, hits};
 
 impl State {
     fn watch_gap(&mut self) -> bool {
-        hits(&mut self.rng, self.faults.watch_gap)
+        let gap = hits(&mut self.rng, self.faults.watch_gap);
+        self.fired.watch_gap += u64::from(gap);
+        gap
     }
 
     fn watch_repeat(&mut self) -> bool {
-        hits(&mut self.rng, self.faults.watch_repeat)
+        let repeat = hits(&mut self.rng, self.faults.watch_repeat);
+        self.fired.watch_repeat += u64::from(repeat);
+        repeat
     }
 }
 

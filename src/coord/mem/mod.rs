@@ -48,6 +48,15 @@ pub struct Faults {
     pub watch_gap: f64,
 }
 
+/// How often watches were made to stumble.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WatchesFired {
+    /// Changes delivered once more.
+    pub watch_repeat: u64,
+    /// Gaps.
+    pub watch_gap: u64,
+}
+
 /// A store in memory. Clones share one connection to it; [`MemStore::connect`] makes another.
 #[derive(Debug, Clone)]
 pub struct MemStore {
@@ -74,6 +83,7 @@ struct State {
     late: Vec<(String, Revision, Bytes)>,
     script: VecDeque<Option<Fault>>,
     faults: Faults,
+    fired: WatchesFired,
     rng: SmallRng,
     held: bool,
 }
@@ -91,6 +101,7 @@ impl MemStore {
             late: Vec::new(),
             script: VecDeque::new(),
             faults: Faults::default(),
+            fired: WatchesFired::default(),
             rng: SmallRng::seed_from_u64(seed),
             held: false,
         };
@@ -114,6 +125,11 @@ impl MemStore {
     /// Sets what goes wrong by chance from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
+    }
+
+    /// How often watches were made to stumble so far.
+    pub fn fired(&self) -> WatchesFired {
+        self.state().fired
     }
 
     /// Decides the next compare-and-set that nothing is decided for yet: this fault, or none whatever chance says.

@@ -318,8 +318,19 @@ impl Machine {
         if self.now < self.member_retry_at {
             return;
         }
-        let expected = known.map_or(Revision::NONE, |seen| seen.revision);
+        // A record may have been removed since it was seen (a clean-up): what is refused at its revision is tried as new.
+        let seen_at = known.map_or(Revision::NONE, |seen| seen.revision);
+        let expected = if self.member_refused_at == Some(seen_at) { Revision::NONE } else { seen_at };
         self.write_member(expected, wanted);
+    }
+
+    /// The member record was not written: the next try is at the other of the two revisions it may have.
+    pub(super) fn member_refused(&mut self, error: &CasError) {
+        self.member_retry_at = self.now + self.timing.beat();
+        if *error == CasError::Conflict {
+            let seen_at = self.view.members.get(&self.who.node).map(|seen| seen.revision);
+            self.member_refused_at = seen_at.filter(|at| self.member_refused_at != Some(*at));
+        }
     }
 
     pub(super) fn write_member(&mut self, expected: Revision, record: Member) {

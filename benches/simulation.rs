@@ -1,0 +1,97 @@
+//! What simulated time costs: seconds of a ring in memory (`nats_ring::testing`) in one second of this thread's processor
+//! time. Others on the machine do not count.
+//!
+//! `cargo bench --bench simulation`, with a part of a name to run only some. The figures are in
+//! `docs/decisions/0005-simulated-time.md`.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nats_ring::cache::{CacheClient, CacheConfig, CacheService, Limits};
+use nats_ring::testing::TestRing;
+use nats_ring::{Bytes, NodeName};
+
+const LIMITS: Limits = Limits { max_value_bytes: 1024 };
+
+/// A ring of so many nodes and partitions; it is quiet, or asked so many times a second.
+struct Case {
+    nodes: u32,
+    partitions: u16,
+    requests_per_second: u32,
+    seconds: u32,
+}
+
+fn processor_time() -> Duration {
+    let at = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(at.tv_sec.try_into().unwrap(), at.tv_nsec.try_into().unwrap())
+}
+
+async fn add(ring: &TestRing, n: u32) {
+    let name = format!("node-{n}");
+    let node = NodeName::new(&name).unwrap();
+    let config = CacheConfig { memory_bytes: 16 << 20, max_value_bytes: LIMITS.max_value_bytes, node };
+    let cache = CacheService::within(config, ring.clock(), ring.process(), ring.chance());
+    ring.add_node(name.as_str(), Arc::new(cache)).await;
+}
+
+async fn run(case: &Case) {
+    let began = processor_time();
+    let ring = TestRing::builder().partitions(case.partitions).build();
+    for n in 1..=case.nodes {
+        add(&ring, n).await;
+    }
+    ring.settled().await;
+    let started = processor_time();
+    let end = ring.elapsed() + Duration::from_secs(1) * case.seconds;
+    let cache = CacheClient::new(ring.caller(), LIMITS);
+    let mut count = 0u32;
+    while ring.elapsed() < end {
+        let Some(pause) = Duration::from_secs(1).checked_div(case.requests_per_second) else {
+            ring.advance(end - ring.elapsed()).await;
+            break;
+        };
+        count += 1;
+        let key = Bytes::from(format!("key-{}", count % 1000));
+        if count.is_multiple_of(2) {
+            cache.set(key, Bytes::from("\"value\""), None).await.unwrap();
+        } else {
+            cache.get(key).await.unwrap();
+        }
+        ring.advance(pause).await;
+    }
+    let passed = processor_time();
+    ring.crash("node-1").await;
+    ring.settled().await;
+    let recovered = processor_time();
+    println!(
+        "{} nodes, {:4} partitions, {:4} requests/s: {:6.0} s in one; starting takes {:6.1} ms, a crash {:6.1} ms",
+        case.nodes,
+        case.partitions,
+        case.requests_per_second,
+        f64::from(case.seconds) / (passed - started).as_secs_f64(),
+        (started - began).as_secs_f64() * 1e3,
+        (recovered - passed).as_secs_f64() * 1e3,
+    );
+}
+
+fn main() {
+    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    for (nodes, partitions, requests_per_second, seconds) in [
+        (3, 16, 0, 600),
+        (3, 64, 0, 600),
+        (3, 64, 30, 300),
+        (3, 64, 200, 60),
+        (9, 64, 0, 300),
+        (9, 64, 30, 300),
+        (3, 1024, 0, 60),
+        (3, 4096, 0, 20),
+        (3, 4096, 200, 20),
+    ] {
+        if format!("{nodes}x{partitions}").contains(&wanted) || wanted.is_empty() {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+            runtime.block_on(run(&Case { nodes, partitions, requests_per_second, seconds }));
+        }
+    }
+}

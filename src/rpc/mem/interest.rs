@@ -1,0 +1,139 @@
+//! Who subscribes to what: found by the part of a pattern before its first wildcard.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::super::Message;
+use super::{Port, subject};
+use crate::types::Chance;
+
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    pattern: String,
+    queue: Option<String>,
+    pub(super) to: mpsc::Sender<Message>,
+    pub(super) port: Arc<Port>,
+    delivered: u64,
+    /// Ends after so many.
+    max: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Interest {
+    subscribers: BTreeMap<u64, Subscriber>,
+    by_prefix: HashMap<String, Vec<u64>>,
+    last_id: u64,
+}
+
+/// The tokens before the first wildcard.
+fn literal_prefix(pattern: &str) -> &str {
+    let mut end = 0;
+    for token in pattern.split('.') {
+        if token == "*" || token == ">" {
+            return pattern[..end].trim_end_matches('.');
+        }
+        end += token.len() + 1;
+    }
+    pattern
+}
+
+impl Interest {
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    pub(super) fn add(
+        &mut self,
+        pattern: &str,
+        queue: Option<&str>,
+        to: mpsc::Sender<Message>,
+        port: &Arc<Port>,
+    ) -> u64 {
+        let id = self.next_id();
+        self.by_prefix.entry(literal_prefix(pattern).to_owned()).or_default().push(id);
+        let (pattern, queue, port) = (pattern.to_owned(), queue.map(str::to_owned), Arc::clone(port));
+        self.subscribers.insert(id, Subscriber { pattern, queue, to, port, delivered: 0, max: None });
+        id
+    }
+
+    pub(super) fn remove(&mut self, id: u64) {
+        let Some(subscriber) = self.subscribers.remove(&id) else { return };
+        let prefix = literal_prefix(&subscriber.pattern);
+        if let Some(ids) = self.by_prefix.get_mut(prefix) {
+            ids.retain(|known| *known != id);
+            if ids.is_empty() {
+                self.by_prefix.remove(prefix);
+            }
+        }
+    }
+
+    /// The subscription gets so many messages in all, and no more.
+    pub(super) fn end_after(&mut self, id: u64, max: u64) {
+        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
+        subscriber.max = Some(max);
+        if subscriber.delivered >= max {
+            self.remove(id);
+        }
+    }
+
+    /// Notes that a message goes there, and answers whom it is handed to.
+    pub(super) fn count(&mut self, id: u64) -> Option<(mpsc::Sender<Message>, Arc<Port>)> {
+        let subscriber = self.subscribers.get_mut(&id)?;
+        subscriber.delivered += 1;
+        let handed = (subscriber.to.clone(), Arc::clone(&subscriber.port));
+        if subscriber.max.is_some_and(|max| subscriber.delivered >= max) {
+            self.remove(id);
+        }
+        Some(handed)
+    }
+
+    /// Every plain subscription that matches, and one of each queue group.
+    pub(super) fn choose(&self, to: &str, chance: &Chance) -> Vec<u64> {
+        let (mut chosen, mut groups) = (Vec::new(), Vec::<(&str, Vec<u64>)>::new());
+        for id in self.candidates(to) {
+            let Some(subscriber) = self.subscribers.get(&id) else { continue };
+            let reachable = subscriber.port.is_connected() && !subscriber.to.is_closed();
+            if !reachable || !subject::matches(&subscriber.pattern, to) {
+                continue;
+            }
+            match &subscriber.queue {
+                None => chosen.push(id),
+                Some(queue) => match groups.iter_mut().find(|(name, _)| name == queue) {
+                    Some((_, members)) => members.push(id),
+                    None => groups.push((queue, vec![id])),
+                },
+            }
+        }
+        for (_, members) in groups {
+            let last = u64::try_from(members.len()).unwrap_or(u64::MAX) - 1;
+            chosen.push(members[usize::try_from(chance.up_to(last)).unwrap_or(0)]);
+        }
+        chosen
+    }
+
+    /// In the order they were subscribed.
+    fn candidates(&self, to: &str) -> Vec<u64> {
+        let dots = to.match_indices('.').map(|(at, _)| &to[..at]);
+        let prefixes = std::iter::once("").chain(dots).chain(std::iter::once(to));
+        let mut ids: Vec<u64> = prefixes.filter_map(|prefix| self.by_prefix.get(prefix)).flatten().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::literal_prefix;
+
+    #[test]
+    fn a_prefix_ends_before_the_first_wildcard() {
+        for (pattern, prefix) in
+            [("a.b", "a.b"), ("a.*", "a"), ("a.*.b", "a"), (">", ""), ("*.a", ""), ("a.b.>", "a.b")]
+        {
+            assert_eq!(literal_prefix(pattern), prefix, "{pattern}");
+        }
+    }
+}

@@ -155,6 +155,11 @@ impl World {
         self.state().starting
     }
 
+    /// Asked to leave, and not gone yet.
+    pub(crate) fn is_anybody_leaving(&self) -> bool {
+        self.state().members.iter().any(|member| member.draining)
+    }
+
     /// A node that is up and not stopped, to call through.
     pub(crate) fn some_node(&self, who: usize) -> Option<Through> {
         let state = self.state();
@@ -383,9 +388,9 @@ impl World {
         }
     }
 
-    /// Some node is asked to leave.
-    pub(crate) fn drain_one(&self) {
-        self.drain(0, 1);
+    /// Everything comes to the newest node.
+    pub(crate) fn drain_all_but_the_newest(&self) {
+        self.drain(0, NODES_MAX);
     }
 
     /// As a program that embeds a node ends: no new calls through it, those under way are waited for, then it drains.

@@ -49,6 +49,8 @@ pub(super) struct Executor {
     /// State that came with an accepted offer, for the epoch it is claimed at.
     pub(super) handed: HashMap<PartitionId, (Epoch, Handed)>,
     pub(super) transfers: HashMap<PartitionId, Outgoing>,
+    /// Whether discovery is to be told of other partitions at the end of this turn.
+    pub(super) partitions_changed: bool,
 }
 
 impl Executor {
@@ -97,6 +99,14 @@ impl Executor {
         self.entrance.server.routes_changed(&partitions);
     }
 
+    /// The turn of the loop ends: what is told once for all of its actions.
+    pub(super) fn end_turn(&mut self) {
+        self.publish_routes();
+        if std::mem::take(&mut self.partitions_changed) {
+            self.tell_partitions();
+        }
+    }
+
     fn later(&self, input: impl Future<Output = Input> + Send + 'static) {
         let inputs = self.entrance.inputs.clone();
         self.supervisor.once(async move {
@@ -143,7 +153,7 @@ impl Executor {
         match self.grants.get(&partition) {
             Some((grant, _)) if grant.epoch() == epoch => {
                 self.entrance.server.serve_partition(grant.clone());
-                self.tell_partitions();
+                self.partitions_changed = true;
             }
             _ => tracing::error!(%partition, %epoch, "no grant of this epoch: not served"),
         }
@@ -254,7 +264,7 @@ impl Executor {
         }
         if let Some((_, validity)) = self.grants.remove(&partition) {
             validity.revoke();
-            self.tell_partitions();
+            self.partitions_changed = true;
         }
         let service = Arc::clone(self.hooks.service());
         let work = async move { service.discard(partition).await };

@@ -138,7 +138,9 @@ impl Register {
         *known = Partition { resets: known.resets + 1, ..Partition::default() };
         for (key, of) in self.keys.iter_mut().zip(&self.partition_of) {
             if of.index() == partition {
-                *key = Key::default();
+                // What was asked for stays known: it may have landed after what made all else void.
+                let (lives, deletes) = (std::mem::take(&mut key.lives), std::mem::take(&mut key.deletes));
+                *key = Key { lives, deletes, ..Key::default() };
             }
         }
     }

@@ -78,11 +78,8 @@ pub(crate) fn replay(seed: u64, timeline: Timeline) -> Outcome {
 }
 
 fn run(scenario: Scenario, timeline: Timeline) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     let seed = scenario.seed;
     let (world, broken, simulated) = runtime.block_on(async {
         let world = make(scenario, timeline);
@@ -225,7 +222,9 @@ async fn settle(world: &Arc<World>, when: &str) -> Result<(), Broken> {
         match rest {
             Ok(()) if world.starting() == 0 && !world.is_anybody_leaving() => return Ok(()),
             Ok(()) => {
-                ensure(world.witness.now() < until, AT_REST, || format!("{when}: a process starts or leaves for ever"))?;
+                ensure(world.witness.now() < until, AT_REST, || {
+                    format!("{when}: a process starts or leaves for ever")
+                })?;
                 world.ring.advance(Duration::from_millis(10)).await;
             }
             Err(unsettled) => ensure(world.witness.now() < until, AT_REST, || {

@@ -1,7 +1,7 @@
 //! The service of a simulated node: the real cache, each call of it seen, and hooks that misbehave when told to.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,8 +11,8 @@ use nats_ring::service::{BoxError, Chunks, Grant, Release, Request, Service, Ser
 use nats_ring::testing::NodeProcess;
 use nats_ring::types::{Clock, PartitionId};
 
-use crate::invariants::Execution;
 use crate::history::{Hook, ProcessId, Term, What, Witness};
+use crate::invariants::Execution;
 use crate::schedule::HookTrouble;
 
 /// How a process's hooks are at the moment.

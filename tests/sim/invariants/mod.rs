@@ -24,8 +24,8 @@ use gate::Gates;
 use hooks::Hooks;
 use leases::Leases;
 use owners::Owners;
-pub(crate) use plans::is_best;
 use plans::Plans;
+pub(crate) use plans::is_best;
 use register::Register;
 
 /// What was broken, and how.

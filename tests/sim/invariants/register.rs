@@ -158,14 +158,7 @@ impl Register {
     }
 
     /// It was answered, or given up by its client.
-    pub(crate) fn ended(
-        &mut self,
-        key: usize,
-        asked: Asked,
-        began: Began,
-        answered: Answered,
-        at: Duration,
-    ) -> Held {
+    pub(crate) fn ended(&mut self, key: usize, asked: Asked, began: Began, answered: Answered, at: Duration) -> Held {
         if began.resets != self.partitions[self.partition_of[key].index()].resets {
             return Ok(());
         }
@@ -215,9 +208,9 @@ impl Register {
 
     /// What is found, or written, is not older than what was done before it began.
     fn not_before(&self, key: usize, began: Began, version: Version, write: bool) -> Held {
-        let ahead = began.floor.is_none_or(|floor| {
-            version > floor.version || version == floor.version && !write && floor.there
-        });
+        let ahead = began
+            .floor
+            .is_none_or(|floor| version > floor.version || version == floor.version && !write && floor.there);
         ensure(ahead, NO_STALE, || format!("key {key}: {version} after {:?} was done", began.floor))?;
         ensure(version.epoch >= began.empty_since, NO_STALE, || {
             format!("key {key}: {version}, though its partition was lost before epoch {}", began.empty_since)

@@ -252,7 +252,7 @@ impl World {
             process,
             of: of.clone(),
             clock: Arc::clone(&clock),
-            cache: CacheService::new(config, clock),
+            cache: CacheService::within(config, clock, self.ring.process(), self.ring.chance()),
             witness: Arc::clone(&self.witness),
             mood: Arc::clone(mood),
             execution_ms: self.scenario.load.execution_ms,

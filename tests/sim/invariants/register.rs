@@ -244,7 +244,10 @@ impl Register {
         let Some(floor) = began.floor.filter(|floor| floor.there) else { return Ok(()) };
         let lost = self.partitions[self.partition_of[key].index()].empty_since > floor.version.epoch;
         let deleted = self.keys[key].deletes.iter().any(|(_, until)| *until >= floor.began);
-        let over = floor.may_end.is_some_and(|end| at >= end);
+        // A later write that nobody heard of may have given it an end.
+        let later = self.keys[key].lives.values().filter(|life| life.done.is_none_or(|done| done >= floor.began));
+        let replaced = later.into_iter().any(|life| at >= life.began + life.ttl.div_f64(CLOCKS));
+        let over = replaced || floor.may_end.is_some_and(|end| at >= end);
         ensure(lost || deleted || over, NO_LOSS, || format!("key {key}: missing after {floor:?} was done"))
     }
 }

@@ -176,6 +176,13 @@ impl World {
         self.state().members.iter().filter(|m| !m.draining).map(|member| member.name.clone()).collect()
     }
 
+    /// Whether anybody else takes part and stays.
+    fn is_another_ready(&self, than: ProcessId) -> bool {
+        let state = self.state();
+        let others = state.members.iter().filter(|member| member.process != than && !member.draining);
+        others.into_iter().any(|member| member.ring.status().not_ready.is_none())
+    }
+
     fn note(&self, process: Option<ProcessId>, what: impl FnOnce() -> String) {
         self.witness.note(process, || What::Fault(what()));
     }

@@ -81,11 +81,11 @@ impl World {
     fn drain(&self, who: usize, count: usize) {
         let mut asked = 0;
         for _ in 0..count {
-            // Whoever is last stays: nobody could take what it has.
-            if self.staying().len() < 2 {
+            // Whoever is last stays: nobody could take what it has. One that is not in the plan yet cannot.
+            let Some(process) = self.pick(who, |member| !member.draining) else { break };
+            if !self.is_another_ready(process) {
                 break;
             }
-            let Some(process) = self.pick(who, |member| !member.draining) else { break };
             self.leave(process);
             self.note(Some(process), || "is asked to leave".to_owned());
             self.fire(Kind::Drain);

@@ -15,7 +15,7 @@ WRITER := $(CARGO) build --release --locked --example fenced_writer
 HAS_BENCHES := $(wildcard benches/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify fix bench install clients previous format-check clippy docs deny bench-short faults busy faults-short
+.PHONY: help run test verify fix bench install clients previous format-check clippy docs deny bench-short faults busy faults-short sim sim-short
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,7 +31,7 @@ test: install clients ## every test, real NATS servers included
 
 verify: ## everything a change must pass; changes nothing
 	@start=$$(date +%s); \
-	for step in format-check clippy docs deny test bench-short faults-short; do \
+	for step in format-check clippy docs deny test bench-short sim-short faults-short; do \
 		begin=$$(date +%s); \
 		$(MAKE) --no-print-directory $$step || { echo "make verify: failed at $$step"; exit 1; }; \
 		echo "make verify: $$step took $$(($$(date +%s) - begin)) s"; \
@@ -56,6 +56,13 @@ faults: install ## breaks processes, servers and links of a ring under clients, 
 
 busy: install ## a ring while other processes take the whole machine: nobody is evicted; MINUTES=5
 	MINUTES='$(MINUTES)' $(CAMPAIGN) busy::busy
+
+sim: ## simulated rings: SEEDS=a..b a campaign, nothing to go on with the last one, SEED=n one seed with its timeline
+ifdef SEED
+	SIM_SEED='$(SEED)' $(CARGO) test --release --locked --test sim one_seed -- --exact --nocapture
+else
+	SIM_SEEDS='$(SEEDS)' $(CARGO) test --release --locked --test sim campaign -- --exact --nocapture
+endif
 
 install: ## nats-server, and the nats command line where it can be had, into nats/.bin
 	@$(INSTALL)
@@ -91,6 +98,9 @@ faults-short: install
 	$(WRITER)
 	MINUTES=3 SEED='$(SEED)' $(CAMPAIGN) campaign
 	MINUTES=1 $(CAMPAIGN) busy::busy
+
+sim-short:
+	SIM_SEEDS=1..1001 $(CARGO) test --release --locked --test sim campaign -- --exact --nocapture
 
 # For .ci/run, so that the version is written down once.
 .PHONY: deny-version

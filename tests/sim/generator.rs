@@ -1,0 +1,140 @@
+//! A seed's run, drawn before it begins: the ring, its timing, the work load, and what goes wrong when.
+//!
+//! In: a seed. Out: a [`Scenario`]. Nothing here looks at what happens in the run: who is hit is a number, taken modulo
+//! those who are there by then.
+
+use std::time::Duration;
+
+use nats_ring::ring::Timing;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::schedule;
+
+/// What kind of trouble a seed has. All at once in every seed would hide what one alone breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Climate {
+    /// Joins, drains, operators: nothing may fail, nothing may be lost.
+    Planned,
+    /// Crashes, pauses, hooks that misbehave.
+    Process,
+    /// Cuts, lost and delayed messages.
+    Network,
+    /// Writes that fail or land late, watches that lag, a store that is away.
+    Store,
+    /// The store loses what it had acknowledged, or all of it.
+    Amnesia,
+    /// All of these.
+    Everything,
+}
+
+const CLIMATES: [Climate; 6] =
+    [Climate::Planned, Climate::Process, Climate::Network, Climate::Store, Climate::Amnesia, Climate::Everything];
+
+/// A process to be.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeSpec {
+    pub(crate) zone: Option<u8>,
+    pub(crate) weight: u32,
+    pub(crate) clock_rate: f64,
+}
+
+/// What clients do.
+#[derive(Debug, Clone)]
+pub(crate) struct Load {
+    pub(crate) clients: usize,
+    pub(crate) keys: usize,
+    /// Of a hundred requests, how many go to the first three keys.
+    pub(crate) hot_percent: u32,
+    /// Of a hundred requests, how many write.
+    pub(crate) write_percent: u32,
+    /// Of a hundred clients, how many are plain ones.
+    pub(crate) plain_percent: u32,
+    /// About how many requests until everything heals.
+    pub(crate) requests: u32,
+    /// How long an execution takes at the most; mostly nothing.
+    pub(crate) execution_ms: u64,
+}
+
+/// A run.
+#[derive(Debug, Clone)]
+pub(crate) struct Scenario {
+    pub(crate) seed: u64,
+    pub(crate) climate: Climate,
+    pub(crate) partitions: u16,
+    pub(crate) timing: Timing,
+    pub(crate) store_delay: Duration,
+    /// Those there from the beginning, and those that may come later.
+    pub(crate) nodes: Vec<NodeSpec>,
+    pub(crate) first_nodes: usize,
+    pub(crate) load: Load,
+    /// When, and what.
+    pub(crate) schedule: Vec<(Duration, schedule::Action)>,
+    /// When everything heals.
+    pub(crate) heals_at: Duration,
+}
+
+pub(crate) fn one_of<T: Copy>(rng: &mut SmallRng, of: &[T]) -> T {
+    of[rng.random_range(0..of.len())]
+}
+
+pub(crate) fn percent(rng: &mut SmallRng, chance: u32) -> bool {
+    rng.random_range(0..100) < chance
+}
+
+impl Scenario {
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let climate = one_of(&mut rng, &CLIMATES);
+        let timing = timing(&mut rng);
+        let first_nodes = one_of(&mut rng, &[1, 2, 2, 3, 3, 3, 4, 5, 7, 9]);
+        let nodes = (0..9).map(|_| node(&mut rng)).collect();
+        let heals_at = Duration::from_millis(rng.random_range(12_000..30_000));
+        let schedule = schedule::draw(&mut rng, climate, &timing, heals_at);
+        Self {
+            seed,
+            climate,
+            partitions: one_of(&mut rng, &[1, 2, 3, 5, 8, 8, 16, 16, 32, 64]),
+            timing,
+            store_delay: Duration::from_millis(one_of(&mut rng, &[0, 1, 1, 3, 20])),
+            nodes,
+            first_nodes,
+            load: load(&mut rng),
+            schedule,
+            heals_at,
+        }
+    }
+}
+
+fn timing(rng: &mut SmallRng) -> Timing {
+    let lease = Duration::from_millis(one_of(rng, &[1000, 1500, 2000, 3000]));
+    Timing {
+        hook_limit: one_of(rng, &[lease * 2, lease * 4]),
+        hook_slow: lease / 2,
+        join_debounce: Duration::from_millis(one_of(rng, &[0, 100, 500])),
+        parallel_moves: one_of(rng, &[1, 4, 4, 16]),
+        backoff_max: Duration::from_secs(5),
+        drain_timeout: Duration::from_secs(60),
+        ..Timing::for_lease(lease)
+    }
+}
+
+fn node(rng: &mut SmallRng) -> NodeSpec {
+    NodeSpec {
+        zone: percent(rng, 60).then(|| rng.random_range(0..3)),
+        weight: one_of(rng, &[1, 1, 1, 2, 3]),
+        clock_rate: if percent(rng, 50) { 1.0 } else { rng.random_range(0.951..1.049) },
+    }
+}
+
+fn load(rng: &mut SmallRng) -> Load {
+    Load {
+        clients: rng.random_range(3..=8),
+        keys: one_of(rng, &[4, 16, 40, 120]),
+        hot_percent: one_of(rng, &[0, 20, 80]),
+        write_percent: one_of(rng, &[20, 50, 80]),
+        plain_percent: one_of(rng, &[0, 25, 50]),
+        requests: rng.random_range(900..1400),
+        execution_ms: one_of(rng, &[0, 0, 5, 300]),
+    }
+}

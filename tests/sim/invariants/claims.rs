@@ -1,0 +1,92 @@
+//! Claims, by what is written of them: epochs only grow, and a partition changes hands only by an offer, a release, or
+//! because its owner is gone.
+
+use std::collections::HashSet;
+
+use nats_ring::coord::{Claim, ClaimState};
+use nats_ring::types::{Epoch, FencingToken, NodeId, NodeName, PartitionId};
+
+use super::leases::Leases;
+use super::{Held, ensure};
+
+const GROW: &str = "epochs only grow";
+const HANDS: &str = "a partition changes hands only where its owner gave it away or is gone";
+const NAMED: &str = "who executes is whom the store names";
+
+/// All claims as they stand in the store.
+pub(crate) struct Claims {
+    claims: Vec<Option<Claim>>,
+    offered: HashSet<(PartitionId, Epoch, NodeId, NodeName)>,
+    /// For each partition the latest epoch whose owner had nobody alive to take it over from.
+    forsaken: Vec<Epoch>,
+    pub(crate) written: u64,
+}
+
+impl Claims {
+    pub(crate) fn new(partitions: u16) -> Self {
+        let count = usize::from(partitions);
+        Self { claims: vec![None; count], offered: HashSet::new(), forsaken: vec![Epoch::ZERO; count], written: 0 }
+    }
+
+    /// The store went back, or is another one.
+    pub(crate) fn forget(&mut self) {
+        self.claims.fill(None);
+        self.forsaken.fill(Epoch::new(u64::MAX));
+        self.offered.clear();
+    }
+
+    pub(crate) fn offered(&mut self, partition: PartitionId, epoch: Epoch, from: NodeId, to: NodeName) {
+        self.offered.insert((partition, epoch, from, to));
+    }
+
+    pub(crate) fn holder(&self, partition: PartitionId) -> Option<&NodeId> {
+        self.claims[partition.index()].as_ref().and_then(Claim::holder)
+    }
+
+    /// Whether the owner of this epoch had nobody to get the state from.
+    pub(crate) fn was_forsaken(&self, partition: PartitionId, epoch: Epoch) -> bool {
+        self.forsaken[partition.index()] >= epoch
+    }
+
+    /// A claim was written.
+    pub(crate) fn wrote(&mut self, partition: PartitionId, claim: Claim, leases: &Leases) -> Held {
+        self.written += 1;
+        let before = self.claims[partition.index()].replace(claim.clone());
+        let Some(before) = before.filter(|before| before.generation == claim.generation) else {
+            return Ok(());
+        };
+        if claim.state == ClaimState::Released {
+            let own = before.holder() == Some(&claim.owner) && before.epoch == claim.epoch;
+            return ensure(own, HANDS, || format!("partition {partition}: {before:?} is released as {claim:?}"));
+        }
+        ensure(claim.epoch == before.epoch.next(), GROW, || {
+            format!("partition {partition}: epoch {} after {}", claim.epoch, before.epoch)
+        })?;
+        let Some(holder) = before.holder() else {
+            self.forsaken[partition.index()] = claim.epoch;
+            return Ok(());
+        };
+        if *holder == claim.owner {
+            return Ok(());
+        }
+        let gone = leases.is_live(holder) != Some(true);
+        if gone {
+            self.forsaken[partition.index()] = claim.epoch;
+        }
+        let offer = (partition, before.epoch, holder.clone(), claim.owner.node.clone());
+        ensure(gone || self.offered.contains(&offer), HANDS, || {
+            format!("partition {partition}: {} takes epoch {} from {holder}, which lives", claim.owner, claim.epoch)
+        })
+    }
+
+    /// Whoever executes does so at the epoch and in the incarnation that the store names at this very moment.
+    pub(crate) fn executed(&self, partition: PartitionId, node: &NodeName, token: &FencingToken) -> Held {
+        let Some(claim) = self.claims.get(partition.index()).and_then(Option::as_ref) else { return Ok(()) };
+        let by = NodeId { node: node.clone(), incarnation: token.incarnation };
+        let named = claim.epoch == token.epoch && claim.holder() == Some(&by);
+        let same = claim.generation == token.generation;
+        ensure(named || !same, NAMED, || {
+            format!("partition {partition}: {by} executes at epoch {}, while the claim is {claim:?}", token.epoch)
+        })
+    }
+}

@@ -1,0 +1,175 @@
+//! What must hold whatever happens, one function each, judged from outside: from what was executed and answered and what
+//! was written to the store, never from what a node says of itself.
+
+mod claims;
+mod gate;
+mod hooks;
+mod leases;
+mod owners;
+mod plans;
+mod register;
+
+use std::fmt;
+use std::time::Duration;
+
+use nats_ring::coord::{Key, LeaseState, Record};
+use nats_ring::rpc::Message;
+use nats_ring::rpc::envelope::{OfferHead, open};
+use nats_ring::testing::{NodeProcess, Observed, StoreChange, Write};
+use nats_ring::types::{FencingToken, NodeName, PartitionId, Time};
+
+use crate::history::{ProcessId, Term};
+use claims::Claims;
+use gate::Gates;
+use hooks::Hooks;
+use leases::Leases;
+use owners::Owners;
+use plans::Plans;
+pub(crate) use plans::is_best;
+use register::Register;
+
+/// What was broken, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Broken {
+    pub(crate) invariant: &'static str,
+    pub(crate) how: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.how)
+    }
+}
+
+pub(crate) type Held = Result<(), Broken>;
+
+/// `Ok` where it holds; else what it is called and how it was broken.
+pub(crate) fn ensure(holds: bool, invariant: &'static str, how: impl FnOnce() -> String) -> Held {
+    if holds { Ok(()) } else { Err(Broken { invariant, how: how() }) }
+}
+
+/// All that the invariants remember.
+pub(crate) struct Judge {
+    pub(crate) owners: Owners,
+    pub(crate) hooks: Hooks,
+    pub(crate) register: Register,
+    pub(crate) leases: Leases,
+    pub(crate) claims: Claims,
+    pub(crate) gates: Gates,
+    pub(crate) plans: Plans,
+    /// Nothing ever goes wrong in this run.
+    calm: bool,
+}
+
+/// An execution as it begins.
+pub(crate) struct Execution<'a> {
+    pub(crate) process: ProcessId,
+    pub(crate) of: &'a NodeProcess,
+    pub(crate) partition: PartitionId,
+    pub(crate) token: &'a FencingToken,
+    /// Now, on the node's own clock.
+    pub(crate) local: Time,
+}
+
+impl Judge {
+    /// `act`: how long after sending a heartbeat a node may act. `partition_of` each key.
+    pub(crate) fn new(partitions: u16, act: Duration, partition_of: Vec<PartitionId>, calm: bool) -> Self {
+        Self {
+            // From 3/4 of a lease, by a slow clock, on.
+            owners: Owners::new(partitions, act * 4 / 3),
+            hooks: Hooks::default(),
+            register: Register::new(partition_of, partitions),
+            leases: Leases::default(),
+            claims: Claims::new(partitions),
+            gates: Gates::new(act),
+            plans: Plans::default(),
+            calm,
+        }
+    }
+
+    /// A request begins to be executed.
+    pub(crate) fn executed(&mut self, execution: &Execution<'_>, at: Duration) -> Held {
+        let Execution { process, of, partition, token, local } = *execution;
+        self.owners.executed(partition, token, at)?;
+        self.hooks.served(process, partition, Term::from(token))?;
+        self.gates.executes(of, local)?;
+        self.claims.executed(partition, &of.node, token)
+    }
+
+    /// Somebody begins to be the owner.
+    pub(crate) fn owned(&mut self, process: ProcessId, partition: PartitionId, term: Term) -> Held {
+        let began_empty = self.register.owned(process, partition, term);
+        let forsaken = self.claims.was_forsaken(partition, term.epoch);
+        ensure(!began_empty || forsaken, register::NO_LOSS, || {
+            format!("partition {partition} begins empty at {term}, though whoever had it was there to hand it over")
+        })
+    }
+
+    /// Something was seen on the ring's connections.
+    pub(crate) fn saw(&mut self, at: Duration, what: &Observed<'_>) -> Held {
+        match what {
+            Observed::Decided { write, outcome: Ok(_) } => self.wrote(at, write),
+            Observed::Published { by, local, message } => {
+                self.note_offer(message);
+                self.gates.published(*by, *local, message)
+            }
+            Observed::Store(StoreChange::Removed { key }) => {
+                if let Some(Key::Lease(node)) = Key::parse(key) {
+                    self.leases.removed(&node);
+                }
+                Ok(())
+            }
+            Observed::Store(_) => {
+                self.owners.store_went_back(at);
+                self.register.store_went_back();
+                self.leases.forget(at);
+                self.claims.forget();
+                Ok(())
+            }
+            Observed::Connection { of, link } => {
+                self.leases.link(of, *link, at);
+                Ok(())
+            }
+            Observed::Process { of, change } => {
+                self.leases.process(of, *change, at);
+                Ok(())
+            }
+            Observed::Sent(_) | Observed::Decided { .. } | Observed::Answered { .. } => Ok(()),
+        }
+    }
+
+    fn wrote(&mut self, at: Duration, write: &Write) -> Held {
+        let Some(key) = Key::parse(&write.key) else { return Ok(()) };
+        let Ok(record) = Record::decode(&key, &write.value) else { return Ok(()) };
+        match (key, record) {
+            (Key::Lease(node), Record::Lease(lease)) => {
+                if lease.state == LeaseState::Live && node == write.by.node {
+                    self.gates.beat(&write.by, write.sent_local);
+                }
+                self.leases.wrote(&node, lease, &write.by, at)
+            }
+            (Key::Own(partition), Record::Own(claim)) => {
+                self.plans.input_changed(at);
+                self.claims.wrote(partition, claim, &self.leases)
+            }
+            (Key::Plan, Record::Plan(plan)) => {
+                let holder = |p: usize| self.claims.holder(PartitionId::new(u16::try_from(p).unwrap_or(0)));
+                self.plans.wrote(plan, holder, (self.calm, write.sent_at))
+            }
+            _ => {
+                self.plans.input_changed(at);
+                Ok(())
+            }
+        }
+    }
+
+    fn note_offer(&mut self, message: &Message) {
+        if !message.subject.ends_with(".offer") {
+            return;
+        }
+        let to = message.subject.split('.').nth(2).and_then(|token| NodeName::new(token).ok());
+        if let (Some(to), Ok((offer, _))) = (to, open::<OfferHead>(&message.payload)) {
+            self.claims.offered(offer.partition, offer.epoch, offer.from, to);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A plan is balanced and minimal: compared with an optimum that is computed in another way.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nats_ring::coord::PlanRecord;
+use nats_ring::ring::plan::{Candidate, CurrentRow, PlanInput};
+use nats_ring::types::{NodeId, PartitionCount};
+
+use super::{Held, ensure};
+use crate::optimum::{View, owners_by_flow, owners_cost};
+
+const BALANCED: &str = "a plan is balanced and minimal";
+
+/// When claims and wishes last changed, for whether the planner can have seen all of them.
+#[derive(Default)]
+pub(crate) struct Plans {
+    pub(crate) latest: Option<PlanRecord>,
+    changed: Duration,
+    pub(crate) judged: u32,
+}
+
+impl Plans {
+    /// Something that plans depend on was written.
+    pub(crate) fn input_changed(&mut self, at: Duration) {
+        self.changed = at;
+    }
+
+    /// A plan was written. It is judged where its author surely knew all that the store holds, and nothing is wrong that
+    /// would make it think some node suspended: `calm`.
+    pub(crate) fn wrote<'a>(
+        &mut self,
+        plan: PlanRecord,
+        holder: impl Fn(usize) -> Option<&'a NodeId>,
+        (calm, sent): (bool, Duration),
+    ) -> Held {
+        let knew = sent >= self.changed + Duration::from_millis(2);
+        let held = if calm && knew {
+            self.judged += 1;
+            is_best(&plan, holder)
+        } else {
+            Ok(())
+        };
+        self.latest = Some(plan);
+        held
+    }
+}
+
+/// The rows cost as little as any can.
+pub(crate) fn is_best<'a>(plan: &PlanRecord, holder: impl Fn(usize) -> Option<&'a NodeId>) -> Held {
+    let candidate = |member: &nats_ring::coord::PlanMember| Candidate {
+        node: member.id.node.clone(),
+        zone: member.zone.clone(),
+        weight: member.weight,
+        draining: member.draining,
+        frozen: false,
+        cordoned: plan.config.cordoned.contains(&member.id.node),
+        excluded: member.excluded.iter().copied().collect(),
+    };
+    let candidates: Vec<Candidate> = plan.members.iter().map(candidate).collect();
+    let members: BTreeMap<_, _> = plan.members.iter().map(|member| (&member.id.node, &member.id)).collect();
+    let owner = |p| holder(p).filter(|id| members.get(&id.node) == Some(id)).map(|id| id.node.clone());
+    let current: Vec<CurrentRow> =
+        (0..plan.rows.len()).map(|p| CurrentRow { owner: owner(p), replicas: Vec::new() }).collect();
+    let Some(partitions) = u16::try_from(plan.rows.len()).ok().and_then(PartitionCount::new) else { return Ok(()) };
+    let (pins, paused) = (&plan.config.pins, plan.config.paused);
+    let input = PlanInput { partitions, replicas: 1, candidates: &candidates, current: &current, paused, pins };
+    let view = View::new(input);
+    if view.eligible.is_empty() {
+        return Ok(());
+    }
+    let number = |name: &nats_ring::types::NodeName| view.eligible.iter().position(|node| node.node == *name);
+    let owners: Vec<Option<usize>> = plan.rows.iter().map(|row| row.first().and_then(number)).collect();
+    let (cost, least) = (owners_cost(&view, &owners), owners_by_flow(&input));
+    ensure(cost == least, BALANCED, || format!("plan {} costs {cost}, the optimum {least}: {plan:?}", plan.version))
+}

@@ -1,0 +1,253 @@
+//! Nothing acknowledged is lost in planned moves, and no read is stale: each key as a register, judged by versions.
+//!
+//! Values are unique and versions order the writes of a key, so a request is judged by what was known to be done before it
+//! began: it may find a later state of the key, never an earlier one.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use nats_ring::cache::Version;
+use nats_ring::types::{Epoch, PartitionId};
+
+use super::{Held, ensure};
+use crate::history::{Answered, Asked, ProcessId, Term};
+
+pub(super) const NO_LOSS: &str = "nothing acknowledged is lost in a planned move";
+const NO_STALE: &str = "no read is stale, no write goes back";
+
+const IN_TIME: &str = "no entry outlives its time to live";
+
+/// Clocks are off by so much at the most, each.
+const CLOCKS: f64 = 1.055;
+/// An entry handed over lives longer by the ways of the messages that it was in, two of each chunk.
+const ON_THE_WAY: Duration = Duration::from_millis(300);
+
+/// The latest state of a key that is surely behind a request that begins now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Floor {
+    version: Version,
+    there: bool,
+    /// When the request that showed it began.
+    began: Duration,
+    /// Where it has an end: from when on it may be gone.
+    may_end: Option<Duration>,
+}
+
+/// A value that is to live for a time.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    ttl: Duration,
+    /// When its write began, and when it was surely done.
+    began: Duration,
+    done: Option<Duration>,
+}
+
+#[derive(Default)]
+struct Key {
+    floor: Option<Floor>,
+    values: HashMap<Version, u64>,
+    lives: HashMap<u64, Life>,
+    /// Deletes that may still land, or have: when they began, and until when they may.
+    deletes: Vec<(Duration, Duration)>,
+}
+
+/// What was known when a request began.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Began {
+    at: Duration,
+    floor: Option<Floor>,
+    empty_since: Epoch,
+    /// How often what is known of the key's partition had been thrown away.
+    resets: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Own {
+    process: ProcessId,
+    term: Term,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Partition {
+    owned: Option<Own>,
+    restored: Option<Own>,
+    /// The latest epoch that began without what was there before.
+    empty_since: Epoch,
+    resets: u32,
+}
+
+/// Every key of the work load.
+pub(crate) struct Register {
+    keys: Vec<Key>,
+    partition_of: Vec<PartitionId>,
+    partitions: Vec<Partition>,
+    generation: u64,
+    /// The store went back: terms of partitions that nobody alive holds may begin again.
+    went_back: bool,
+    /// Times that a partition began empty though it had had an owner.
+    pub(crate) losses: u32,
+}
+
+impl Register {
+    pub(crate) fn new(partition_of: Vec<PartitionId>, partitions: u16) -> Self {
+        let keys = partition_of.iter().map(|_| Key::default()).collect();
+        let partitions = vec![Partition::default(); usize::from(partitions)];
+        Self { keys, partition_of, partitions, generation: 0, went_back: false, losses: 0 }
+    }
+
+    /// State was handed over.
+    pub(crate) fn restored(&mut self, process: ProcessId, partition: PartitionId, term: Term) {
+        self.partitions[partition.index()].restored = Some(Own { process, term });
+    }
+
+    /// What the owner held is gone.
+    pub(crate) fn dropped(&mut self, process: ProcessId, partition: PartitionId) {
+        let known = &mut self.partitions[partition.index()];
+        known.owned = known.owned.filter(|own| own.process != process);
+    }
+
+    /// Somebody is the owner from now on: with what was there before, or with nothing, where the answer is `true`.
+    pub(super) fn owned(&mut self, process: ProcessId, partition: PartitionId, term: Term) -> bool {
+        let known = self.partitions[partition.index()];
+        let handed = known.restored.is_some_and(|own| own.process == process && own.term == term);
+        let kept = known.owned.is_some_and(|own| own.process == process);
+        let begins_empty = !handed && !kept;
+        if term.generation.get() > self.generation {
+            self.generation = term.generation.get();
+            (0..self.partitions.len()).for_each(|p| self.begin_again(p));
+        } else if begins_empty && self.went_back {
+            self.begin_again(partition.index());
+        }
+        let known = &mut self.partitions[partition.index()];
+        known.owned = Some(Own { process, term });
+        if begins_empty {
+            known.empty_since = known.empty_since.max(term.epoch);
+            self.losses += u32::from(term.epoch > Epoch::new(1));
+        }
+        begins_empty && term.epoch > Epoch::new(1)
+    }
+
+    /// The store went back, or was made anew.
+    pub(crate) fn store_went_back(&mut self) {
+        self.went_back = true;
+    }
+
+    /// What is known of a partition's keys counts no more.
+    fn begin_again(&mut self, partition: usize) {
+        let known = &mut self.partitions[partition];
+        *known = Partition { resets: known.resets + 1, ..Partition::default() };
+        for (key, of) in self.keys.iter_mut().zip(&self.partition_of) {
+            if of.index() == partition {
+                // What was asked for stays known: it may have landed after what made all else void.
+                let (lives, deletes) = (std::mem::take(&mut key.lives), std::mem::take(&mut key.deletes));
+                *key = Key { lives, deletes, ..Key::default() };
+            }
+        }
+    }
+
+    /// A request begins.
+    pub(crate) fn began(&mut self, key: usize, asked: Asked, at: Duration) -> Began {
+        let Partition { empty_since, resets, .. } = self.partitions[self.partition_of[key].index()];
+        let known = &mut self.keys[key];
+        match asked {
+            Asked::Delete => known.deletes.push((at, Duration::MAX)),
+            Asked::Set(value, Some(ttl)) => drop(known.lives.insert(value, Life { ttl, began: at, done: None })),
+            Asked::Set(..) | Asked::Get => {}
+        }
+        Began { at, floor: known.floor, empty_since, resets }
+    }
+
+    /// It was answered, or given up by its client.
+    pub(crate) fn ended(&mut self, key: usize, asked: Asked, began: Began, answered: Answered, at: Duration) -> Held {
+        if began.resets != self.partitions[self.partition_of[key].index()].resets {
+            return Ok(());
+        }
+        let refused = matches!(answered, Answered::Refused);
+        if asked == Asked::Delete && answered != Answered::Unknown {
+            let known = &mut self.keys[key];
+            let mine = known.deletes.iter().position(|(from, until)| *from == began.at && *until == Duration::MAX);
+            match mine {
+                Some(n) if refused => drop(known.deletes.remove(n)),
+                Some(n) => known.deletes[n].1 = at,
+                None => {}
+            }
+        }
+        match (asked, answered) {
+            (_, Answered::Unknown | Answered::Refused) => Ok(()),
+            (Asked::Set(value, _), Answered::Stored(version)) => {
+                self.not_before(key, began, version, true)?;
+                self.is_of(key, version, value)?;
+                let may_end = self.done(key, value, at);
+                self.raise(key, Floor { version, there: true, began: began.at, may_end });
+                Ok(())
+            }
+            (_, Answered::Found(value, version)) => {
+                self.not_before(key, began, version, false)?;
+                self.is_of(key, version, value)?;
+                let may_end = self.done(key, value, at);
+                self.is_in_time(key, value, began)?;
+                self.raise(key, Floor { version, there: true, began: began.at, may_end });
+                Ok(())
+            }
+            (_, Answered::Deleted(version)) => {
+                self.not_before(key, began, version, true)?;
+                self.raise(key, Floor { version, there: false, began: began.at, may_end: None });
+                Ok(())
+            }
+            (_, Answered::Missing) => self.may_be_missing(key, began, at),
+            (_, Answered::Stored(_)) => Ok(()),
+        }
+    }
+
+    fn raise(&mut self, key: usize, floor: Floor) {
+        let known = &mut self.keys[key].floor;
+        if known.is_none_or(|before| before.version < floor.version) {
+            *known = Some(floor);
+        }
+    }
+
+    /// What is found, or written, is not older than what was done before it began.
+    fn not_before(&self, key: usize, began: Began, version: Version, write: bool) -> Held {
+        let ahead = began
+            .floor
+            .is_none_or(|floor| version > floor.version || version == floor.version && !write && floor.there);
+        ensure(ahead, NO_STALE, || format!("key {key}: {version} after {:?} was done", began.floor))?;
+        ensure(version.epoch >= began.empty_since, NO_STALE, || {
+            format!("key {key}: {version}, though its partition was lost before epoch {}", began.empty_since)
+        })
+    }
+
+    /// One version, one value.
+    fn is_of(&mut self, key: usize, version: Version, value: u64) -> Held {
+        let first = *self.keys[key].values.entry(version).or_insert(value);
+        ensure(first == value, NO_STALE, || format!("key {key}: {version} is {first} and {value}"))
+    }
+
+    /// The write of this value is done; answers from when on it may be gone by its time to live.
+    fn done(&mut self, key: usize, value: u64, at: Duration) -> Option<Duration> {
+        let life = self.keys[key].lives.get_mut(&value)?;
+        life.done.get_or_insert(at);
+        Some(life.began + life.ttl.div_f64(CLOCKS))
+    }
+
+    /// No entry outlives its time, whatever became of it: handed over, its time runs on.
+    fn is_in_time(&self, key: usize, value: u64, began: Began) -> Held {
+        let Some(Life { ttl, done: Some(done), .. }) = self.keys[key].lives.get(&value).copied() else { return Ok(()) };
+        let over = done + ttl.mul_f64(CLOCKS) + ON_THE_WAY;
+        ensure(began.at <= over, IN_TIME, || {
+            format!("key {key}: {value} is found at {:?}, stored by {done:?} for {ttl:?}", began.at)
+        })
+    }
+
+    /// What was acknowledged is there, unless it was deleted since, or lost with its holder, or its time is over.
+    fn may_be_missing(&self, key: usize, began: Began, at: Duration) -> Held {
+        let Some(floor) = began.floor.filter(|floor| floor.there) else { return Ok(()) };
+        let lost = self.partitions[self.partition_of[key].index()].empty_since > floor.version.epoch;
+        let deleted = self.keys[key].deletes.iter().any(|(_, until)| *until >= floor.began);
+        // A later write that nobody heard of may have given it an end.
+        let later = self.keys[key].lives.values().filter(|life| life.done.is_none_or(|done| done >= floor.began));
+        let replaced = later.into_iter().any(|life| at >= life.began + life.ttl.div_f64(CLOCKS));
+        let over = replaced || floor.may_end.is_some_and(|end| at >= end);
+        ensure(lost || deleted || over, NO_LOSS, || format!("key {key}: missing after {floor:?} was done"))
+    }
+}

@@ -1,0 +1,183 @@
+//! The work load: clients that read and write through nodes, and as plain ones.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use nats_ring::cache::{CacheClient, Limits, Version};
+use nats_ring::rpc::CallError;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::Value;
+
+use crate::generator::{Load, percent};
+use crate::history::{Answered, Asked, What, Witness};
+use crate::world::{Through, World};
+
+pub(crate) const LIMITS: Limits = Limits { max_value_bytes: 4096 };
+/// How long plain clients wait for their answer: what is parked in a move must be answered within it.
+const PLAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What became of requests.
+#[derive(Default)]
+pub(crate) struct Figures {
+    pub(crate) ok: AtomicU64,
+    pub(crate) unknown: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) stop: AtomicBool,
+    next_value: AtomicU64,
+    /// The first request that failed after [`Figures::must_succeed`] was set.
+    pub(crate) must_succeed: AtomicBool,
+    pub(crate) first_failure: std::sync::Mutex<Option<String>>,
+}
+
+impl Figures {
+    pub(crate) fn requests(&self) -> u64 {
+        [&self.ok, &self.unknown, &self.refused].iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    fn count(&self, answered: Answered, must: bool, what: impl FnOnce() -> String) {
+        let of = match answered {
+            Answered::Unknown => &self.unknown,
+            Answered::Refused => &self.refused,
+            _ => &self.ok,
+        };
+        of.fetch_add(1, Ordering::Relaxed);
+        if must && matches!(answered, Answered::Unknown | Answered::Refused) {
+            self.first_failure.lock().expect("no panic under it").get_or_insert_with(what);
+        }
+    }
+}
+
+/// One client, until it is told to stop.
+pub(crate) async fn client(world: Arc<World>, number: usize, think: Duration) {
+    let mut rng = SmallRng::seed_from_u64(world.scenario.seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9));
+    let plain = percent(&mut rng, world.scenario.load.plain_percent);
+    let most = u64::try_from(think.as_millis()).unwrap_or(0) * 2;
+    while !world.figures.stop.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..=most))).await;
+        let key = pick_key(&mut rng, &world.scenario.load);
+        let asked = pick_operation(&mut rng, &world, (key, plain));
+        let who: usize = rng.random_range(0..1000);
+        request(&world, number, (key, asked), if plain { None } else { Some(who) }).await;
+    }
+}
+
+fn pick_key(rng: &mut SmallRng, load: &Load) -> usize {
+    if percent(rng, load.hot_percent) { rng.random_range(0..load.keys.min(3)) } else { rng.random_range(0..load.keys) }
+}
+
+fn pick_operation(rng: &mut SmallRng, world: &World, (key, plain): (usize, bool)) -> Asked {
+    if percent(rng, world.scenario.load.write_percent) {
+        // A plain answer to a delete has no version to be judged by.
+        if !plain && percent(rng, 8) {
+            return Asked::Delete;
+        }
+        let expires = !plain && key % 4 == 3;
+        world.figures.next_write(expires.then(|| Duration::from_millis(rng.random_range(200..6000))))
+    } else {
+        Asked::Get
+    }
+}
+
+impl Figures {
+    /// A write whose value no other has.
+    pub(crate) fn next_write(&self, ttl: Option<Duration>) -> Asked {
+        Asked::Set(self.next_value.fetch_add(1, Ordering::Relaxed) + 1, ttl)
+    }
+}
+
+/// One request through a node, or without one as a plain client; judged. Answers how it ended.
+pub(crate) async fn request(
+    world: &World,
+    client: usize,
+    (key, asked): (usize, Asked),
+    who: Option<usize>,
+) -> Answered {
+    let through = who.map(|who| world.some_node(who));
+    let must = world.figures.must_succeed.load(Ordering::Relaxed);
+    let witness: &Witness = &world.witness;
+    let at = witness.now();
+    witness.note(None, || What::Asked { client, key, asked });
+    let began = witness.ask(|judge| judge.register.began(key, asked, at));
+    let (answered, why) = match through {
+        None => plain(world, key, asked).await,
+        Some(None) => {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            (Answered::Refused, "no node is there".to_owned())
+        }
+        Some(Some(through)) => native(world, key, asked, through).await,
+    };
+    witness.judge(|judge, now| judge.register.ended(key, asked, began, answered, now));
+    let place = if who.is_some() { "through a node" } else { "as a plain client" };
+    world.figures.count(answered, must, || format!("{asked:?} of key {key} {place} at {at:?}: {answered:?} {why}"));
+    witness.note(None, || What::Answered { client, key, answered, why });
+    answered
+}
+
+/// Through a node: its end, or its standing still, is its caller's.
+async fn native(world: &World, key: usize, asked: Asked, through: Through) -> (Answered, String) {
+    let cache = CacheClient::new(Arc::new(through.ring.clone()), LIMITS);
+    let key = world.keys[key].clone();
+    let call = async {
+        match asked {
+            Asked::Set(value, ttl) => {
+                let stored = cache.set(key, Bytes::from(value.to_string()), ttl).await?;
+                Ok(Answered::Stored(stored.version))
+            }
+            Asked::Get => Ok(match cache.get(key).await?.found {
+                Some(entry) => Answered::Found(number(&entry.value), entry.version),
+                None => Answered::Missing,
+            }),
+            Asked::Delete => Ok(match cache.delete(key).await? {
+                deleted if deleted.existed => Answered::Deleted(deleted.version),
+                _ => Answered::Missing,
+            }),
+        }
+    };
+    match through.gone.run_until_cancelled(call).await {
+        Some(Ok(answered)) => (answered, String::new()),
+        Some(Err(error @ CallError::Unknown { .. })) => (Answered::Unknown, error.to_string()),
+        Some(Err(error)) => (Answered::Refused, error.to_string()),
+        None => (Answered::Unknown, "the node it went through stopped".to_owned()),
+    }
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+async fn plain(world: &World, key: usize, asked: Asked) -> (Answered, String) {
+    let key = String::from_utf8_lossy(&world.keys[key]).into_owned();
+    let (operation, body) = match asked {
+        Asked::Set(value, _) => ("set", format!(r#"{{"key":"{key}","value":{value}}}"#)),
+        Asked::Get | Asked::Delete => ("get", format!(r#"{{"key":"{key}"}}"#)),
+    };
+    let asking = tokio::time::timeout(PLAIN_TIMEOUT, world.ring.plain(operation, body));
+    let text = match asking.await {
+        Ok(Ok(text)) => text,
+        Ok(Err(nats_ring::rpc::RequestError::NoResponders(reason))) => return (Answered::Refused, reason),
+        Ok(Err(error)) => return (Answered::Unknown, error.to_string()),
+        Err(_) => return (Answered::Unknown, "no answer".to_owned()),
+    };
+    read_plain(&text)
+}
+
+fn read_plain(text: &[u8]) -> (Answered, String) {
+    let Ok(json) = serde_json::from_slice::<Value>(text) else {
+        return (Answered::Unknown, format!("an answer that is no JSON: {}", String::from_utf8_lossy(text)));
+    };
+    let version = || json["version"].as_str().and_then(|version| version.parse::<Version>().ok());
+    if let Some(code) = json["error"]["code"].as_str() {
+        let answered = if code == "unknown" { Answered::Unknown } else { Answered::Refused };
+        return (answered, json["error"]["message"].to_string());
+    }
+    let answered = match (json["found"].as_bool(), json["success"].as_bool(), version()) {
+        (Some(true), _, Some(version)) => Answered::Found(json["value"].as_u64().unwrap_or(0), version),
+        (Some(false), _, _) => Answered::Missing,
+        (_, Some(true), Some(version)) => Answered::Stored(version),
+        _ => return (Answered::Unknown, format!("an answer that is not understood: {json}")),
+    };
+    (answered, String::new())
+}

@@ -10,7 +10,7 @@ use nats_ring::cache::{CacheConfig, CacheService};
 use nats_ring::coord::{Key, Record, Revision, RingConfig, Store};
 use nats_ring::node::{NodeError, Ring};
 use nats_ring::testing::{BusFaults, Link, NodeProcess, StoreFaults, TestNode, TestRing};
-use nats_ring::types::{Clock, NodeName, PartitionId, Time};
+use nats_ring::types::{Clock, KeyHash, NodeName, PartitionCount, PartitionId, Time};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -133,6 +133,12 @@ impl World {
 
     pub(crate) fn fire(&self, kind: Kind) {
         self.fired.lock().unwrap_or_else(PoisonError::into_inner).add(kind, 1);
+    }
+
+    /// Of a key.
+    pub(crate) fn partition_of(&self, key: &str) -> PartitionId {
+        let count = PartitionCount::new(self.scenario.partitions).expect("drawn in its range");
+        KeyHash::default().partition(key.as_bytes(), count)
     }
 
     /// What is due later, since the last time it was asked for.

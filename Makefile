@@ -11,7 +11,7 @@ DEV_FLAGS ?=
 HAS_BENCHES := $(wildcard benches/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify fix bench install clients format-check clippy docs deny bench-short
+.PHONY: help run test verify fix bench sim sim-short install clients format-check clippy docs deny bench-short
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,7 +27,7 @@ test: install clients ## every test, real NATS servers included
 
 verify: ## everything a change must pass; changes nothing
 	@start=$$(date +%s); \
-	for step in format-check clippy docs deny test bench-short; do \
+	for step in format-check clippy docs deny test bench-short sim-short; do \
 		begin=$$(date +%s); \
 		$(MAKE) --no-print-directory $$step || { echo "make verify: failed at $$step"; exit 1; }; \
 		echo "make verify: $$step took $$(($$(date +%s) - begin)) s"; \
@@ -44,6 +44,13 @@ ifeq ($(HAS_BENCHES),)
 	@echo "no benches"
 else
 	$(CARGO) bench --benches
+endif
+
+sim: ## simulated rings: SEEDS=a..b a campaign, nothing to go on with the last one, SEED=n one seed with its timeline
+ifdef SEED
+	SIM_SEED='$(SEED)' $(CARGO) test --release --locked --test sim one_seed -- --exact --nocapture
+else
+	SIM_SEEDS='$(SEEDS)' $(CARGO) test --release --locked --test sim campaign -- --exact --nocapture
 endif
 
 install: ## nats-server, and the nats command line where it can be had, into nats/.bin
@@ -71,6 +78,9 @@ bench-short: install
 ifneq ($(HAS_BENCHES),)
 	NATS_RING_BENCH_SHORT=1 $(CARGO) bench --benches
 endif
+
+sim-short:
+	SIM_SEEDS=1..1001 $(CARGO) test --release --locked --test sim campaign -- --exact --nocapture
 
 # For .ci/run, so that the version is written down once.
 .PHONY: deny-version

@@ -33,11 +33,37 @@ pub(crate) struct Outcome {
     pub(crate) unknown: u64,
     pub(crate) refused: u64,
     pub(crate) changes: u32,
+    /// Times that a partition began with nothing of what it had held.
     pub(crate) losses: u32,
+    pub(crate) evictions: u32,
+    /// Plans that were compared with the optimum.
+    pub(crate) plans_judged: u32,
     pub(crate) simulated: Duration,
     pub(crate) fired: Fired,
     /// Empty unless it was asked for.
     pub(crate) timeline: Vec<Line>,
+}
+
+impl Outcome {
+    /// The run ended in a panic.
+    pub(crate) fn panicked(seed: u64, said: String) -> Self {
+        Self {
+            seed,
+            climate: Scenario::of(seed).climate,
+            broken: Some(format!("panicked: {said}")),
+            requests: 0,
+            ok: 0,
+            unknown: 0,
+            refused: 0,
+            changes: 0,
+            losses: 0,
+            evictions: 0,
+            plans_judged: 0,
+            simulated: Duration::ZERO,
+            fired: Fired::default(),
+            timeline: Vec::new(),
+        }
+    }
 }
 
 /// Runs a seed; every invariant is judged at every step.
@@ -67,6 +93,7 @@ fn run(scenario: Scenario, timeline: Timeline) -> Outcome {
     let figures = &world.figures;
     let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
     let (changes, losses) = world.witness.ask(|judge| (judge.owners.changes, judge.register.losses));
+    let (evictions, plans_judged) = world.witness.ask(|judge| (judge.leases.evictions, judge.plans.judged));
     let fired = world.fired.lock().map(|fired| fired.clone()).unwrap_or_default();
     let outcome = Outcome {
         seed,
@@ -78,6 +105,8 @@ fn run(scenario: Scenario, timeline: Timeline) -> Outcome {
         refused: count(&figures.refused),
         changes,
         losses,
+        evictions,
+        plans_judged,
         simulated,
         fired,
         timeline: world.witness.take_lines(),
@@ -238,7 +267,7 @@ fn nothing_broken(world: &World) -> Result<(), Broken> {
 async fn every_partition_serves(world: &World) -> Result<(), Broken> {
     let first = world.scenario.load.keys;
     for key in first..world.keys.len() {
-        let asked = world.figures.next_write();
+        let asked = world.figures.next_write(None);
         for asked in [asked, crate::history::Asked::Get] {
             let answered = load::request(world, usize::MAX, (key, asked), Some(key)).await;
             let served = !matches!(answered, Answered::Unknown | Answered::Refused | Answered::Missing);

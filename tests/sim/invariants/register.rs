@@ -15,6 +15,13 @@ use crate::history::{Answered, Asked, ProcessId, Term};
 pub(super) const NO_LOSS: &str = "nothing acknowledged is lost in a planned move";
 const NO_STALE: &str = "no read is stale, no write goes back";
 
+const IN_TIME: &str = "no entry outlives its time to live";
+
+/// Clocks are off by so much at the most, each.
+const CLOCKS: f64 = 1.055;
+/// An entry handed over lives longer by the ways of the messages that it was in, two of each chunk.
+const ON_THE_WAY: Duration = Duration::from_millis(300);
+
 /// The latest state of a key that is surely behind a request that begins now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Floor {
@@ -22,12 +29,24 @@ struct Floor {
     there: bool,
     /// When the request that showed it began.
     began: Duration,
+    /// Where it has an end: from when on it may be gone.
+    may_end: Option<Duration>,
+}
+
+/// A value that is to live for a time.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    ttl: Duration,
+    /// When its write began, and when it was surely done.
+    began: Duration,
+    done: Option<Duration>,
 }
 
 #[derive(Default)]
 struct Key {
     floor: Option<Floor>,
     values: HashMap<Version, u64>,
+    lives: HashMap<u64, Life>,
     /// Deletes that may still land, or have: when they began, and until when they may.
     deletes: Vec<(Duration, Duration)>,
 }
@@ -107,8 +126,10 @@ impl Register {
     pub(crate) fn began(&mut self, key: usize, asked: Asked, at: Duration) -> Began {
         let empty_since = self.partitions[self.partition_of[key].index()].empty_since;
         let known = &mut self.keys[key];
-        if asked == Asked::Delete {
-            known.deletes.push((at, Duration::MAX));
+        match asked {
+            Asked::Delete => known.deletes.push((at, Duration::MAX)),
+            Asked::Set(value, Some(ttl)) => drop(known.lives.insert(value, Life { ttl, began: at, done: None })),
+            Asked::Set(..) | Asked::Get => {}
         }
         Began { at, floor: known.floor, empty_since, resets: self.resets }
     }
@@ -137,24 +158,27 @@ impl Register {
         }
         match (asked, answered) {
             (_, Answered::Unknown | Answered::Refused) => Ok(()),
-            (Asked::Set(value), Answered::Stored(version)) => {
+            (Asked::Set(value, _), Answered::Stored(version)) => {
                 self.not_before(key, began, version, true)?;
                 self.is_of(key, version, value)?;
-                self.raise(key, Floor { version, there: true, began: began.at });
+                let may_end = self.done(key, value, at);
+                self.raise(key, Floor { version, there: true, began: began.at, may_end });
                 Ok(())
             }
             (_, Answered::Found(value, version)) => {
                 self.not_before(key, began, version, false)?;
                 self.is_of(key, version, value)?;
-                self.raise(key, Floor { version, there: true, began: began.at });
+                let may_end = self.done(key, value, at);
+                self.is_in_time(key, value, began)?;
+                self.raise(key, Floor { version, there: true, began: began.at, may_end });
                 Ok(())
             }
             (_, Answered::Deleted(version)) => {
                 self.not_before(key, began, version, true)?;
-                self.raise(key, Floor { version, there: false, began: began.at });
+                self.raise(key, Floor { version, there: false, began: began.at, may_end: None });
                 Ok(())
             }
-            (_, Answered::Missing) => self.may_be_missing(key, began),
+            (_, Answered::Missing) => self.may_be_missing(key, began, at),
             (_, Answered::Stored(_)) => Ok(()),
         }
     }
@@ -183,11 +207,28 @@ impl Register {
         ensure(first == value, NO_STALE, || format!("key {key}: {version} is {first} and {value}"))
     }
 
-    /// What was acknowledged is there, unless it was deleted since, or lost with its holder.
-    fn may_be_missing(&self, key: usize, began: Began) -> Held {
+    /// The write of this value is done; answers from when on it may be gone by its time to live.
+    fn done(&mut self, key: usize, value: u64, at: Duration) -> Option<Duration> {
+        let life = self.keys[key].lives.get_mut(&value)?;
+        life.done.get_or_insert(at);
+        Some(life.began + life.ttl.div_f64(CLOCKS))
+    }
+
+    /// No entry outlives its time, whatever became of it: handed over, its time runs on.
+    fn is_in_time(&self, key: usize, value: u64, began: Began) -> Held {
+        let Some(Life { ttl, done: Some(done), .. }) = self.keys[key].lives.get(&value).copied() else { return Ok(()) };
+        let over = done + ttl.mul_f64(CLOCKS) + ON_THE_WAY;
+        ensure(began.at <= over, IN_TIME, || {
+            format!("key {key}: {value} is found at {:?}, stored by {done:?} for {ttl:?}", began.at)
+        })
+    }
+
+    /// What was acknowledged is there, unless it was deleted since, or lost with its holder, or its time is over.
+    fn may_be_missing(&self, key: usize, began: Began, at: Duration) -> Held {
         let Some(floor) = began.floor.filter(|floor| floor.there) else { return Ok(()) };
         let lost = self.partitions[self.partition_of[key].index()].empty_since > floor.version.epoch;
         let deleted = self.keys[key].deletes.iter().any(|(_, until)| *until >= floor.began);
-        ensure(lost || deleted, NO_LOSS, || format!("key {key}: missing after {floor:?} was done"))
+        let over = floor.may_end.is_some_and(|end| at >= end);
+        ensure(lost || deleted || over, NO_LOSS, || format!("key {key}: missing after {floor:?} was done"))
     }
 }

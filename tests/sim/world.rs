@@ -109,12 +109,19 @@ impl Clock for Rated {
     }
 }
 
+/// The bus while nothing is wrong with it.
+fn usual_bus(scenario: &Scenario) -> BusFaults {
+    BusFaults { delay: scenario.bus_delay, ..BusFaults::default() }
+}
+
 impl World {
     pub(crate) fn new(ring: TestRing, scenario: Scenario, witness: Arc<Witness>, keys: Vec<Bytes>) -> Arc<Self> {
+        let usual = usual_bus(&scenario);
+        ring.set_bus_faults(usual);
         let state = State {
             members: Vec::new(),
             store_faults: StoreFaults::default(),
-            bus_faults: BusFaults::default(),
+            bus_faults: usual,
             unreadable: false,
             processes: 0,
             of_name: BTreeMap::new(),
@@ -468,7 +475,7 @@ impl World {
             BusTrouble::Loss(percent) => faults.loss = f64::from(percent) / 100.0,
             BusTrouble::Duplicate(percent) => {
                 faults.duplicate = f64::from(percent) / 100.0;
-                self.witness.ask(|judge| judge.gates.duplicates = true);
+                self.witness.ask(|judge| (judge.gates.duplicates, judge.register.duplicates) = (true, true));
             }
         }
         self.ring.set_bus_faults(*faults);
@@ -576,8 +583,9 @@ impl World {
     }
 
     fn no_bus_faults(&self) {
-        self.state().bus_faults = BusFaults::default();
-        self.ring.set_bus_faults(BusFaults::default());
+        let usual = usual_bus(&self.scenario);
+        self.state().bus_faults = usual;
+        self.ring.set_bus_faults(usual);
     }
 
     /// NATS as a whole, or JetStream alone.

@@ -125,6 +125,7 @@ impl Judge {
             Observed::Store(_) => {
                 self.leases.forget(at);
                 self.claims.forget();
+                self.plans.latest = None;
                 Ok(())
             }
             Observed::Connection { of, link } => {

@@ -13,6 +13,7 @@ use super::{Held, ensure};
 use crate::history::{Answered, Asked, ProcessId, Term};
 
 pub(super) const NO_LOSS: &str = "nothing acknowledged is lost in a planned move";
+const ONCE: &str = "a write executes once";
 const NO_STALE: &str = "no read is stale, no write goes back";
 
 const IN_TIME: &str = "no entry outlives its time to live";
@@ -46,6 +47,7 @@ struct Life {
 struct Key {
     floor: Option<Floor>,
     values: HashMap<Version, u64>,
+    versions: HashMap<u64, Version>,
     lives: HashMap<u64, Life>,
     /// Deletes that may still land, or have: when they began, and until when they may.
     deletes: Vec<(Duration, Duration)>,
@@ -81,6 +83,8 @@ pub(crate) struct Register {
     partitions: Vec<Partition>,
     generation: u64,
     resets: u32,
+    /// Messages may come twice, and writes with them.
+    pub(crate) duplicates: bool,
     /// Times that a partition began empty though it had had an owner.
     pub(crate) losses: u32,
 }
@@ -89,7 +93,7 @@ impl Register {
     pub(crate) fn new(partition_of: Vec<PartitionId>, partitions: u16) -> Self {
         let keys = partition_of.iter().map(|_| Key::default()).collect();
         let partitions = vec![Partition::default(); usize::from(partitions)];
-        Self { keys, partition_of, partitions, generation: 0, resets: 0, losses: 0 }
+        Self { keys, partition_of, partitions, generation: 0, resets: 0, duplicates: false, losses: 0 }
     }
 
     /// State was handed over.
@@ -204,7 +208,11 @@ impl Register {
     /// One version, one value.
     fn is_of(&mut self, key: usize, version: Version, value: u64) -> Held {
         let first = *self.keys[key].values.entry(version).or_insert(value);
-        ensure(first == value, NO_STALE, || format!("key {key}: {version} is {first} and {value}"))
+        ensure(first == value, NO_STALE, || format!("key {key}: {version} is {first} and {value}"))?;
+        let written = *self.keys[key].versions.entry(value).or_insert(version);
+        ensure(written == version || self.duplicates, ONCE, || {
+            format!("key {key}: the write of {value} is version {written} and version {version}")
+        })
     }
 
     /// The write of this value is done; answers from when on it may be gone by its time to live.

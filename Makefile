@@ -11,7 +11,7 @@ DEV_FLAGS ?=
 HAS_BENCHES := $(wildcard benches/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify fix bench sim sim-short install clients format-check clippy docs deny bench-short
+.PHONY: help run test verify fix bench sim sim-guards sim-short install clients format-check clippy docs deny bench-short
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,9 @@ ifdef SEED
 else
 	SIM_SEEDS='$(SEEDS)' $(CARGO) test --release --locked --test sim campaign -- --exact --nocapture
 endif
+
+sim-guards: ## searches, for each guard of the protocol, the seed that breaks without it; GUARDS=a,b+c for some
+	SIM_GUARDS='$(or $(GUARDS),all)' $(CARGO) test --release --locked --test sim guards::search_asked -- --exact --nocapture
 
 install: ## nats-server, and the nats command line where it can be had, into nats/.bin
 	@$(INSTALL)

@@ -70,6 +70,7 @@ const DOCUMENTS: &[&str] = &[
     "LICENSE-MIT",
     "LICENSE-APACHE",
     "docs/protocol.md",
+    "docs/guards.md",
     "docs/clients.md",
     "docs/security.md",
     "docs/operations.md",

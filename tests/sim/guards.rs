@@ -185,6 +185,7 @@ fn seeds_asked() -> Range<u64> {
 
 /// Does nothing where `SIM_GUARDS` is not set.
 #[test]
+#[allow(clippy::disallowed_methods)] // How long people wait for it, not what a ring sees.
 fn search_asked() {
     let seeds = seeds_asked();
     for guards in asked() {

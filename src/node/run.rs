@@ -11,8 +11,9 @@ use super::events::EventSender;
 use super::meta::{self, MetaError};
 use super::parts::{NodeParts, RingShape};
 use super::session::{Command, Session};
+use super::shown::Shown;
 use crate::coord::StoreIdentity;
-use crate::ring::{Identity, Outcome, Report, Timing};
+use crate::ring::{Identity, Outcome, Timing};
 use crate::rpc::Router;
 use crate::service::Gate;
 use crate::types::NodeId;
@@ -53,7 +54,7 @@ pub(super) struct Life {
     pub(super) parts: Arc<NodeParts>,
     pub(super) router: Arc<Router>,
     pub(super) events: EventSender,
-    pub(super) reports: watch::Sender<Arc<Report>>,
+    pub(super) shown: watch::Sender<Shown>,
     pub(super) gates: watch::Sender<Arc<Gate>>,
     pub(super) commands: watch::Receiver<Command>,
     pub(super) queries: QueryBoard,
@@ -132,7 +133,7 @@ impl Life {
             timing,
             router: Arc::clone(&self.router),
             events: self.events.clone(),
-            reports: self.reports.clone(),
+            shown: self.shown.clone(),
             gates: self.gates.clone(),
             commands: self.commands.clone(),
             queries: self.queries.clone(),

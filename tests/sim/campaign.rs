@@ -75,7 +75,10 @@ impl Campaign {
         self.done += 1;
         *self.climates.entry(format!("{:?}", outcome.climate)).or_default() += 1;
         if let Some(broken) = &outcome.broken {
-            println!("seed {} ({:?}): {broken}\n  replay it: make sim SEED={}", outcome.seed, outcome.climate, outcome.seed);
+            println!(
+                "seed {} ({:?}): {broken}\n  replay it: make sim SEED={}",
+                outcome.seed, outcome.climate, outcome.seed
+            );
             self.failed.insert(outcome.seed, broken.clone());
         } else {
             self.fewest_requests = self.fewest_requests.min(outcome.requests);
@@ -95,12 +98,13 @@ impl Campaign {
     }
 
     /// Runs what is left of it.
+    #[allow(clippy::disallowed_methods)] // How fast it is in true time is told, and decides nothing.
     pub(crate) fn run(mut self) -> Self {
         let (started, before) = (Instant::now(), self.wall_seconds);
         let (done_before, simulated_before) = (self.done, self.simulated_seconds);
         let next = AtomicU64::new(self.next);
         let to = self.to;
-        let (outcomes, received) = mpsc::channel();
+        let (outcomes, received) = mpsc::sync_channel(WORKERS);
         let received = Mutex::new(received);
         std::thread::scope(|scope| {
             for _ in 0..WORKERS {

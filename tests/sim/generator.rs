@@ -28,14 +28,8 @@ pub(crate) enum Climate {
     Everything,
 }
 
-const CLIMATES: [Climate; 6] = [
-    Climate::Planned,
-    Climate::Process,
-    Climate::Network,
-    Climate::Store,
-    Climate::Amnesia,
-    Climate::Everything,
-];
+const CLIMATES: [Climate; 6] =
+    [Climate::Planned, Climate::Process, Climate::Network, Climate::Store, Climate::Amnesia, Climate::Everything];
 
 /// A process to be.
 #[derive(Debug, Clone)]

@@ -127,7 +127,12 @@ fn describe(what: &Observed<'_>) -> String {
             format!("{} sends #{} {} at revision {}", write.by, write.number, write.key, write.expected.0)
         }
         Observed::Decided { write, outcome } => {
-            format!("store takes #{} {}: {outcome:?} {}", write.number, write.key, String::from_utf8_lossy(&write.value))
+            format!(
+                "store takes #{} {}: {outcome:?} {}",
+                write.number,
+                write.key,
+                String::from_utf8_lossy(&write.value)
+            )
         }
         Observed::Answered { write, outcome, .. } => format!("{} hears of #{}: {outcome:?}", write.by, write.number),
         Observed::Published { by, message, .. } => {
@@ -198,7 +203,8 @@ impl Seen {
 
 impl Witness {
     pub(crate) fn new(judge: Judge, timeline: Timeline) -> Arc<Self> {
-        let kept = (timeline != Timeline::None).then(|| Kept { prints: timeline == Timeline::Printed, lines: Vec::new() });
+        let kept =
+            (timeline != Timeline::None).then(|| Kept { prints: timeline == Timeline::Printed, lines: Vec::new() });
         let seen = Mutex::new(Seen { judge, broken: None, kept });
         Arc::new(Self { clock: OnceLock::new(), seen })
     }

@@ -20,6 +20,7 @@ use crate::world::{End, World};
 /// watched from the beginning twice (a conflict starts it anew), a partition excluded waits its back-off (5 s), a move
 /// abandoned (3 s) is tried again after such a back-off, and a hung hook costs its node its lease (12 s) and a restart.
 pub(crate) const AT_REST_WITHIN: Duration = Duration::from_secs(45);
+const AT_REST: &str = "at rest after the faults";
 /// Requests of a seed, at the least.
 pub(crate) const REQUESTS_MIN: u64 = 1000;
 
@@ -77,11 +78,8 @@ pub(crate) fn replay(seed: u64, timeline: Timeline) -> Outcome {
 }
 
 fn run(scenario: Scenario, timeline: Timeline) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     let seed = scenario.seed;
     let (world, broken, simulated) = runtime.block_on(async {
         let world = make(scenario, timeline);
@@ -222,9 +220,14 @@ async fn settle(world: &Arc<World>, when: &str) -> Result<(), Broken> {
         let rest = world.ring.settles_within(within).await;
         nothing_broken(world)?;
         match rest {
-            Ok(()) if world.starting() == 0 => return Ok(()),
-            Ok(()) => world.ring.advance(Duration::from_millis(10)).await,
-            Err(unsettled) => ensure(world.witness.now() < until, "at rest after the faults", || {
+            Ok(()) if world.starting() == 0 && !world.is_anybody_leaving() => return Ok(()),
+            Ok(()) => {
+                ensure(world.witness.now() < until, AT_REST, || {
+                    format!("{when}: a process starts or leaves for ever")
+                })?;
+                world.ring.advance(Duration::from_millis(10)).await;
+            }
+            Err(unsettled) => ensure(world.witness.now() < until, AT_REST, || {
                 format!("{when}: not within {AT_REST_WITHIN:?}: {}", unsettled.reason)
             })?,
         }
@@ -250,7 +253,7 @@ async fn change_an_owner(world: &Arc<World>) -> Result<(), Broken> {
     settle(world, "after a join at the end").await?;
     every_partition_serves(world).await?;
     if changes() == 0 {
-        world.drain_one();
+        world.drain_all_but_the_newest();
         settle(world, "after a drain at the end").await?;
         every_partition_serves(world).await?;
     }

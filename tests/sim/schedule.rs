@@ -95,12 +95,7 @@ pub(crate) enum Wish {
 }
 
 /// Sorted by time.
-pub(crate) fn draw(
-    rng: &mut SmallRng,
-    climate: Climate,
-    timing: &Timing,
-    until: Duration,
-) -> Vec<(Duration, Action)> {
+pub(crate) fn draw(rng: &mut SmallRng, climate: Climate, timing: &Timing, until: Duration) -> Vec<(Duration, Action)> {
     let mut drawn = Vec::new();
     let mut at = Duration::from_millis(rng.random_range(1500..4000));
     while at < until {

@@ -1,7 +1,7 @@
 //! The service of a simulated node: the real cache, each call of it seen, and hooks that misbehave when told to.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,8 +11,8 @@ use nats_ring::service::{BoxError, Chunks, Grant, Release, Request, Service, Ser
 use nats_ring::testing::NodeProcess;
 use nats_ring::types::{Clock, PartitionId};
 
-use crate::invariants::Execution;
 use crate::history::{Hook, ProcessId, Term, What, Witness};
+use crate::invariants::Execution;
 use crate::schedule::HookTrouble;
 
 /// How a process's hooks are at the moment.
@@ -134,7 +134,7 @@ impl Service for Recorded {
         self.witness.note(Some(process), || What::Executed { partition, term });
         let local = self.clock.now();
         let execution = Execution { process, of: &self.of, partition, token: &grant.token, local };
-        self.witness.judge(|judge, _| judge.executed(&execution));
+        self.witness.judge(|judge, at| judge.executed(&execution, at));
         let takes = request.key.first().map_or(0, |byte| u64::from(*byte)) % (self.execution_ms + 1);
         let answer = self.cache.handle(grant, request).await;
         if takes > 0 {

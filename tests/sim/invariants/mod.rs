@@ -26,8 +26,8 @@ use grants::Grants;
 use hooks::Hooks;
 use leases::Leases;
 use owners::Owners;
-pub(crate) use plans::is_best;
 use plans::Plans;
+pub(crate) use plans::is_best;
 use register::Register;
 
 /// What was broken, and how.
@@ -78,7 +78,8 @@ impl Judge {
     /// `act`: how long after sending a heartbeat a node may act. `partition_of` each key.
     pub(crate) fn new(partitions: u16, act: Duration, partition_of: Vec<PartitionId>, calm: bool) -> Self {
         Self {
-            owners: Owners::new(partitions),
+            // From 3/4 of a lease, by a slow clock, on.
+            owners: Owners::new(partitions, act * 4 / 3),
             hooks: Hooks::default(),
             register: Register::new(partition_of, partitions),
             leases: Leases::default(),
@@ -91,9 +92,9 @@ impl Judge {
     }
 
     /// A request begins to be executed.
-    pub(crate) fn executed(&mut self, execution: &Execution<'_>) -> Held {
+    pub(crate) fn executed(&mut self, execution: &Execution<'_>, at: Duration) -> Held {
         let Execution { process, of, partition, token, local } = *execution;
-        self.owners.executed(partition, token)?;
+        self.owners.executed(partition, token, at)?;
         self.hooks.served(process, partition, Term::from(token))?;
         self.gates.executes(of, local)?;
         self.claims.executed(partition, &of.node, token)
@@ -123,6 +124,8 @@ impl Judge {
                 Ok(())
             }
             Observed::Store(_) => {
+                self.owners.store_went_back(at);
+                self.register.store_went_back();
                 self.leases.forget(at);
                 self.claims.forget();
                 self.plans.latest = None;

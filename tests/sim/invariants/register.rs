@@ -59,6 +59,7 @@ pub(crate) struct Began {
     at: Duration,
     floor: Option<Floor>,
     empty_since: Epoch,
+    /// How often what is known of the key's partition had been thrown away.
     resets: u32,
 }
 
@@ -74,6 +75,7 @@ struct Partition {
     restored: Option<Own>,
     /// The latest epoch that began without what was there before.
     empty_since: Epoch,
+    resets: u32,
 }
 
 /// Every key of the work load.
@@ -82,9 +84,10 @@ pub(crate) struct Register {
     partition_of: Vec<PartitionId>,
     partitions: Vec<Partition>,
     generation: u64,
-    resets: u32,
     /// Messages may come twice, and writes with them.
     pub(crate) duplicates: bool,
+    /// The store went back: terms of partitions that nobody alive holds may begin again.
+    went_back: bool,
     /// Times that a partition began empty though it had had an owner.
     pub(crate) losses: u32,
 }
@@ -93,7 +96,7 @@ impl Register {
     pub(crate) fn new(partition_of: Vec<PartitionId>, partitions: u16) -> Self {
         let keys = partition_of.iter().map(|_| Key::default()).collect();
         let partitions = vec![Partition::default(); usize::from(partitions)];
-        Self { keys, partition_of, partitions, generation: 0, resets: 0, duplicates: false, losses: 0 }
+        Self { keys, partition_of, partitions, generation: 0, went_back: false, duplicates: false, losses: 0 }
     }
 
     /// State was handed over.
@@ -109,45 +112,58 @@ impl Register {
 
     /// Somebody is the owner from now on: with what was there before, or with nothing, where the answer is `true`.
     pub(super) fn owned(&mut self, process: ProcessId, partition: PartitionId, term: Term) -> bool {
-        if term.generation.get() > self.generation {
-            self.generation = term.generation.get();
-            self.resets += 1;
-            self.keys.iter_mut().for_each(|key| *key = Key::default());
-            self.partitions.fill(Partition::default());
-        }
-        let known = &mut self.partitions[partition.index()];
+        let known = self.partitions[partition.index()];
         let handed = known.restored.is_some_and(|own| own.process == process && own.term == term);
         let kept = known.owned.is_some_and(|own| own.process == process);
-        if !handed && !kept {
+        let begins_empty = !handed && !kept;
+        if term.generation.get() > self.generation {
+            self.generation = term.generation.get();
+            (0..self.partitions.len()).for_each(|p| self.begin_again(p));
+        } else if begins_empty && self.went_back {
+            self.begin_again(partition.index());
+        }
+        let known = &mut self.partitions[partition.index()];
+        known.owned = Some(Own { process, term });
+        if begins_empty {
             known.empty_since = known.empty_since.max(term.epoch);
             self.losses += u32::from(term.epoch > Epoch::new(1));
         }
-        known.owned = Some(Own { process, term });
-        !handed && !kept && term.epoch > Epoch::new(1)
+        begins_empty && term.epoch > Epoch::new(1)
+    }
+
+    /// The store went back, or was made anew.
+    pub(crate) fn store_went_back(&mut self) {
+        self.went_back = true;
+    }
+
+    /// What is known of a partition's keys counts no more.
+    fn begin_again(&mut self, partition: usize) {
+        let known = &mut self.partitions[partition];
+        *known = Partition { resets: known.resets + 1, ..Partition::default() };
+        for (key, of) in self.keys.iter_mut().zip(&self.partition_of) {
+            if of.index() == partition {
+                // What was asked for stays known: it may have landed after what made all else void.
+                let (lives, deletes) = (std::mem::take(&mut key.lives), std::mem::take(&mut key.deletes));
+                *key = Key { lives, deletes, ..Key::default() };
+            }
+        }
     }
 
     /// A request begins.
     pub(crate) fn began(&mut self, key: usize, asked: Asked, at: Duration) -> Began {
-        let empty_since = self.partitions[self.partition_of[key].index()].empty_since;
+        let Partition { empty_since, resets, .. } = self.partitions[self.partition_of[key].index()];
         let known = &mut self.keys[key];
         match asked {
             Asked::Delete => known.deletes.push((at, Duration::MAX)),
             Asked::Set(value, Some(ttl)) => drop(known.lives.insert(value, Life { ttl, began: at, done: None })),
             Asked::Set(..) | Asked::Get => {}
         }
-        Began { at, floor: known.floor, empty_since, resets: self.resets }
+        Began { at, floor: known.floor, empty_since, resets }
     }
 
     /// It was answered, or given up by its client.
-    pub(crate) fn ended(
-        &mut self,
-        key: usize,
-        asked: Asked,
-        began: Began,
-        answered: Answered,
-        at: Duration,
-    ) -> Held {
-        if began.resets != self.resets {
+    pub(crate) fn ended(&mut self, key: usize, asked: Asked, began: Began, answered: Answered, at: Duration) -> Held {
+        if began.resets != self.partitions[self.partition_of[key].index()].resets {
             return Ok(());
         }
         let refused = matches!(answered, Answered::Refused);
@@ -196,9 +212,9 @@ impl Register {
 
     /// What is found, or written, is not older than what was done before it began.
     fn not_before(&self, key: usize, began: Began, version: Version, write: bool) -> Held {
-        let ahead = began.floor.is_none_or(|floor| {
-            version > floor.version || version == floor.version && !write && floor.there
-        });
+        let ahead = began
+            .floor
+            .is_none_or(|floor| version > floor.version || version == floor.version && !write && floor.there);
         ensure(ahead, NO_STALE, || format!("key {key}: {version} after {:?} was done", began.floor))?;
         ensure(version.epoch >= began.empty_since, NO_STALE, || {
             format!("key {key}: {version}, though its partition was lost before epoch {}", began.empty_since)

@@ -57,7 +57,7 @@ const SHOWN: &[(Guard, Shown)] = &[
     (Guard::AllLeasesSeen, NotHere),
     (Guard::AbsentClaim, NotHere),
     (Guard::AbandonByClaim, By(3)),
-    (Guard::RevokeAtOffer, By(20)),
+    (Guard::RevokeAtOffer, By(3)),
     (Guard::FinishRunning, By(3)),
     (Guard::SupersededClaim, NotHere),
     (Guard::OwnIncarnation, NotHere),
@@ -74,7 +74,7 @@ const SHOWN: &[(Guard, Shown)] = &[
     (Guard::TransferAge, NotHere),
     (Guard::NoHookWhileSuspended, NotHere),
     (Guard::GateShutBeforeLeft, NotHere),
-    (Guard::MoveDeadline, By(112)),
+    (Guard::MoveDeadline, NotHere),
     (Guard::HookLimit, By(112)),
     (Guard::AcceptWhenFree, NotHere),
 ];

@@ -15,7 +15,7 @@ WRITER := $(CARGO) build --release --locked --example fenced_writer
 HAS_BENCHES := $(wildcard benches/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify fix bench install clients previous format-check clippy docs deny bench-short faults busy faults-short sim sim-short
+.PHONY: help run test verify fix bench install clients previous format-check clippy docs deny bench-short faults busy faults-short sim sim-short sim-guards
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,9 @@ ifdef SEED
 else
 	SIM_SEEDS='$(SEEDS)' $(CARGO) test --release --locked --test sim campaign -- --exact --nocapture
 endif
+
+sim-guards: ## searches, for each guard of the protocol, the seed that breaks without it; GUARDS=a,b+c for some
+	SIM_GUARDS='$(or $(GUARDS),all)' $(CARGO) test --release --locked --test sim guards::search_asked -- --exact --nocapture
 
 install: ## nats-server, and the nats command line where it can be had, into nats/.bin
 	@$(INSTALL)

@@ -71,6 +71,7 @@ const DOCUMENTS: &[&str] = &[
     "LICENSE-APACHE",
     "docs/protocol.md",
     "docs/reference.md",
+    "docs/guards.md",
     "docs/clients.md",
     "docs/security.md",
     "docs/operations.md",
@@ -283,4 +284,22 @@ fn what_is_only_said_in_comments_literals_and_tests_is_not_taken_for_code() {
     assert_eq!(word_violations(ring, innocent), Vec::<String>::new());
     assert_eq!(Source::read(innocent).test_modules, ["elsewhere"]);
     assert_eq!(blank_comments_and_literals("a \"b\n\" c").lines().count(), 2);
+}
+
+/// Rules of the protocol are switched off by the crate's own tests alone: no other feature turns the switches on, and no
+/// normal dependency does.
+#[test]
+fn no_build_that_people_run_can_switch_a_guard_off() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let mut section = "";
+    let mut named = Vec::new();
+    for line in manifest.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+        if line.starts_with('[') {
+            section = line;
+        } else if line.contains("guard-switches") {
+            named.push((section, line));
+        }
+    }
+    let own = r#"nats-ring = { path = ".", features = ["testing", "guard-switches"] }"#;
+    assert_eq!(named, [("[features]", "guard-switches = []"), ("[dev-dependencies]", own)]);
 }

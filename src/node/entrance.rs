@@ -23,6 +23,7 @@ use crate::rpc::server::{Answer, Job, Refusal, Server, plain_message};
 use crate::rpc::subject::{self, Intent};
 use crate::rpc::{Bus, Message, RouteTable, Subscription, TRACE_HEADER, sound_trace};
 use crate::service::{Form, Request, Service, ServiceError};
+use crate::types::guard::{self, Guard};
 use crate::types::{Clock, Epoch, KeyHash, NodeId, PartitionCount, Throttle, Time};
 
 /// Marks messages that only count: sent by a leaving member to reach the number at which its subscription ends.
@@ -128,7 +129,12 @@ impl Entrance {
         loop {
             tokio::select! {
                 biased;
-                () = reader.let_go.notified() => messages.let_go(pace.in_flight_at_most()),
+                () = reader.let_go.notified() => {
+                    if !guard::holds(Guard::LetGoWithoutLoss) {
+                        return;
+                    }
+                    messages.let_go(pace.in_flight_at_most());
+                }
                 message = messages.next() => match message {
                     Some(message) => {
                         pace.count(self.clock.now());

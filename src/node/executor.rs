@@ -20,6 +20,7 @@ use crate::ring::{Action, Input, Offer, OpId, Origin};
 use crate::rpc::envelope::OfferHead;
 use crate::rpc::{Message, RouteTable, subject};
 use crate::service::{Gate, Grant, Release, Validity};
+use crate::types::guard::{self, Guard};
 use crate::types::{Epoch, FencingToken, NodeId, PartitionId};
 
 /// How long a target may take to answer an offer. (Its claim shows in the watch, answered or not.)
@@ -123,13 +124,16 @@ impl Executor {
         let readers = Arc::clone(&self.readers);
         self.later(async move {
             let store = if heartbeat { &parts.heartbeat_store } else { &parts.store };
-            if let Some(partition) = subscribe
+            if let Some(partition) = subscribe.filter(|_| guard::holds(Guard::SubscribeFirst))
                 && let Err(error) = readers.open_partition(&parts.ring, partition).await
             {
                 // Nothing was written; tried again as any write without an outcome.
                 return Input::Cas { op: write.op, result: Err(CasError::Unknown(error.to_string())) };
             }
             let result = store.cas(&write.key.text(), write.expected, write.record.encode(), write.timeout).await;
+            if let Some(partition) = subscribe.filter(|_| !guard::holds(Guard::SubscribeFirst)) {
+                let _ = readers.open_partition(&parts.ring, partition).await;
+            }
             Input::Cas { op: write.op, result }
         });
     }
@@ -188,6 +192,7 @@ impl Executor {
     fn handed_for(&self, owned: &[(PartitionId, Epoch)]) -> Result<Vec<(PartitionId, Handed)>, String> {
         let find = |(partition, epoch): &(PartitionId, Epoch)| match self.handed.get(partition) {
             Some((handed_at, handed)) if handed_at == epoch => Ok((*partition, handed.clone())),
+            _ if !guard::holds(Guard::StateForSwitch) => Ok((*partition, Handed::nothing(self.parts.clock.now()))),
             _ => Err(format!("the state of partition {partition} for epoch {epoch} is not here")),
         };
         let handed: Result<Vec<_>, String> = owned.iter().map(find).collect();
@@ -266,6 +271,9 @@ impl Executor {
             validity.revoke();
             self.partitions_changed = true;
         }
+        if !guard::holds(Guard::DiscardAfterLoss) {
+            return;
+        }
         let service = Arc::clone(self.hooks.service());
         let work = async move { service.discard(partition).await };
         self.supervisor.once(self.hooks.enqueue(&[partition], work));
@@ -276,8 +284,9 @@ impl Executor {
         let epochs = self.table.epochs();
         self.later(async move {
             readers.let_go().await;
+            let peers = peers.iter().filter(|_| guard::holds(Guard::Farewell));
             let farewells =
-                peers.iter().map(|peer| transfer::farewell(&*parts.bus, subject::node(&parts.ring, peer), &epochs));
+                peers.map(|peer| transfer::farewell(&*parts.bus, subject::node(&parts.ring, peer), &epochs));
             futures::future::join_all(farewells).await;
             Input::LetGone
         });

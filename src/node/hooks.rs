@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::offers::Handed;
 use crate::service::{BoxError, Grant, Release, Service};
+use crate::types::guard::{self, Guard};
 use crate::types::{Clock, PartitionCount, PartitionId};
 
 type Tail = Shared<oneshot::Receiver<()>>;
@@ -48,7 +49,9 @@ impl Hooks {
         drop(tails);
         async move {
             // Dropped unfinished counts as done.
-            join_all(earlier).await;
+            if guard::holds(Guard::HookOrder) {
+                join_all(earlier).await;
+            }
             let result = work.await;
             let _ = done.send(());
             result
@@ -64,6 +67,7 @@ impl Hooks {
     ) -> Result<(), String> {
         for (partition, Handed { chunks, made }) in handed {
             if let Some(grant) = grants.iter().find(|grant| grant.partition == partition) {
+                let made = if guard::holds(Guard::TransferAge) { made } else { clock.now() };
                 guarded(self.service.restore(grant, chunks, clock.now().since(made))).await?;
             }
         }

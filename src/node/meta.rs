@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::parts::{NodeParts, RingShape};
 use crate::coord::{CasError, Key, Meta, ReadMetaError, Record, Revision, StoreIdentity, read_meta};
 use crate::types::Generation;
+use crate::types::guard::{self, Guard};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -58,7 +59,11 @@ pub(super) async fn agree(
                 let shape = check(parts, meta)?;
                 let identity = store.identity().await.map_err(|error| MetaError::Store(error.to_string()))?;
                 match after {
-                    Some(before) if shape.generation <= before.generation && shape.nonce == before.nonce => {
+                    Some(before)
+                        if shape.generation <= before.generation
+                            && shape.nonce == before.nonce
+                            && guard::holds(Guard::NextGeneration) =>
+                    {
                         Meta { generation: before.generation.next(), ..meta.clone() }
                     }
                     _ => return Ok((shape, identity)),

@@ -17,6 +17,7 @@ use crate::ring::{Identity, Outcome, Timing};
 use crate::rpc::Router;
 use crate::service::Gate;
 use crate::types::NodeId;
+use crate::types::guard::{self, Guard};
 
 /// Pauses between looks at a store that cannot be used.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -79,7 +80,9 @@ impl Life {
                         None => return Ok(()),
                     }
                     // A full lease, so that every gate of the former generation is closed before anything is claimed.
-                    timing = Timing { hold_off: self.parts.timing.lease, ..self.parts.timing.clone() };
+                    let lease = self.parts.timing.lease;
+                    let hold_off = if guard::holds(Guard::HoldOff) { lease } else { Duration::ZERO };
+                    timing = Timing { hold_off, ..self.parts.timing.clone() };
                 }
             }
             if self.is_to_leave() {

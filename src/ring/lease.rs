@@ -10,6 +10,7 @@ use super::io::OpId;
 use super::settings::Timing;
 use super::view::Seen;
 use crate::coord::{Lease, Revision};
+use crate::types::guard::{self, Guard};
 use crate::types::{Incarnation, NodeName, Time};
 
 /// A heartbeat on its way.
@@ -51,7 +52,8 @@ impl OwnLease {
 
     /// Until when this node may act: its last acknowledged heartbeat's *sending* plus three quarters of the lease.
     pub(crate) fn act_until(&self, timing: &Timing) -> Time {
-        self.acked_sent + timing.act()
+        let act = if guard::holds(Guard::SelfFence) { timing.act() } else { timing.act() * 1000 };
+        self.acked_sent + act
     }
 
     /// When the last acknowledgement arrived.
@@ -129,7 +131,8 @@ impl Observer {
     /// When the lease runs out, if it is not seen renewed.
     pub(crate) fn expires_at(&self, node: &NodeName, lease: &Seen<Lease>) -> Time {
         let received = self.received.get(node).map_or(self.judging_since, |(_, at)| *at);
-        received.max(self.judging_since) + Duration::from_millis(lease.record.lease_ms)
+        let lease = Duration::from_millis(lease.record.lease_ms);
+        received.max(self.judging_since) + if guard::holds(Guard::FullLeaseSilence) { lease } else { lease / 2 }
     }
 
     /// For how long it was not seen renewed.

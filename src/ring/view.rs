@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::coord::{Claim, Key, Lease, LeaseState, Member, PlanRecord, Record, Revision, RingConfig};
+use crate::types::guard::{self, Guard};
 use crate::types::{NodeId, NodeName, PartitionId};
 
 /// A record and the revision it was seen at.
@@ -90,14 +91,13 @@ impl View {
     /// Whether the leases seen prove that this incarnation will never act again: evicted, left, or its name taken by a
     /// later start. (A name is only taken over from an incarnation that was seen to run out.)
     pub(crate) fn is_gone(&self, id: &NodeId) -> bool {
-        self.leases.get(&id.node).is_some_and(|seen| {
-            let lease = &seen.record;
-            if lease.incarnation == id.incarnation {
-                lease.state != LeaseState::Live
-            } else {
-                lease.incarnation.start >= id.incarnation.start
-            }
-        })
+        let Some(seen) = self.leases.get(&id.node) else { return !guard::holds(Guard::AbsentLease) };
+        let lease = &seen.record;
+        if lease.incarnation == id.incarnation {
+            lease.state != LeaseState::Live
+        } else {
+            lease.incarnation.start >= id.incarnation.start
+        }
     }
 
     /// The owner a claim names, while it is held.
@@ -117,6 +117,7 @@ impl View {
 
     /// Whether the plan lists this incarnation as gone.
     pub(crate) fn plan_says_gone(&self, id: &NodeId) -> bool {
-        self.plan.as_ref().is_some_and(|plan| plan.record.gone.contains(id))
+        let same = |gone: &NodeId| gone == id || (!guard::holds(Guard::GoneByIncarnation) && gone.node == id.node);
+        self.plan.as_ref().is_some_and(|plan| plan.record.gone.iter().any(same))
     }
 }

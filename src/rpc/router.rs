@@ -17,6 +17,7 @@ use super::subject::Intent;
 use super::table::{Route, RouteTable};
 use super::trace::current_trace;
 use crate::service::{Form, Request};
+use crate::types::guard::{self, Guard};
 use crate::types::{Chance, Clock, Epoch, KeyHash, PartitionCount, PartitionId, Time};
 
 /// First pause before another try; doubles, with jitter, up to [`LAST_PAUSE`]. A change of the route ends it early.
@@ -159,6 +160,9 @@ impl Router {
                 Try::Done(Err(CallError::TooLarge { size, limit }))
             }
             Err(RequestError::NotSent(error)) => Try::Again(error.to_string()),
+            Err(RequestError::Timeout(_, waited)) if !guard::holds(Guard::RetryOnlyUnexecuted) => {
+                Try::Again(format!("no answer within {waited:?}"))
+            }
             Err(RequestError::Timeout(_, waited)) => {
                 let reason = format!("its owner {} did not answer within {waited:?}", route.owner);
                 Try::Done(Err(unknown(call.partition, reason)))
@@ -173,6 +177,7 @@ fn unknown(partition: PartitionId, reason: String) -> CallError {
 
 fn refused(partition: PartitionId, refusal: Refusal) -> Try {
     match refusal {
+        Refusal::Unknown(reason) if !guard::holds(Guard::RetryOnlyUnexecuted) => Try::Again(reason),
         Refusal::NotExecuted(reason) => Try::Again(reason),
         Refusal::Service(error) => Try::Done(Err(CallError::Service(error))),
         Refusal::Overloaded(reason) => Try::Done(Err(CallError::Overloaded { partition, reason })),

@@ -4,6 +4,8 @@
 //! can be used in a subject, a KV key or a URL as it is.
 
 mod chance;
+#[doc(hidden)]
+pub mod guard;
 mod hash;
 mod ids;
 mod process;

@@ -154,7 +154,12 @@ async fn plain(world: &World, key: usize, asked: Asked) -> (Answered, String) {
         Asked::Set(value, _) => ("set", format!(r#"{{"key":"{key}","value":{value}}}"#)),
         Asked::Get | Asked::Delete => ("get", format!(r#"{{"key":"{key}"}}"#)),
     };
-    let asking = tokio::time::timeout(PLAIN_TIMEOUT, world.ring.plain(operation, body));
+    // Every other key at its partition's own subject, as a client that knows the hash asks for it.
+    let operation = match world.partition_of(&key) {
+        partition if partition.get() % 2 == 1 => format!("p.{partition}.{operation}"),
+        _ => operation.to_owned(),
+    };
+    let asking = tokio::time::timeout(PLAIN_TIMEOUT, world.ring.plain(&operation, body));
     let text = match asking.await {
         Ok(Ok(text)) => text,
         Ok(Err(nats_ring::rpc::RequestError::NoResponders(reason))) => return (Answered::Refused, reason),

@@ -12,6 +12,7 @@ mod fired;
 #[path = "../planner/flow.rs"]
 mod flow;
 mod generator;
+mod guards;
 mod history;
 mod invariants;
 mod load;

@@ -112,6 +112,9 @@ impl Recorded {
 impl Service for Recorded {
     async fn on_own(&self, grants: &[Grant]) -> Result<(), BoxError> {
         let mut running = self.began(Hook::Own, grants);
+        for grant in grants {
+            self.witness.judge(|judge, _| judge.grants.given(self.process, grant));
+        }
         self.mood.suffer().await?;
         self.cache.on_own(grants).await?;
         running.ok = true;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use nats_ring::cache::{CacheConfig, CacheService};
 use nats_ring::node::{NodeError, Ring};
 use nats_ring::testing::{BusFaults, NodeProcess, StoreFaults, TestNode, TestRing};
-use nats_ring::types::{Clock, NodeName, Time};
+use nats_ring::types::{Clock, KeyHash, NodeName, PartitionCount, PartitionId, Time};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -112,12 +112,19 @@ impl Clock for Rated {
     }
 }
 
+/// The bus while nothing is wrong with it.
+fn usual_bus(scenario: &Scenario) -> BusFaults {
+    BusFaults { delay: scenario.bus_delay, ..BusFaults::default() }
+}
+
 impl World {
     pub(crate) fn new(ring: TestRing, scenario: Scenario, witness: Arc<Witness>, keys: Vec<Bytes>) -> Arc<Self> {
+        let usual = usual_bus(&scenario);
+        ring.set_bus_faults(usual);
         let state = State {
             members: Vec::new(),
             store_faults: StoreFaults::default(),
-            bus_faults: BusFaults::default(),
+            bus_faults: usual,
             unreadable: false,
             processes: 0,
             of_name: BTreeMap::new(),
@@ -136,6 +143,12 @@ impl World {
 
     pub(crate) fn fire(&self, kind: Kind) {
         self.fired.lock().unwrap_or_else(PoisonError::into_inner).add(kind, 1);
+    }
+
+    /// Of a key.
+    pub(crate) fn partition_of(&self, key: &str) -> PartitionId {
+        let count = PartitionCount::new(self.scenario.partitions).expect("drawn in its range");
+        KeyHash::default().partition(key.as_bytes(), count)
     }
 
     /// What is due later, since the last time it was asked for.

@@ -14,6 +14,7 @@ use crate::coord::{
 };
 use crate::ring::event::MemberChange;
 use crate::ring::plan;
+use crate::types::guard::{self, Guard};
 use crate::types::{Incarnation, NodeId, NodeName, Time};
 
 /// What the judging and planning side remembers.
@@ -77,7 +78,7 @@ impl Machine {
             return;
         }
         self.evict_silent();
-        if self.coordination.all_leases_seen {
+        if self.coordination.all_leases_seen || !guard::holds(Guard::AllLeasesSeen) {
             self.plan_if_needed();
         }
     }
@@ -131,7 +132,7 @@ impl Machine {
     }
 
     /// Whether this incarnation holds a live lease that was not seen renewed for the whole of it.
-    fn is_silent(&self, id: &NodeId) -> bool {
+    pub(super) fn is_silent(&self, id: &NodeId) -> bool {
         self.view.leases.get(&id.node).is_some_and(|seen| {
             let lease = &seen.record;
             lease.state == LeaseState::Live
@@ -143,7 +144,8 @@ impl Machine {
     /// An observer judges only while its own heartbeats get through: shortly after one was acknowledged.
     fn may_judge(&self) -> bool {
         self.may_act()
-            && self.lease.as_ref().is_some_and(|lease| self.now.since(lease.acked_at()) <= self.timing.beat())
+            && (!guard::holds(Guard::JudgeWhileHeard)
+                || self.lease.as_ref().is_some_and(|lease| self.now.since(lease.acked_at()) <= self.timing.beat()))
     }
 
     fn evict_silent(&mut self) {
@@ -207,7 +209,8 @@ impl Machine {
                 self.emit(Event::Evicted { node: id.node.clone(), silent });
             }
             // It was renewed meanwhile, or somebody else evicted it, or nobody knows: judge anew.
-            Err(_) => self.observer.restart(self.now),
+            Err(_) if guard::holds(Guard::ObserverConflict) => self.observer.restart(self.now),
+            Err(_) => {}
         }
     }
 

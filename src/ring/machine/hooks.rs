@@ -9,6 +9,7 @@ use super::partition::{Hook, Phase};
 use super::{Action, Event, Machine, OpId, Outcome};
 use crate::ring::event::Origin;
 use crate::service::Release;
+use crate::types::guard::{self, Guard};
 use crate::types::{Epoch, PartitionId};
 
 impl Machine {
@@ -19,7 +20,7 @@ impl Machine {
     /// Calls `on_own` for all partitions that came with this step, those of one origin together. Not while suspended:
     /// they may be somebody else's by now.
     pub(super) fn flush_hooks(&mut self, partitions: &[PartitionId]) {
-        if !self.may_act() {
+        if !self.may_act() && guard::holds(Guard::NoHookWhileSuspended) {
             return;
         }
         let mut batches: BTreeMap<u8, (Origin, Vec<(PartitionId, Epoch)>)> = BTreeMap::new();
@@ -113,7 +114,7 @@ impl Machine {
             let same = |p: &PartitionId| machine.slot(*p).hook().is_some_and(|(_, other)| other.op == hook.op);
             machine.who.partitions.ids().filter(same).collect::<Vec<_>>()
         };
-        if running >= self.timing.hook_limit {
+        if running >= self.timing.hook_limit && guard::holds(Guard::HookLimit) {
             let partitions = concerned(self);
             self.emit(Event::HookHung { hook: name, partitions, limit: self.timing.hook_limit });
             self.give_up(Outcome::HookHung);

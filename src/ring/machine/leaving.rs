@@ -4,6 +4,7 @@ use super::life::Stage;
 use super::partition::Phase;
 use super::{Action, Event, Machine, Outcome};
 use crate::coord::{CasError, LeaseState, Member, MemberState, Revision};
+use crate::types::guard::{self, Guard};
 use crate::types::{Incarnation, NodeId};
 
 impl Machine {
@@ -68,7 +69,9 @@ impl Machine {
         if matches!(self.stage, Stage::GivingUp { .. } | Stage::Over) {
             return;
         }
-        self.out.push(Action::CloseGate);
+        if guard::holds(Guard::GateShutBeforeLeft) {
+            self.out.push(Action::CloseGate);
+        }
         let Some(lease) = &self.lease else { return self.finish(outcome) };
         let incarnation = lease.incarnation;
         let until = self.now + self.timing.beat() * 2;

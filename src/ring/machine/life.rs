@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Action, Event, Machine, OpId, Outcome};
 use crate::coord::{CasError, Key, Lease, LeaseState, Member, MemberState, Record, Revision};
 use crate::ring::lease::OwnLease;
+use crate::types::guard::{self, Guard};
 use crate::types::{Incarnation, NodeId, Time};
 
 /// How many renewals of somebody else's lease of this name are taken as proof that it is live. One may have been on
@@ -60,11 +61,11 @@ impl Machine {
             Stage::Seeking { beats, .. } if before == Some(holder) && state == LeaseState::Live => *beats += 1,
             Stage::Running | Stage::Lingering { .. } => {
                 let Some(lease) = &mut self.lease else { return };
-                if holder != lease.incarnation && revision > lease.revision {
+                if holder != lease.incarnation && revision > lease.revision && guard::holds(Guard::OwnIncarnation) {
                     self.lose(Outcome::Evicted, format!("the name was taken over by incarnation {holder}"));
                 } else if holder == lease.incarnation && state != LeaseState::Live {
                     self.lose(Outcome::Evicted, "evicted: no heartbeat of this node was seen for a lease".to_owned());
-                } else if holder == lease.incarnation {
+                } else if holder == lease.incarnation || !guard::holds(Guard::OwnIncarnation) {
                     // A renewal that timed out and landed all the same: the next one goes on from there.
                     lease.revision = lease.revision.max(revision);
                 }
@@ -87,7 +88,10 @@ impl Machine {
         {
             self.stage = Stage::Seeking { beats: 0, announced: false };
         }
-        if matches!(self.stage, Stage::Seeking { .. }) && self.leases_seen && self.ring_seen {
+        if matches!(self.stage, Stage::Seeking { .. })
+            && self.leases_seen
+            && (self.ring_seen || !guard::holds(Guard::AbsentClaim))
+        {
             self.seek();
         }
         self.advance_acquisition();
@@ -108,18 +112,19 @@ impl Machine {
         let Some(seen) = self.view.leases.get(&self.who.node).cloned() else {
             return self.acquire(Revision::NONE, 1);
         };
-        let start = seen.record.incarnation.start + 1;
+        let start = seen.record.incarnation.start + u64::from(guard::holds(Guard::StartGrows));
         if seen.record.state != LeaseState::Live {
             return self.acquire(seen.revision, start);
         }
         let expires_at = self.observer.expires_at(&self.who.node, &seen);
         let Stage::Seeking { beats, announced } = &mut self.stage else { return };
-        if *beats >= LIVE_AFTER_BEATS {
+        if *beats >= LIVE_AFTER_BEATS && guard::holds(Guard::LiveNameRefused) {
             let holder = NodeId { node: self.who.node.clone(), incarnation: seen.record.incarnation };
             return self.finish(Outcome::NameLive { holder });
         }
         // While cut off nothing would be seen of a holder that renews it; after that, a full lease is observed anew.
-        if self.now >= expires_at && self.disconnected_at.is_none() {
+        let observed = self.now >= expires_at && self.disconnected_at.is_none();
+        if observed || !guard::holds(Guard::NameObserved) {
             return self.acquire(seen.revision, start);
         }
         if !std::mem::replace(announced, true) {
@@ -254,7 +259,7 @@ impl Machine {
         if !lease.is_due(now) {
             return;
         }
-        if cut_off {
+        if cut_off && guard::holds(Guard::BeatsNeedData) {
             return lease.postpone(now + beat);
         }
         self.last_op += 1;
@@ -271,7 +276,7 @@ impl Machine {
             Ok(revision) => {
                 let gap = lease.acked(*revision, sent, self.now);
                 let until = lease.act_until(&self.timing);
-                if gap > self.timing.lease / 3 {
+                if gap > self.timing.lease / 3 && guard::holds(Guard::ObserverGap) {
                     self.observer.restart(self.now);
                 }
                 self.out.push(Action::OpenGate(until));
@@ -301,7 +306,9 @@ impl Machine {
 
     pub(super) fn connection(&mut self, up: bool) {
         if up {
-            self.observer.restart(self.now);
+            if guard::holds(Guard::ObserverReconnect) {
+                self.observer.restart(self.now);
+            }
             self.disconnected_at = None;
         } else if self.disconnected_at.is_none() {
             self.disconnected_at = Some(self.now);

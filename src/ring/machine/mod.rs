@@ -19,6 +19,7 @@ mod slots;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::event::Event;
 use super::io::{Action, Input, OpId, Outcome};
@@ -27,6 +28,7 @@ use super::settings::{Identity, Timing};
 use super::view::View;
 use crate::coord::Update;
 use crate::coord::{CasError, Key, Member, Record, Revision, WatchScope};
+use crate::types::guard::{self, Guard};
 use crate::types::{NodeId, NodeName, PartitionId, Time};
 
 pub use report::{MemberReport, MoveReport, Report, Standing};
@@ -122,7 +124,13 @@ impl Machine {
         match input {
             Input::Wake => {}
             Input::RingSnapshot(updates) => {
-                updates.into_iter().for_each(|update| self.apply(update));
+                for update in updates {
+                    self.apply(update);
+                    if !guard::holds(Guard::SnapshotAsUnit) {
+                        self.ring_seen = true;
+                        self.advance();
+                    }
+                }
                 self.ring_seen = true;
             }
             Input::RingChange(update) => self.apply(update),
@@ -200,7 +208,7 @@ impl Machine {
     /// Brings everything towards the plan that can be brought.
     fn advance(&mut self) {
         self.advance_life();
-        if self.lease.is_none() || !self.ring_seen {
+        if self.lease.is_none() || (guard::holds(Guard::AbsentClaim) && !self.ring_seen) {
             return;
         }
         if !self.takes_part() {
@@ -280,7 +288,7 @@ impl Machine {
 
     /// Whether half a lease is left to act in: asked for before anything is claimed.
     fn may_claim(&self) -> bool {
-        let half = self.timing.lease / 2;
+        let half = if guard::holds(Guard::HalfLeaseToClaim) { self.timing.lease / 2 } else { Duration::ZERO };
         self.may_act() && self.lease.as_ref().is_some_and(|lease| self.now + half <= lease.act_until(&self.timing))
     }
 

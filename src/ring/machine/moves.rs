@@ -9,6 +9,7 @@ use crate::coord::Revision;
 use crate::ring::event::Origin;
 use crate::ring::io::Offer;
 use crate::service::Release;
+use crate::types::guard::{self, Guard};
 use crate::types::{Epoch, NodeId, PartitionId, Time};
 
 /// How far a move is.
@@ -106,7 +107,7 @@ impl Machine {
 
     /// Tells the service to flush as the owner: only while this node is known to be that.
     fn begin_release(&mut self, partition: PartitionId, epoch: Epoch) {
-        if !self.may_act() {
+        if !self.may_act() && guard::holds(Guard::NoHookWhileSuspended) {
             return;
         }
         let hook = self.start_hook();
@@ -144,7 +145,9 @@ impl Machine {
                 moving.bytes = bytes;
                 moving.step = Step::Offering;
                 let offer = Offer { partition, epoch, revision: moving.revision, from };
-                self.out.push(Action::Revoke { partition });
+                if guard::holds(Guard::RevokeAtOffer) {
+                    self.out.push(Action::Revoke { partition });
+                }
                 self.out.push(Action::SendOffer { to, offer });
             }
             Err(reason) => self.abandon(partition, reason),
@@ -180,9 +183,9 @@ impl Machine {
         let target_left = moving.to.as_ref().is_some_and(|to| !self.is_live_target(to));
         if target_left {
             self.abandon(partition, "the target left the ring".to_owned());
-        } else if self.now >= moving.deadline {
+        } else if self.now >= moving.deadline && guard::holds(Guard::MoveDeadline) {
             self.abandon(partition, format!("not done within {:?}", self.timing.move_timeout));
-        } else if matches!(moving.step, Step::Parking { idle: true }) {
+        } else if matches!(moving.step, Step::Parking { idle } if idle || !guard::holds(Guard::FinishRunning)) {
             self.begin_release(partition, moving.epoch);
         }
     }
@@ -201,7 +204,7 @@ impl Machine {
             let pause = self.now.since(moving.started);
             self.emit(Event::MoveAbandoned { partition, to: to.node.clone(), reason, pause });
         }
-        if matches!(moving.step, Step::Parking { .. }) {
+        if matches!(moving.step, Step::Parking { .. }) || !guard::holds(Guard::AbandonByClaim) {
             self.set_phase(partition, Phase::Serving { epoch: moving.epoch, revision: moving.revision });
             self.out.push(Action::Serve { partition, epoch: moving.epoch });
         } else {
@@ -263,7 +266,7 @@ impl Machine {
         if slot.is_excluded(self.now) {
             return Err("this partition could not be started here a moment ago".to_owned());
         }
-        if !matches!(slot.phase, Phase::Away) {
+        if !matches!(slot.phase, Phase::Away) && guard::holds(Guard::AcceptWhenFree) {
             return Err("this partition is busy here".to_owned());
         }
         let newer = self.view.claims.get(&partition).is_some_and(|seen| seen.revision > offer.revision);

@@ -10,6 +10,7 @@ use crate::coord::{CasError, Claim, ClaimState, Key, Record, Revision};
 use crate::ring::event::Origin;
 use crate::ring::settings::Timing;
 use crate::service::Release;
+use crate::types::guard::{self, Guard};
 use crate::types::{Epoch, NodeId, PartitionId, Time};
 
 /// A claim being written.
@@ -23,6 +24,14 @@ pub(super) struct Claiming {
     pub(super) retry_at: Time,
     /// The move that is being abandoned by this claim, if so: should the target win, it is finished after all.
     pub(super) abandoned: Option<Move>,
+}
+
+impl Claiming {
+    /// Whether a conflict is no proof that it lost: one sent before may have won, and a switch is not taken for made
+    /// on a refusal that a change of the store's leader may have caused.
+    fn awaits_the_watch(&self) -> bool {
+        self.unsettled || (self.abandoned.is_some() && guard::holds(Guard::ConflictOfAbandoned))
+    }
 }
 
 /// A hook that runs.
@@ -133,10 +142,12 @@ impl Machine {
     /// Whether a later revision of the claim names somebody else: not this node's to serve any more, whatever it
     /// believed.
     fn superseded(&self, partition: PartitionId, revision: Revision) -> bool {
-        self.view
-            .claims
-            .get(&partition)
-            .is_some_and(|seen| seen.revision > revision && !seen.record.holder().is_some_and(|id| self.is_me(id)))
+        guard::holds(Guard::SupersededClaim)
+            && self
+                .view
+                .claims
+                .get(&partition)
+                .is_some_and(|seen| seen.revision > revision && !seen.record.holder().is_some_and(|id| self.is_me(id)))
     }
 
     /// Claims what the plan gives this node and nobody owns: never claimed, given back, or its owner's incarnation in
@@ -152,7 +163,7 @@ impl Machine {
                     None => (seen.revision, next, Origin::Initial),
                     // A write of this node that landed late: take it up again under a new epoch.
                     Some(id) if *id == me => (seen.revision, next, Origin::Abandoned),
-                    Some(id) if self.view.plan_says_gone(id) => (seen.revision, next, Origin::Takeover),
+                    Some(id) if self.may_take_over(id) => (seen.revision, next, Origin::Takeover),
                     Some(_) => return,
                 }
             }
@@ -172,6 +183,11 @@ impl Machine {
             return;
         }
         self.claim(partition, expected, epoch, origin, None);
+    }
+
+    fn may_take_over(&self, owner: &NodeId) -> bool {
+        let seems_gone = || self.is_silent(owner) || !self.view.members.contains_key(&owner.node);
+        self.view.plan_says_gone(owner) || (!guard::holds(Guard::TakeoverByPlan) && seems_gone())
     }
 
     /// Sends the claim of a partition for this node; requests for it are parked from here on.
@@ -238,9 +254,8 @@ impl Machine {
                 claiming.op = None;
                 match result {
                     Ok(revision) => self.claimed(partition, *revision),
-                    Err(CasError::Conflict) if !claiming.unsettled && claiming.abandoned.is_none() => {
-                        self.claim_lost(partition);
-                    }
+                    Err(CasError::Conflict) if !claiming.awaits_the_watch() => self.claim_lost(partition),
+                    Err(CasError::Unknown(_)) if !guard::holds(Guard::UnsettledClaim) => self.claim_lost(partition),
                     // The watch shows who won.
                     Err(CasError::Conflict) => claiming.retry_at = retry_at,
                     Err(_) => {

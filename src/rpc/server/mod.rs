@@ -22,6 +22,7 @@ use super::subject::Intent;
 use super::table::{Route, RouteTable};
 use super::trace::traced;
 use crate::service::{Gate, Grant, Request, Service};
+use crate::types::guard::{self, Guard};
 use crate::types::{Clock, Epoch, NodeId, PartitionCount, PartitionId, Process, Time};
 
 pub use answer::{Answer, Refusal, error_body, plain_message};
@@ -191,9 +192,9 @@ impl Server {
             return Decision::Refuse(job, Refusal::NotExecuted(format!("there is no partition {partition}")));
         };
         match &slot.mode {
-            Mode::Serving(grant) if job.epoch <= grant.epoch() => {
+            Mode::Serving(grant) if job.epoch <= grant.epoch() || !guard::holds(Guard::EpochOfRequest) => {
                 let grant = grant.clone();
-                if !grant.is_current() {
+                if guard::holds(Guard::GateBefore) && !grant.is_current() {
                     return Decision::Refuse(job, Refusal::NotExecuted("the owner's lease is suspended".into()));
                 }
                 let limit = self.parts.limits.running;
@@ -217,7 +218,8 @@ impl Server {
     /// knows. A request whose sender knows more waits until it is known here too.
     fn destination(&self, partition: PartitionId, known_to_sender: Epoch) -> Option<Route> {
         let route = self.parts.table.route(partition)?;
-        (route.epoch >= known_to_sender && route.owner != self.parts.me).then_some(route)
+        let not_behind = route.epoch >= known_to_sender || !guard::holds(Guard::EpochOfRequest);
+        (not_behind && route.owner != self.parts.me).then_some(route)
     }
 
     fn park(&self, slot: &mut Slot, job: Job) -> Decision {
@@ -225,7 +227,7 @@ impl Server {
             return Decision::Refuse(job, Refusal::NotExecuted("this node is not in the ring".to_owned()));
         }
         let limit = self.parts.limits.parked;
-        if slot.parked.len() >= limit {
+        if guard::holds(Guard::ParkedBound) && slot.parked.len() >= limit {
             let reason = format!("{limit} requests are waiting for partition {} already", job.partition);
             return Decision::Refuse(job, Refusal::Overloaded(reason));
         }
@@ -265,7 +267,7 @@ impl Server {
         let work = std::panic::AssertUnwindSafe(work).catch_unwind();
         let outcome = tokio::time::timeout(self.parts.limits.execution, work).await;
         // An answer through a closed gate would be one of a node that is not the owner any more.
-        let current = grant.is_current();
+        let current = grant.is_current() || !guard::holds(Guard::GateAfter);
         let result = match outcome {
             Ok(Ok(result)) if current => result.map_err(Refusal::Service),
             Ok(Ok(_)) => Err(Refusal::Unknown("the owner lost its lease while it was executed".into())),
@@ -305,7 +307,7 @@ impl Server {
             Answer::Nobody => None,
             Answer::Native(reply) | Answer::Plain(reply) => Some(reply.clone()),
         };
-        if job.hops >= MAX_HOPS {
+        if guard::holds(Guard::HopLimit) && job.hops >= MAX_HOPS {
             let reason = format!("it was passed on {MAX_HOPS} times and no node took itself for the owner");
             return self.refuse(job, Refusal::NotExecuted(reason)).await;
         }
@@ -353,10 +355,11 @@ impl Server {
 
     fn set_mode(self: &Arc<Self>, partition: PartitionId, mode: Mode) {
         if let Some(mut slot) = self.slot(partition) {
+            let dropped = matches!(mode, Mode::Remote) && !guard::holds(Guard::ForwardAfterSwitch);
             slot.mode = mode;
             let parked = std::mem::take(&mut slot.parked);
             drop(slot);
-            self.dispatch_again(parked);
+            self.dispatch_again(if dropped { VecDeque::new() } else { parked });
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod claims;
 mod gate;
+mod grants;
 mod hooks;
 mod leases;
 mod owners;
@@ -21,6 +22,7 @@ use nats_ring::types::{FencingToken, NodeName, PartitionId, Time};
 use crate::history::{ProcessId, Term};
 use claims::Claims;
 use gate::Gates;
+use grants::Grants;
 use hooks::Hooks;
 use leases::Leases;
 use owners::Owners;
@@ -57,6 +59,7 @@ pub(crate) struct Judge {
     pub(crate) claims: Claims,
     pub(crate) gates: Gates,
     pub(crate) plans: Plans,
+    pub(crate) grants: Grants,
     /// Nothing ever goes wrong in this run.
     calm: bool,
 }
@@ -83,6 +86,7 @@ impl Judge {
             claims: Claims::new(partitions),
             gates: Gates::new(act),
             plans: Plans::default(),
+            grants: Grants::default(),
             calm,
         }
     }
@@ -124,6 +128,7 @@ impl Judge {
                 self.register.store_went_back();
                 self.leases.forget(at);
                 self.claims.forget();
+                self.plans.latest = None;
                 Ok(())
             }
             Observed::Connection { of, link } => {

@@ -13,6 +13,7 @@ use super::{Held, ensure};
 use crate::history::{Answered, Asked, ProcessId, Term};
 
 pub(super) const NO_LOSS: &str = "nothing acknowledged is lost in a planned move";
+const ONCE: &str = "a write executes once";
 const NO_STALE: &str = "no read is stale, no write goes back";
 
 const IN_TIME: &str = "no entry outlives its time to live";
@@ -46,6 +47,7 @@ struct Life {
 struct Key {
     floor: Option<Floor>,
     values: HashMap<Version, u64>,
+    versions: HashMap<u64, Version>,
     lives: HashMap<u64, Life>,
     /// Deletes that may still land, or have: when they began, and until when they may.
     deletes: Vec<(Duration, Duration)>,
@@ -82,6 +84,8 @@ pub(crate) struct Register {
     partition_of: Vec<PartitionId>,
     partitions: Vec<Partition>,
     generation: u64,
+    /// Messages may come twice, and writes with them.
+    pub(crate) duplicates: bool,
     /// The store went back: terms of partitions that nobody alive holds may begin again.
     went_back: bool,
     /// Times that a partition began empty though it had had an owner.
@@ -92,7 +96,7 @@ impl Register {
     pub(crate) fn new(partition_of: Vec<PartitionId>, partitions: u16) -> Self {
         let keys = partition_of.iter().map(|_| Key::default()).collect();
         let partitions = vec![Partition::default(); usize::from(partitions)];
-        Self { keys, partition_of, partitions, generation: 0, went_back: false, losses: 0 }
+        Self { keys, partition_of, partitions, generation: 0, went_back: false, duplicates: false, losses: 0 }
     }
 
     /// State was handed over.
@@ -220,7 +224,11 @@ impl Register {
     /// One version, one value.
     fn is_of(&mut self, key: usize, version: Version, value: u64) -> Held {
         let first = *self.keys[key].values.entry(version).or_insert(value);
-        ensure(first == value, NO_STALE, || format!("key {key}: {version} is {first} and {value}"))
+        ensure(first == value, NO_STALE, || format!("key {key}: {version} is {first} and {value}"))?;
+        let written = *self.keys[key].versions.entry(value).or_insert(version);
+        ensure(written == version || self.duplicates, ONCE, || {
+            format!("key {key}: the write of {value} is version {written} and version {version}")
+        })
     }
 
     /// The write of this value is done; answers from when on it may be gone by its time to live.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nats_ring::coord::{Key, Record, Revision, RingConfig, Store};
-use nats_ring::testing::{BusFaults, Link, StoreFaults, TestRing};
+use nats_ring::testing::{Link, StoreFaults, TestRing};
 use nats_ring::types::{NodeName, PartitionId};
 
-use super::{End, Member, NODES_MAX, World};
+use super::{End, Member, NODES_MAX, World, usual_bus};
 use crate::fired::Kind;
 use crate::history::{ProcessId, What};
 use crate::schedule::{Action, Back, BusTrouble, CasTrouble, WatchTrouble, Wish};
@@ -175,7 +175,7 @@ impl World {
             BusTrouble::Loss(percent) => faults.loss = f64::from(percent) / 100.0,
             BusTrouble::Duplicate(percent) => {
                 faults.duplicate = f64::from(percent) / 100.0;
-                self.witness.ask(|judge| judge.gates.duplicates = true);
+                self.witness.ask(|judge| (judge.gates.duplicates, judge.register.duplicates) = (true, true));
             }
         }
         self.ring.set_bus_faults(*faults);
@@ -282,8 +282,9 @@ impl World {
     }
 
     fn no_bus_faults(&self) {
-        self.state().bus_faults = BusFaults::default();
-        self.ring.set_bus_faults(BusFaults::default());
+        let usual = usual_bus(&self.scenario);
+        self.state().bus_faults = usual;
+        self.ring.set_bus_faults(usual);
     }
 
     /// NATS as a whole, or JetStream alone.

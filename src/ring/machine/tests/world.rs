@@ -10,6 +10,7 @@
 mod act;
 mod checker;
 mod faults;
+mod guards;
 mod operators;
 mod process;
 mod store;

@@ -12,6 +12,7 @@ use super::{Due, MS, World};
 use crate::coord::Update;
 use crate::coord::{CasError, Claim, Key, Lease, Record, Revision, WatchScope};
 use crate::ring::io::{Input, OpId};
+use crate::types::guard::{self, Guard};
 use crate::types::{NodeName, PartitionId};
 
 /// The records, and when they were written.
@@ -85,6 +86,15 @@ fn class(key: &Key) -> usize {
     }
 }
 
+fn compares(key: &Key) -> bool {
+    match key {
+        Key::Own(_) => guard::holds(Guard::ClaimRevision),
+        Key::Lease(_) => guard::holds(Guard::LeaseRevision),
+        Key::Plan => guard::holds(Guard::PlanRevision),
+        _ => true,
+    }
+}
+
 fn unknown() -> Result<Revision, CasError> {
     Err(CasError::Unknown("no answer in time".to_owned()))
 }
@@ -147,7 +157,11 @@ impl World {
             return Ok(());
         }
         let current = self.kv.records.get(&writing.key).map_or(Revision::NONE, |(revision, _)| *revision);
-        let result = if current == writing.expected { Ok(self.write(&writing)?) } else { Err(CasError::Conflict) };
+        let result = if current == writing.expected || !compares(&writing.key) {
+            Ok(self.write(&writing)?)
+        } else {
+            Err(CasError::Conflict)
+        };
         self.note(|| {
             let (by, key) = (writing.process + 1, writing.key.text());
             format!("store: p{by} {key}@{} {} -> {result:?}", writing.expected.0, brief(&writing.record))

@@ -1,0 +1,67 @@
+//! The world without one rule: which of the machine's guards it needs to stay sound, and the seed that shows it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{number, play};
+use crate::types::guard::{Guard, without};
+
+/// The lowest seed that fails without these rules, and what it breaks.
+fn caught(guards: &[Guard], seeds: u64) -> Option<(u64, String)> {
+    let (next, found) = (AtomicU64::new(1), AtomicU64::new(u64::MAX));
+    let search = || {
+        let _off = without(guards);
+        let mut failed = None;
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed > seeds || seed > found.load(Ordering::Relaxed) {
+                return failed;
+            }
+            if let Err(reason) = play(seed, false).0 {
+                found.fetch_min(seed, Ordering::Relaxed);
+                failed = Some((seed, reason));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..2).map(|_| scope.spawn(search)).collect();
+        workers.into_iter().filter_map(|worker| worker.join().expect("a seed panicked: see above")).min()
+    })
+}
+
+/// Guards that this world shows to be needed, with a seed that does. Those kept outside the machine, and those whose
+/// absence costs what is not judged here, are the whole ring's simulation to show (`tests/sim/guards.rs`).
+const CAUGHT: &[(Guard, u64)] = &[
+    (Guard::SelfFence, 24),
+    (Guard::ClaimRevision, 1),
+    (Guard::LeaseRevision, 6),
+    (Guard::FullLeaseSilence, 1),
+    (Guard::ObserverGap, 16),
+    (Guard::TakeoverByPlan, 19),
+    (Guard::AbandonByClaim, 1),
+    (Guard::OwnIncarnation, 101),
+    (Guard::NameObserved, 1),
+    (Guard::LiveNameRefused, 1),
+    (Guard::StartGrows, 5),
+    (Guard::MoveDeadline, 18),
+];
+
+#[test]
+fn without_a_guard_of_the_machine_a_seed_breaks_that_is_sound_with_it() {
+    for (guard, seed) in CAUGHT {
+        let broken = {
+            let _off = without(&[*guard]);
+            play(*seed, false).0
+        };
+        assert!(broken.is_err(), "seed {seed} without {} breaks nothing any more", guard.name());
+        assert_eq!(play(*seed, false).0, Ok(()), "seed {seed}");
+    }
+}
+
+/// `RING_GUARDS=<n> cargo test --lib search_for_seeds -- --nocapture` searches `n` seeds for each guard.
+#[test]
+fn search_for_seeds_that_show_a_guard_to_be_needed() {
+    let Some(seeds) = number("RING_GUARDS") else { return };
+    for guard in Guard::ALL {
+        eprintln!("{:24} {:?}", guard.name(), caught(&[*guard], seeds));
+    }
+}

@@ -8,10 +8,14 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 BINARY ?= $(TARGET)/release/nats-ring
 RUN_DIR ?= $(TARGET)/run
 DEV_FLAGS ?=
+# The program optimised, as the benches build it anyway.
+CAMPAIGN := $(CARGO) test --release --locked --test campaign -- --ignored --exact --nocapture
+# Some of the campaign's nodes.
+WRITER := $(CARGO) build --release --locked --example fenced_writer
 HAS_BENCHES := $(wildcard benches/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify fix bench explore install clients format-check clippy docs deny bench-short
+.PHONY: help run test verify fix bench explore install clients previous format-check clippy docs deny bench-short faults busy faults-short sim sim-short sim-guards
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,7 +31,7 @@ test: install clients ## every test, real NATS servers included
 
 verify: ## everything a change must pass; changes nothing
 	@start=$$(date +%s); \
-	for step in format-check clippy docs deny test bench-short; do \
+	for step in format-check clippy docs deny test bench-short sim-short faults-short; do \
 		begin=$$(date +%s); \
 		$(MAKE) --no-print-directory $$step || { echo "make verify: failed at $$step"; exit 1; }; \
 		echo "make verify: $$step took $$(($$(date +%s) - begin)) s"; \
@@ -49,11 +53,31 @@ else
 	$(CARGO) bench --benches
 endif
 
+faults: install ## breaks processes, servers and links of a ring under clients, judges what they saw; MINUTES=10 SEED=7
+	$(WRITER)
+	MINUTES='$(MINUTES)' SEED='$(SEED)' $(CAMPAIGN) campaign
+
+busy: install ## a ring while other processes take the whole machine: nobody is evicted; MINUTES=5
+	MINUTES='$(MINUTES)' $(CAMPAIGN) busy::busy
+
+sim: ## simulated rings: SEEDS=a..b a campaign, nothing to go on with the last one, SEED=n one seed with its timeline
+ifdef SEED
+	SIM_SEED='$(SEED)' $(CARGO) test --release --locked --test sim one_seed -- --exact --nocapture
+else
+	SIM_SEEDS='$(SEEDS)' $(CARGO) test --release --locked --test sim campaign -- --exact --nocapture
+endif
+
+sim-guards: ## searches, for each guard of the protocol, the seed that breaks without it; GUARDS=a,b+c for some
+	SIM_GUARDS='$(or $(GUARDS),all)' $(CARGO) test --release --locked --test sim guards::search_asked -- --exact --nocapture
+
 install: ## nats-server, and the nats command line where it can be had, into nats/.bin
 	@$(INSTALL)
 
 clients: ## the clients that the programs of docs/clients.md use, into target/clients
 	@scripts/client_deps.sh
+
+previous: ## the program of the commit before this one, into target/previous: the rolling upgrade starts from it
+	@scripts/previous.sh
 
 format-check:
 	$(CARGO) fmt --check
@@ -74,6 +98,15 @@ bench-short: install
 ifneq ($(HAS_BENCHES),)
 	NATS_RING_BENCH_SHORT=1 $(CARGO) bench --benches
 endif
+
+# Real faults for three minutes, full load for one.
+faults-short: install
+	$(WRITER)
+	MINUTES=3 SEED='$(SEED)' $(CAMPAIGN) campaign
+	MINUTES=1 $(CAMPAIGN) busy::busy
+
+sim-short:
+	SIM_SEEDS=1..1001 $(CARGO) test --release --locked --test sim campaign -- --exact --nocapture
 
 # For .ci/run, so that the version is written down once.
 .PHONY: deny-version

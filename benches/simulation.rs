@@ -53,7 +53,7 @@ async fn run(case: &Case) {
         };
         count += 1;
         let key = Bytes::from(format!("key-{}", count % 1000));
-        if count % 2 == 0 {
+        if count.is_multiple_of(2) {
             cache.set(key, Bytes::from("\"value\""), None).await.unwrap();
         } else {
             cache.get(key).await.unwrap();

@@ -70,9 +70,12 @@ const DOCUMENTS: &[&str] = &[
     "LICENSE-MIT",
     "LICENSE-APACHE",
     "docs/protocol.md",
+    "docs/reference.md",
+    "docs/guards.md",
     "docs/clients.md",
     "docs/security.md",
     "docs/operations.md",
+    "docs/faults.md",
     "docs/decisions/README.md",
 ];
 

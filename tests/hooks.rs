@@ -200,6 +200,8 @@ fn a_node_whose_loop_does_not_turn_loses_its_lease_though_its_connections_live()
     let (wedged_runtime, test) = (runtime(8), runtime(2));
     let (first, second) = (Recorder::new("first"), Recorder::new("second"));
     let one = wedged_runtime.block_on(wedging.start("one", first.clone()));
+    // By its own word: others see its claims before its service is told of them, and what it never had it cannot lose.
+    wedged_runtime.block_on(settled(&one, 1, LIMIT));
     test.block_on(async {
         let two = healthy.start("two", second.clone()).await;
         settled(&two, 2, LIMIT).await;

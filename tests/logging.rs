@@ -2,9 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod common;
-#[allow(dead_code, unreachable_pub)] // shared with the tests of faults
-#[path = "faults/proxy.rs"]
-mod proxy;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::eventually::eventually;
 use common::nats_server::NatsServer;
 use common::node::NodeProcess;
-use proxy::{Link, Proxy};
+use common::proxy::{Link, Proxy};
 
 const LIMIT: Duration = Duration::from_secs(40);
 /// Long enough for eighty attempts to connect.

@@ -141,14 +141,14 @@ impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Self {
         let code = match &error {
             NodeError::Meta(MetaError::Disagrees { .. } | MetaError::Unreadable(_)) => Code::RingDisagrees,
-            NodeError::Meta(MetaError::Store(_)) => Code::Nats,
+            NodeError::Meta(MetaError::Store(_) | MetaError::Refused(_)) => Code::Nats,
             NodeError::NameLive { .. } => Code::NameLive,
             NodeError::DrainIncomplete => Code::DrainIncomplete,
             NodeError::HookHung | NodeError::GaveUp(_) => Code::GaveUp,
         };
         let hint = match &error {
             NodeError::Meta(MetaError::Unreadable(_)) => ": upgrade nats-ring, or name another ring with --platform",
-            NodeError::Meta(MetaError::Store(_)) => {
+            NodeError::Meta(MetaError::Store(_) | MetaError::Refused(_)) => {
                 ": see whether JetStream answers, 'nats stream ls -a', and start again"
             }
             NodeError::HookHung | NodeError::GaveUp(_) => ": the log has the first failure; start it again",

@@ -2,14 +2,17 @@
 //!
 //! In: a store, a scope, and which life of the store is meant. Out: records as they are seen. A watch that cannot be had,
 //! or ends, is asked for again with back-off for as long as it takes: that NATS is away is no reason to restart
-//! anything. What this release cannot read is reported and left out.
+//! anything. What this release cannot read is reported and left out; a `meta` of a newer format ends it, for then the
+//! ring may be full of what it cannot read.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 
-use super::{Entry, Key, Meta, Record, Revision, Store, StoreIdentity, WatchItem, WatchScope, WatchStream};
+use super::{
+    Entry, Key, Meta, Record, RecordError, Revision, Store, StoreIdentity, WatchItem, WatchScope, WatchStream,
+};
 use crate::types::Chance;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -35,7 +38,7 @@ pub enum Followed {
     Snapshot(Vec<Update>),
     /// One record, later than the snapshot.
     Change(Box<Update>),
-    /// The store is another one, or went back: the last item.
+    /// The store is another one, went back, or speaks a format that this release does not: the last item.
     Reset(String),
 }
 
@@ -104,6 +107,10 @@ impl Follower {
 
     fn read(&mut self, item: WatchItem) -> Option<Followed> {
         self.pause = FIRST_PAUSE;
+        if let Some(error) = newer_ring(&item) {
+            self.over = true;
+            return Some(Followed::Reset(error.to_string()));
+        }
         match item {
             WatchItem::Snapshot(entries) => {
                 Some(Followed::Snapshot(entries.into_iter().filter_map(read_entry).collect()))
@@ -119,6 +126,20 @@ impl Follower {
             }
         }
     }
+}
+
+/// Why the ring is not one for this release any more, if `meta` says so: whoever went on would see only what others have
+/// not rewritten yet.
+fn newer_ring(item: &WatchItem) -> Option<RecordError> {
+    let entries = match item {
+        WatchItem::Snapshot(entries) => entries.as_slice(),
+        WatchItem::Change(entry) => std::slice::from_ref(entry),
+        WatchItem::Gap(_) | WatchItem::Reset(_) => return None,
+    };
+    let key = Key::Meta.text();
+    let meta = entries.iter().find(|entry| entry.key == key)?;
+    let error = Record::decode(&Key::Meta, meta.value.as_ref()?).err()?;
+    matches!(error, RecordError::Format { .. }).then_some(error)
 }
 
 /// Keys of other releases and deleted ones are left out: absence proves nothing.

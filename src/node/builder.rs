@@ -5,6 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::meta::MetaError;
 use super::parts::NodeParts;
 use super::ring::Ring;
 use super::run::NodeError;
@@ -21,6 +24,8 @@ use crate::types::{BootClock, Chance, Clock, KeyHash, NodeName, PartitionCount, 
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(3);
 /// Timers tick in milliseconds.
 const BEAT_MIN: Duration = Duration::from_millis(1);
+/// Between two attempts to read the bucket at the start, each of which may take seconds itself.
+const START_PAUSE: Duration = Duration::from_millis(250);
 const DEFAULT_STAGING_BYTES: usize = 256 * 1024 * 1024;
 
 /// Why a node could not be started.
@@ -171,6 +176,8 @@ impl NodeBuilder {
     pub async fn start(self, service: Arc<dyn Service>) -> Result<Ring, StartError> {
         self.check()?;
         let nats = self.connections().await?;
+        #[allow(clippy::disallowed_methods)] // The deadline of a wait that decides nothing.
+        let deadline = Instant::now() + nats.data().wait();
         let store = NatsStore::open(nats.data(), &self.ring, self.kv_replicas).await?;
         let heartbeat_store = NatsStore::open(nats.heartbeat(), &self.ring, self.kv_replicas).await?;
         let parts = NodeParts {
@@ -195,7 +202,7 @@ impl NodeBuilder {
             queries: self.queries,
             observer: self.observer,
         };
-        Ok(Ring::start(parts).await?)
+        Ok(patiently(deadline, || Ring::start(parts.clone())).await?)
     }
 
     fn check(&self) -> Result<(), StartError> {
@@ -232,6 +239,28 @@ impl NodeBuilder {
     }
 }
 
+/// Tries for as long as the bucket cannot be read: a stream whose leader is being elected answers nobody for some
+/// seconds, and to wait for that is what the caller's patience with NATS is for.
+async fn patiently<T, F>(deadline: Instant, start: impl Fn() -> F) -> Result<T, NodeError>
+where
+    F: Future<Output = Result<T, NodeError>>,
+{
+    loop {
+        match start().await {
+            Err(NodeError::Meta(MetaError::Store(reason))) if !is_over(deadline) => {
+                tracing::info!(reason, "waiting for the ring's bucket");
+            }
+            started => return started,
+        }
+        tokio::time::sleep(START_PAUSE).await;
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // The deadline of a wait that decides nothing.
+fn is_over(deadline: Instant) -> bool {
+    Instant::now() >= deadline
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -249,5 +278,29 @@ mod tests {
         let refused = |node: NodeBuilder| node.check().unwrap_err().to_string();
         assert_eq!(refused(node().weight(0)), "weight 0 cannot be used: give 1 or more");
         assert!(refused(lease(0)).starts_with("timing.lease 0ns cannot be used: give 6 ms or more"));
+    }
+
+    /// What comes of it where the bucket cannot be read for so long, and how long that takes.
+    #[allow(clippy::disallowed_methods)] // The paused clock's.
+    async fn started_after(unreadable: Duration, patience: Duration, refusal: MetaError) -> (bool, Duration) {
+        let began = Instant::now();
+        let outcome = patiently(began + patience, || async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if began.elapsed() < unreadable { Err(refusal.clone().into()) } else { Ok(()) }
+        });
+        (outcome.await.is_ok(), began.elapsed())
+    }
+
+    /// Seed 3 of the campaign of real faults: started while its server was cut off from the stream's leader, a node ended.
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_that_cannot_be_read_yet_is_waited_for_as_long_as_for_nats_and_one_that_refuses_is_not() {
+        let (short, long) = (Duration::from_secs(10), Duration::from_secs(30));
+        let unreadable = || MetaError::Store("no leader".to_owned());
+        let (started, after) = started_after(short, long, unreadable()).await;
+        assert!(started && after < short + Duration::from_secs(2), "{started} {after:?}");
+        let (started, after) = started_after(long, short, unreadable()).await;
+        assert!(!started && after < short + Duration::from_secs(2), "{started} {after:?}");
+        let (started, after) = started_after(short, long, MetaError::Refused("not permitted".to_owned())).await;
+        assert!(!started && after < Duration::from_secs(2), "{started} {after:?}");
     }
 }

@@ -17,7 +17,7 @@ use super::supervise::Supervisor;
 use super::transfer::{Staging, seal_verdict};
 use crate::ring::{Input, Offer, OpId};
 use crate::rpc::drain::DrainAnswer;
-use crate::rpc::envelope::{CallHead, ChunkHead, FarewellHead, OfferHead, open};
+use crate::rpc::envelope::{CallHead, ChunkHead, EnvelopeError, FarewellHead, OfferHead, ReplyHead, open, seal};
 use crate::rpc::micro::MicroService;
 use crate::rpc::server::{Answer, Job, Refusal, Server, plain_message};
 use crate::rpc::subject::{self, Intent};
@@ -262,13 +262,7 @@ impl Entrance {
     async fn call(&self, message: Message) {
         let (head, payload) = match open::<CallHead>(&message.payload) {
             Ok(opened) => opened,
-            Err(error) => {
-                // Whoever may publish here decides how often.
-                if let Some(held_back) = self.garbled.pass(self.clock.now()) {
-                    tracing::warn!(%error, held_back, "request of another node not understood");
-                }
-                return;
-            }
+            Err(error) => return self.not_understood(message.reply, &error).await,
         };
         let remaining = Duration::from_millis(u64::from(head.remaining_ms));
         let form = head.form();
@@ -288,6 +282,24 @@ impl Entrance {
         self.server.dispatch(job).await;
     }
 
+    /// Says so to whoever asks, in words of another release perhaps: it was surely not executed. A plain client whose
+    /// request was passed on finds the reason in the headers.
+    async fn not_understood(&self, reply: Option<String>, error: &EnvelopeError) {
+        self.report_garbled(error);
+        let Some(subject) = reply else { return };
+        let reason = format!("node {}: {error}", self.me.node);
+        let Message { headers, .. } = plain_message(String::new(), Err(Refusal::NotExecuted(reason.clone())));
+        let payload = seal(&ReplyHead::NotExecuted(reason), &[]).unwrap_or_default();
+        self.send(Message { subject, payload, headers, ..Message::default() }).await;
+    }
+
+    fn report_garbled(&self, error: &EnvelopeError) {
+        // Whoever may publish here decides how often.
+        if let Some(held_back) = self.garbled.pass(self.clock.now()) {
+            tracing::warn!(%error, held_back, "message of another node not understood");
+        }
+    }
+
     async fn chunk(&self, message: Message) {
         let Some(reply) = message.reply else { return };
         let verdict = match open::<ChunkHead>(&message.payload) {
@@ -299,7 +311,12 @@ impl Entrance {
 
     /// Answered once the owners it names, or later ones, are known here; by then nothing is sent to the leaving node.
     fn farewell(&self, message: Message) {
-        let (Some(reply), Ok((head, _))) = (message.reply, open::<FarewellHead>(&message.payload)) else { return };
+        let Some(reply) = message.reply else { return };
+        let head = match open::<FarewellHead>(&message.payload) {
+            Ok((head, _)) => head,
+            // Unanswered: who leaves then waits its longest, and what is in flight arrives meanwhile.
+            Err(error) => return self.report_garbled(&error),
+        };
         let (table, bus) = (self.table.clone(), Arc::clone(&self.bus));
         self.tasks.once(async move {
             if tokio::time::timeout(FAREWELL_LIMIT, table.reached(&head.epochs)).await.is_ok() {

@@ -50,6 +50,8 @@ pub(super) struct Executor {
     /// State that came with an accepted offer, for the epoch it is claimed at.
     pub(super) handed: HashMap<PartitionId, (Epoch, Handed)>,
     pub(super) transfers: HashMap<PartitionId, Outgoing>,
+    /// Whether discovery is to be told of other partitions at the end of this turn.
+    pub(super) partitions_changed: bool,
 }
 
 impl Executor {
@@ -96,6 +98,14 @@ impl Executor {
         let partitions: Vec<PartitionId> = changes.iter().map(|(partition, _)| *partition).collect();
         self.table.update(changes);
         self.entrance.server.routes_changed(&partitions);
+    }
+
+    /// The turn of the loop ends: what is told once for all of its actions.
+    pub(super) fn end_turn(&mut self) {
+        self.publish_routes();
+        if std::mem::take(&mut self.partitions_changed) {
+            self.tell_partitions();
+        }
     }
 
     fn later(&self, input: impl Future<Output = Input> + Send + 'static) {
@@ -147,7 +157,7 @@ impl Executor {
         match self.grants.get(&partition) {
             Some((grant, _)) if grant.epoch() == epoch => {
                 self.entrance.server.serve_partition(grant.clone());
-                self.tell_partitions();
+                self.partitions_changed = true;
             }
             _ => tracing::error!(%partition, %epoch, "no grant of this epoch: not served"),
         }
@@ -259,7 +269,7 @@ impl Executor {
         }
         if let Some((_, validity)) = self.grants.remove(&partition) {
             validity.revoke();
-            self.tell_partitions();
+            self.partitions_changed = true;
         }
         if !guard::holds(Guard::DiscardAfterLoss) {
             return;

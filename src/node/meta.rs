@@ -28,9 +28,12 @@ pub enum MetaError {
     /// `meta` cannot be read by this release.
     #[error("{0}")]
     Unreadable(String),
-    /// The store does not answer, or refuses.
+    /// The store does not answer: worth another try.
     #[error("the ring's bucket cannot be used: {0}")]
     Store(String),
+    /// The store refuses for good.
+    #[error("the ring's bucket cannot be used: {0}")]
+    Refused(String),
 }
 
 impl From<ReadMetaError> for MetaError {
@@ -73,7 +76,7 @@ pub(super) async fn agree(
         match written {
             // Read back in any case: somebody else may have been first.
             Ok(_) | Err(CasError::Conflict) => {}
-            Err(CasError::Refused(reason)) => return Err(MetaError::Store(reason)),
+            Err(CasError::Refused(reason)) => return Err(MetaError::Refused(reason)),
             Err(error) => {
                 tracing::warn!(%error, "meta not written yet");
                 tokio::time::sleep(PAUSE).await;

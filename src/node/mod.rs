@@ -16,6 +16,7 @@ mod readers;
 mod ring;
 mod run;
 mod session;
+mod shown;
 mod status;
 mod supervise;
 mod transfer;

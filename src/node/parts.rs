@@ -15,6 +15,7 @@ use crate::service::{Service, ServiceError};
 use crate::types::{Chance, Clock, Generation, KeyHash, NodeName, PartitionCount, Process, RingName};
 
 /// Everything around the ring's machine.
+#[derive(Clone)]
 pub struct NodeParts {
     /// Name of the ring.
     pub ring: RingName,

@@ -14,6 +14,7 @@ use super::meta;
 use super::parts::{NodeParts, Queries, RingShape};
 use super::run::{Life, NodeError};
 use super::session::Command;
+use super::shown::Shown;
 use super::status::{MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
 use crate::ring::{Event, Report, Standing};
 use crate::rpc::{CallError, Caller, Reply, Route, RouteTable, RoutedCall, Router, RouterParts};
@@ -46,7 +47,7 @@ struct Inner {
     shape: RingShape,
     router: Arc<Router>,
     events: EventSender,
-    reports: watch::Receiver<Arc<Report>>,
+    shown: watch::Receiver<Shown>,
     gates: watch::Receiver<Arc<Gate>>,
     commands: watch::Sender<Command>,
     ended: watch::Receiver<Ended>,
@@ -73,7 +74,7 @@ impl Ring {
             partitions: shape.partitions,
         }));
         let events = EventSender::new(parts.node.clone());
-        let (report_sender, reports) = watch::channel(Arc::new(Report::default()));
+        let (shown_sender, shown) = watch::channel(Shown::default());
         let (gate_sender, gates) = watch::channel(Gate::closed(Arc::clone(&clock)));
         let (commands, command_receiver) = watch::channel(Command::Run);
         let (ended_sender, ended) = watch::channel(None);
@@ -82,7 +83,7 @@ impl Ring {
             parts: Arc::clone(&parts),
             router: Arc::clone(&router),
             events: events.clone(),
-            reports: report_sender,
+            shown: shown_sender,
             gates: gate_sender,
             commands: command_receiver,
             queries: queries.clone(),
@@ -99,7 +100,7 @@ impl Ring {
             };
             ended_sender.send_replace(Some(result));
         });
-        let inner = Inner { parts, shape, router, events, reports, gates, commands, ended, started, queries };
+        let inner = Inner { parts, shape, router, events, shown, gates, commands, ended, started, queries };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -109,9 +110,9 @@ impl Ring {
     /// # Errors
     /// [`NodeError`] where the node ended instead: its name is taken, say.
     pub async fn ready(&self) -> Result<(), NodeError> {
-        let mut reports = self.inner.reports.clone();
+        let mut turns = self.inner.shown.clone();
         loop {
-            reports.mark_unchanged();
+            turns.mark_unchanged();
             if self.status().not_ready.is_none() {
                 return Ok(());
             }
@@ -120,8 +121,8 @@ impl Ring {
                 ended = self.wait() => {
                     return ended.and_then(|()| Err(NodeError::GaveUp("the node has left".to_owned())));
                 }
-                // A report comes several times a second; it ends with the node.
-                _ = reports.changed() => {}
+                // The loop turns several times a second, and ends with the node.
+                _ = turns.changed() => {}
             }
         }
     }
@@ -224,7 +225,8 @@ impl Ring {
     /// What this node knows right now.
     pub fn status(&self) -> Status {
         let inner = &self.inner;
-        let report = inner.reports.borrow().clone();
+        let shown = inner.shown.borrow().clone();
+        let report = shown.report();
         let margin = inner.gates.borrow().margin();
         let phase = phase(&report, margin);
         Status {

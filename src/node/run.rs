@@ -11,8 +11,9 @@ use super::events::EventSender;
 use super::meta::{self, MetaError};
 use super::parts::{NodeParts, RingShape};
 use super::session::{Command, Session};
+use super::shown::Shown;
 use crate::coord::StoreIdentity;
-use crate::ring::{Identity, Outcome, Report, Timing};
+use crate::ring::{Identity, Outcome, Timing};
 use crate::rpc::Router;
 use crate::service::Gate;
 use crate::types::NodeId;
@@ -53,7 +54,7 @@ pub(super) struct Life {
     pub(super) parts: Arc<NodeParts>,
     pub(super) router: Arc<Router>,
     pub(super) events: EventSender,
-    pub(super) reports: watch::Sender<Arc<Report>>,
+    pub(super) shown: watch::Sender<Shown>,
     pub(super) gates: watch::Sender<Arc<Gate>>,
     pub(super) commands: watch::Receiver<Command>,
     pub(super) queries: QueryBoard,
@@ -104,7 +105,9 @@ impl Life {
                 Err(error) => Err(MetaError::Store(error.to_string())),
             };
             match agreed {
-                Err(MetaError::Store(reason)) => tracing::warn!(reason, "the ring's bucket cannot be used yet"),
+                Err(MetaError::Store(reason) | MetaError::Refused(reason)) => {
+                    tracing::warn!(reason, "the ring's bucket cannot be used yet");
+                }
                 agreed => return agreed.map(Some),
             }
             tokio::time::sleep(pause).await;
@@ -132,7 +135,7 @@ impl Life {
             timing,
             router: Arc::clone(&self.router),
             events: self.events.clone(),
-            reports: self.reports.clone(),
+            shown: self.shown.clone(),
             gates: self.gates.clone(),
             commands: self.commands.clone(),
             queries: self.queries.clone(),

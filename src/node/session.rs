@@ -18,12 +18,13 @@ use super::hooks::Hooks;
 use super::offers::Offers;
 use super::parts::{NodeParts, RingShape};
 use super::readers::Readers;
+use super::shown::{Driven, Shown};
 use super::supervise::Supervisor;
 use super::transfer::Staging;
 use super::watches::Watching;
 use crate::connect::SUBSCRIPTION_CAPACITY;
 use crate::coord::{StoreIdentity, WatchScope};
-use crate::ring::{Action, Identity, Input, Machine, Outcome, Report, Timing};
+use crate::ring::{Action, Identity, Input, Machine, Outcome, Timing};
 use crate::rpc::micro::{EndpointInfo, MicroService, ServiceInfo};
 use crate::rpc::server::{Notice, Notices, Server, ServerParts};
 use crate::rpc::{Router, subject};
@@ -48,7 +49,7 @@ pub(super) struct Session {
     pub(super) timing: Timing,
     pub(super) router: Arc<Router>,
     pub(super) events: EventSender,
-    pub(super) reports: watch::Sender<Arc<Report>>,
+    pub(super) shown: watch::Sender<Shown>,
     pub(super) gates: watch::Sender<Arc<Gate>>,
     pub(super) commands: watch::Receiver<Command>,
     pub(super) queries: QueryBoard,
@@ -70,7 +71,8 @@ impl Session {
     /// Runs the incarnation to its end.
     pub(super) async fn run(self) -> Outcome {
         let now = self.parts.clock.now();
-        let machine = Machine::new(self.who.clone(), self.timing.clone(), now);
+        let machine = Driven::new(Machine::new(self.who.clone(), self.timing.clone(), now));
+        self.shown.send_replace(Shown(Some(machine.clone())));
         let (inputs, receiver) = mpsc::channel(INPUTS);
         let stop = CancellationToken::new();
         let supervisor = Supervisor::new(
@@ -135,7 +137,7 @@ impl Session {
 
 struct Drive {
     session: Session,
-    machine: Machine,
+    machine: Driven,
     /// From the lease on; before it there is nothing to execute.
     executor: Option<Executor>,
     lease_watch: CancellationToken,
@@ -149,7 +151,7 @@ struct Drive {
 
 impl Drive {
     async fn turn_until_over(&mut self) -> Outcome {
-        let first_scope = self.machine.first_scope();
+        let first_scope = self.machine.machine().first_scope();
         self.watch_leases(first_scope);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -178,22 +180,23 @@ impl Drive {
                 batch.push(Input::Wake);
             }
             for input in batch.drain(..) {
-                let actions = self.machine.step(self.session.parts.clock.now(), input);
+                let actions = self.machine.machine().step(self.session.parts.clock.now(), input);
                 if let Some(outcome) = self.carry_out(actions) {
                     return outcome;
                 }
             }
             if let Some(executor) = &mut self.executor {
-                executor.publish_routes();
+                executor.end_turn();
             }
-            self.session.reports.send_replace(Arc::new(self.machine.report()));
+            // Whoever waits for the node to be ready looks again.
+            self.session.shown.send_modify(|_| {});
         }
     }
 
     fn sleep(&self) -> Duration {
         let now: Time = self.session.parts.clock.now();
         let longest = self.session.parts.clock.longest_sleep();
-        self.machine.next_wake().map_or(longest, |at| at.since(now)).min(longest)
+        self.machine.machine().next_wake().map_or(longest, |at| at.since(now)).min(longest)
     }
 
     fn carry_out(&mut self, actions: Vec<Action>) -> Option<Outcome> {
@@ -203,10 +206,9 @@ impl Drive {
                 Action::Emit(event) => self.session.events.emit(event),
                 Action::WatchLeases(scope) => self.watch_leases(scope),
                 action => {
-                    if self.executor.is_none()
-                        && let Some(me) = self.machine.id()
-                    {
-                        self.executor = Some(self.enter(me));
+                    if self.executor.is_none() {
+                        let me = self.machine.machine().id();
+                        self.executor = me.map(|me| self.enter(me));
                     }
                     match &mut self.executor {
                         Some(executor) => executor.carry_out(action),
@@ -295,6 +297,7 @@ impl Drive {
             grants: HashMap::new(),
             handed: HashMap::new(),
             transfers: HashMap::new(),
+            partitions_changed: false,
         };
         executor.readers.open_plain(&parts.ring);
         executor
@@ -360,7 +363,7 @@ impl Drive {
         if let Some(executor) = self.executor {
             executor.close().await;
         }
-        self.session.reports.send_replace(Arc::new(self.machine.report()));
+        self.session.shown.send_modify(|_| {});
         self.supervisor.close(CLOSE_TIMEOUT).await;
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct View {
     pub(crate) leases: BTreeMap<NodeName, Seen<Lease>>,
     /// By partition.
     pub(crate) claims: BTreeMap<PartitionId, Seen<Claim>>,
+    /// Counts the changes of claims.
+    pub(crate) claims_version: u64,
 }
 
 fn newer<K: Ord, T>(map: &mut BTreeMap<K, Seen<T>>, key: K, seen: Seen<T>) -> bool {
@@ -65,7 +67,11 @@ impl View {
             }
             (Key::Member(node), Record::Member(record)) => newer(&mut self.members, node, Seen { revision, record }),
             (Key::Lease(node), Record::Lease(record)) => newer(&mut self.leases, node, Seen { revision, record }),
-            (Key::Own(partition), Record::Own(record)) => newer(&mut self.claims, partition, Seen { revision, record }),
+            (Key::Own(partition), Record::Own(record)) => {
+                let newer = newer(&mut self.claims, partition, Seen { revision, record });
+                self.claims_version += u64::from(newer);
+                newer
+            }
             _ => false,
         }
     }

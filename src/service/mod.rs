@@ -124,7 +124,8 @@ pub trait Service: Send + Sync + 'static {
     }
 
     /// The state to hand over with a partition, called after `on_release(Handoff)`; `max_bytes` is the most a chunk
-    /// may have. Empty by default: the service has no state here.
+    /// may have. Empty by default: the service has no state here. In a rolling upgrade the taking side may run an older
+    /// or newer program: begin with a version, so that it can refuse what it would misread.
     async fn snapshot(&self, grant: &Grant, max_bytes: usize) -> Result<Chunks, BoxError> {
         let _ = (grant, max_bytes);
         Ok(Box::pin(futures::stream::empty()))

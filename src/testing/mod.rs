@@ -114,10 +114,20 @@
 //! | [`TestRing::crash`] | SIGKILL: others take over once its lease has run out | nothing |
 //! | [`TestRing::pause`], [`TestRing::resume`] | SIGSTOP, SIGCONT; beyond its lease it is replaced, and comes back as a new start | `on_release(Lost)` once it runs again |
 //! | [`TestRing::cut`], [`TestRing::heal`] | its network, away and back; within its lease it resumes at the same epochs | `on_release(Lost)` where it was replaced |
+//! | [`TestRing::set_link`] | a cable that carries nothing in, out, or either way, and nobody knows | as above |
+//! | [`TestRing::wedge`], [`TestRing::unwedge`] | a main loop that stands still while all else goes on | as after a pause |
+//! | [`TestRing::set_store_delay`], [`TestRing::set_bus_delay`] | a slow network | nothing |
 //! | [`TestNode::clock_rate`] | a clock that runs fast or slow | nothing |
 //!
-//! [`TestRing::store`] and [`TestRing::switch`] are the twins themselves: there writes fail, time out and land late, watches
-//! stand still, messages are lost.
+//! And to all of them: [`TestRing::set_away`] takes NATS away, [`TestRing::set_jetstream_silent`] JetStream alone,
+//! [`TestRing::set_store_faults`] and [`TestRing::set_bus_faults`] make writes, watches and messages fail by chance,
+//! [`TestRing::roll_back`] and [`TestRing::recreate_store`] make the store forget. [`TestRing::fired`] counts what happened.
+//! [`TestRing::store`] and [`TestRing::switch`] are the twins themselves.
+//!
+//! # Watching from outside
+//! An [`Observer`], given to [`TestRingBuilder::observer`], is told of every write as it is sent, decided and answered, of
+//! every message published, and of what becomes of connections and processes: in the order it happens, with true time and
+//! with each node's own clock. The nodes know nothing of it, and nothing it learns is a node's opinion of itself.
 //!
 //! # What to know
 //! - **One thread.** A bare `#[tokio::test]` has it. Several rings in one test share one time.
@@ -126,10 +136,12 @@
 //! - **Not `tokio::time::advance`**: it jumps over what is due in between, leases included.
 //! - Tasks that a service spawns by itself are not part of its node: [`TestRing::crash`] and [`TestRing::pause`] do
 //!   not reach them. A call made by the test runs in the test's own task until the service first waits.
-//! - **Replay.** The same seed gives the same calls of hooks in the same order at the same millisecond, where the test starts
-//!   with its clock paused (`start_paused = true`; else the first millisecond is a fraction). Not decided by the seed:
-//!   identifiers, the jitter of a call's retries, the order in which several calls that wait for an owner go on,
-//!   and what `spawn_blocking` runs beside (the cache's restores and discards).
+//! - A write that was sent is on its way, whatever becomes of its sender: it lands after a crash and during a pause.
+//!   Messages are as soon as they are handed over, unless they are delayed.
+//! - **Replay.** The same seed gives the same run, to the byte of each message and the millisecond of each hook, in this
+//!   process and in another, where the test starts on a runtime of its own with its clock paused (`start_paused = true`; else
+//!   the first millisecond is a fraction). It takes a service that draws no chance of its own: use [`TestRing::chance`],
+//!   no `spawn_blocking` and no unbiased `select!`. For the cache: `CacheService::within`, with [`TestRing::process`].
 
 mod builder;
 mod clock;

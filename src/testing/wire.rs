@@ -109,11 +109,11 @@ impl Wired {
     /// A write's way: `None` where its sender will never hear of it.
     async fn trip(self, write: Arc<Write>, fate: Fate, back: Duration) -> Option<Outcome> {
         let drops = self.line.drops();
-        wait(fate.way_out).await;
         // Bytes that were sent into the void come through once it ends, unless the connection was given up.
-        if !self.line.until(drops, Link::carries_out).await && !fate.outlives_its_connection {
+        if !self.line.until(drops, Link::carries_out).await {
             return None;
         }
+        wait(fate.way_out).await;
         let outcome = self.world.decide(&write, &fate).await?;
         wait(back).await;
         let arrives = self.line.until(drops, Link::carries_in).await;
@@ -136,15 +136,23 @@ impl Wired {
         hears.await.ok()
     }
 
-    /// Reads are immediate where the store can be reached, and fail as late as they may where nothing is heard.
+    /// Reads are immediate where the store can be reached, and come through once the link carries them; what JetStream
+    /// was asked while it answers nothing it never answers.
     async fn reach(&self) -> Result<(), StoreError> {
-        match self.line.link() {
-            Link::Up if !self.world.is_silent() => Ok(()),
-            Link::Down => Err(StoreError("not connected".to_owned())),
-            _ => {
-                wait(READ_TIMEOUT).await;
-                Err(StoreError(format!("no answer within {READ_TIMEOUT:?}")))
+        let drops = self.line.drops();
+        if self.line.link() == Link::Down {
+            return Err(StoreError("not connected".to_owned()));
+        }
+        let answered = async {
+            if self.world.is_silent() {
+                std::future::pending::<()>().await;
             }
+            self.line.until(drops, |link| link == Link::Up).await
+        };
+        match tokio::time::timeout(READ_TIMEOUT, answered).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StoreError("the connection was lost".to_owned())),
+            Err(_) => Err(StoreError(format!("no answer within {READ_TIMEOUT:?}"))),
         }
     }
 }

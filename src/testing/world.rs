@@ -36,8 +36,6 @@ pub(super) struct World {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fate {
     pub(super) way_out: Duration,
-    /// It lies about somewhere beyond the connection it was sent on.
-    pub(super) outlives_its_connection: bool,
     fault: Option<FaultKind>,
 }
 
@@ -148,7 +146,7 @@ impl World {
         let late = fault == Some(FaultKind::WriteLate);
         let longer = if late { self.within(Duration::from_millis(1), faults.late_by) } else { Duration::ZERO };
         let way_out = self.within(from, to) + longer;
-        (Fate { way_out, outlives_its_connection: late, fault }, self.within(from, to))
+        (Fate { way_out, fault }, self.within(from, to))
     }
 
     /// The write is at the store; `None` where nobody will hear what it did there.

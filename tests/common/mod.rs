@@ -7,5 +7,7 @@ pub mod http;
 pub mod identity;
 pub mod nats_server;
 pub mod node;
+pub mod proxy;
 pub mod recorder;
+pub mod sink;
 pub mod traffic;

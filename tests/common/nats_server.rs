@@ -3,7 +3,8 @@
 
 #![allow(clippy::print_stderr)] // a test that is skipped says so
 
-use std::io::{BufRead, BufReader};
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -30,11 +31,13 @@ pub struct ServerOptions {
     pub extra: String,
     /// Another server than the one that tests run.
     pub program: Option<PathBuf>,
+    /// Where all it logs is kept.
+    pub log: Option<PathBuf>,
 }
 
 impl Default for ServerOptions {
     fn default() -> Self {
-        Self { jetstream: true, extra: String::new(), program: None }
+        Self { jetstream: true, extra: String::new(), program: None, log: None }
     }
 }
 
@@ -167,9 +170,15 @@ impl NatsServer {
             .expect("nats-server cannot be started");
         let (tx, lines) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut file =
+            self.options.log.as_ref().map(|file| OpenOptions::new().create(true).append(true).open(file).unwrap());
         // Read to the end, so that the server never waits for a full pipe.
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
+                if let Some(file) = &mut file {
+                    // A full disk costs the log, not the test.
+                    let _ = file.write_all(format!("{line}\n").as_bytes());
+                }
                 let _ = tx.send(line);
             }
         });
@@ -221,19 +230,30 @@ impl NatsCluster {
     /// The same, with further lines of configuration for each server.
     pub fn start_with(extra: &str) -> Self {
         let ports = free_ports(3);
-        let routes: Vec<_> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
-        let mut servers: Vec<_> = (ports.iter().enumerate())
-            .map(|(n, port)| {
-                let cluster = format!(
-                    "cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n{extra}",
-                    routes.join(", ")
-                );
-                NatsServer::prepared(
-                    &format!("server-{n}"),
-                    ServerOptions { extra: cluster, ..ServerOptions::default() },
-                )
-            })
-            .collect();
+        let routes = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect::<Vec<_>>().join(", ");
+        Self::launch((0..3).map(|n| {
+            let listen = format!("listen: \"127.0.0.1:{}\"", ports[n]);
+            let extra = format!("cluster {{ name: test, {listen}, routes: [{routes}] }}\n{extra}");
+            ServerOptions { extra, ..ServerOptions::default() }
+        }))
+    }
+
+    /// Three servers that reach each other by these routes alone, `routes[n]` being those of server `n`, and that tell neither
+    /// clients nor each other of further addresses: whatever is between them stays between them.
+    pub fn start_routed(ports: &[u16], routes: &[Vec<String>], logs: &Path) -> Self {
+        Self::launch((0..3).map(|n| {
+            let routes = routes[n].iter().map(|url| format!("\"{url}\"")).collect::<Vec<_>>().join(", ");
+            // Nobody listens there: servers hear of one another's addresses by gossip as well.
+            let told = "no_advertise: true, advertise: \"127.0.0.1:1\"";
+            let listen = format!("listen: \"127.0.0.1:{}\"", ports[n]);
+            let extra = format!("cluster {{ name: test, {listen}, {told}, routes: [{routes}] }}\n");
+            ServerOptions { extra, log: Some(logs.join(format!("server-{n}.log"))), ..ServerOptions::default() }
+        }))
+    }
+
+    fn launch(options: impl Iterator<Item = ServerOptions>) -> Self {
+        let mut servers: Vec<_> =
+            options.enumerate().map(|(n, options)| NatsServer::prepared(&format!("server-{n}"), options)).collect();
         let starting: Vec<_> = servers.iter_mut().map(NatsServer::launch).collect();
         for (server, starting) in servers.iter_mut().zip(starting) {
             starting.wait_ready(&mut server.port);

@@ -5,8 +5,10 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stderr)] // shared by tests: none uses all of it
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -25,12 +27,32 @@ const LISTEN_LIMIT: Duration = Duration::from_secs(20);
 /// How long it may take to read what an ended process said, and its own processes with it.
 const READ_LIMIT: Duration = Duration::from_secs(20);
 
+/// What a process said.
+struct Log {
+    last: Mutex<VecDeque<String>>,
+    file: Option<File>,
+}
+
+impl Log {
+    fn add(&self, line: String) {
+        if let Some(mut file) = self.file.as_ref() {
+            // A full disk costs the log, not the test.
+            let _ = file.write_all(format!("{line}\n").as_bytes());
+        }
+        let mut last = self.last.lock().unwrap();
+        if last.len() == LOG_LINES {
+            last.pop_front();
+        }
+        last.push_back(line);
+    }
+}
+
 /// A running node. Dropping it kills the process, frozen or not.
 pub struct NodeProcess {
     pub name: String,
     child: Mutex<Child>,
     pid: Pid,
-    log: Arc<Mutex<VecDeque<String>>>,
+    log: Arc<Log>,
     readers: [JoinHandle<()>; 2],
     listening: watch::Receiver<Option<SocketAddr>>,
 }
@@ -44,10 +66,16 @@ impl NodeProcess {
     }
 
     /// Starts any command line of the program under this harness.
-    pub fn spawn_command(name: &str, mut command: Command) -> Self {
+    pub fn spawn_command(name: &str, command: Command) -> Self {
+        Self::spawn_logging(name, command, None)
+    }
+
+    /// The same; all it logs is kept in this file as well.
+    pub fn spawn_logging(name: &str, mut command: Command, file: Option<&Path>) -> Self {
         command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        let log = Arc::new(Mutex::new(VecDeque::new()));
+        let file = file.map(|file| OpenOptions::new().create(true).append(true).open(file).unwrap());
+        let log = Arc::new(Log { last: Mutex::new(VecDeque::new()), file });
         let (found, listening) = watch::channel(None);
         let found = Arc::new(found);
         let readers = [
@@ -66,6 +94,11 @@ impl NodeProcess {
             Ok(Ok(address)) => (*address).unwrap(),
             _ => panic!("{} does not listen (exit: {:?}); its log:\n{}", self.name, self.exit_status(), self.log()),
         }
+    }
+
+    /// Where its HTTP listens, if it has said so by now.
+    pub fn known_address(&self) -> Option<SocketAddr> {
+        *self.listening.borrow()
     }
 
     /// `http://ADDRESS` followed by `path`, which begins with a slash.
@@ -106,6 +139,11 @@ impl NodeProcess {
         self.signal(Signal::TERM);
     }
 
+    /// As Ctrl-C does: examples end by that.
+    pub fn sigint(&self) {
+        self.signal(Signal::INT);
+    }
+
     /// Ends it without a word.
     pub fn kill9(&self) {
         self.signal(Signal::KILL);
@@ -129,20 +167,21 @@ impl NodeProcess {
 
     /// The last lines it logged.
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().iter().cloned().collect::<Vec<_>>().join("\n")
+        self.log.last.lock().unwrap().iter().cloned().collect::<Vec<_>>().join("\n")
     }
 
     /// Waits until it has logged a line that contains `text`; gives the line.
     pub async fn wait_log(&self, text: &str, limit: Duration) -> String {
         let what = format!("{} logs '{text}'", self.name);
         eventually(limit, &what, || async {
-            let log = self.log.lock().unwrap();
+            let log = self.log.last.lock().unwrap();
             log.iter().find(|line| line.contains(text)).cloned().ok_or("not logged")
         })
         .await
     }
 
-    fn exit_status(&self) -> Option<ExitStatus> {
+    /// How it ended, if it has.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
         self.child.lock().unwrap().try_wait().unwrap()
     }
 
@@ -166,7 +205,7 @@ impl Drop for NodeProcess {
 /// Keeps the last lines of one of the process's outputs, and finds the address in them.
 fn follow(
     output: impl Read + Send + 'static,
-    log: Arc<Mutex<VecDeque<String>>>,
+    log: Arc<Log>,
     found: Arc<watch::Sender<Option<SocketAddr>>>,
 ) -> JoinHandle<()> {
     thread::spawn(move || {
@@ -174,11 +213,7 @@ fn follow(
             if let Some(address) = listening_address(&line) {
                 found.send_replace(Some(address));
             }
-            let mut log = log.lock().unwrap();
-            if log.len() == LOG_LINES {
-                log.pop_front();
-            }
-            log.push_back(line);
+            log.add(line);
         }
     })
 }

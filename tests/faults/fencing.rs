@@ -2,110 +2,22 @@
 //!
 //! Two processes of `examples/fenced_writer.rs`, and a sink in this one that keeps the highest token per partition.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nats_ring::coord::{ClaimState, Key, Record};
-use nats_ring::types::FencingToken;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::common::eventually::eventually;
 use crate::common::nats_server::NatsServer;
 use crate::common::node::NodeProcess;
+use crate::common::sink::{HoldUp, Sink, program};
 use crate::world::{SETTLE_LIMIT, keys};
 
 const BUCKET: &str = "ring-fenced-writer";
 /// The value whose writer is held up before its write.
 const HELD_UP: &str = "from the first owner";
-
-/// A write that arrived, and what was said to it.
-#[derive(Debug, Clone)]
-struct Write {
-    partition: u64,
-    token: FencingToken,
-    value: Value,
-    accepted: bool,
-}
-
-/// The external store.
-struct Sink {
-    highest: Mutex<HashMap<u64, FencingToken>>,
-    writes: Mutex<Vec<Write>>,
-    /// Values whose writers asked whether they may go.
-    asked: Mutex<Vec<Value>>,
-    /// Whether the writer of [`HELD_UP`] may go.
-    go: watch::Sender<bool>,
-}
-
-impl Sink {
-    async fn listen() -> (Arc<Self>, String) {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (highest, writes, asked) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let sink = Arc::new(Self { highest, writes, asked, go: watch::channel(false).0 });
-        let accepting = Arc::clone(&sink);
-        tokio::spawn(async move {
-            while let Ok((connection, _)) = listener.accept().await {
-                tokio::spawn(Arc::clone(&accepting).serve(connection));
-            }
-        });
-        (sink, address)
-    }
-
-    async fn serve(self: Arc<Self>, connection: TcpStream) {
-        let mut lines = BufReader::new(connection).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            let said: Value = serde_json::from_str(&line).unwrap();
-            let answer = match said.get("ask") {
-                Some(value) => self.may_go(value.clone()).await,
-                None => json!({ "accepted": self.judge(&said) }).to_string(),
-            };
-            if lines.get_mut().write_all(format!("{answer}\n").as_bytes()).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    async fn may_go(&self, value: Value) -> String {
-        let held_up = value == HELD_UP;
-        self.asked.lock().unwrap().push(value);
-        if held_up {
-            self.go.subscribe().wait_for(|go| *go).await.unwrap();
-        }
-        "go".to_owned()
-    }
-
-    fn judge(&self, said: &Value) -> bool {
-        let partition = said["partition"].as_u64().unwrap();
-        let token: FencingToken = serde_json::from_value(said["token"].clone()).unwrap();
-        let mut highest = self.highest.lock().unwrap();
-        let accepted = highest.get(&partition).is_none_or(|highest| highest.admits(&token));
-        if accepted {
-            highest.insert(partition, token.clone());
-        }
-        self.writes.lock().unwrap().push(Write { partition, token, value: said["value"].clone(), accepted });
-        accepted
-    }
-
-    fn write_of(&self, value: &str) -> Result<Write, String> {
-        let writes = self.writes.lock().unwrap();
-        writes.iter().find(|write| write.value == value).cloned().ok_or_else(|| format!("{} writes", writes.len()))
-    }
-}
-
-/// The example's program: beside the folder of the tests' own.
-fn program() -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let program = own.parent().and_then(|deps| deps.parent()).unwrap().join("examples/fenced_writer");
-    assert!(program.is_file(), "{} is missing: cargo build --example fenced_writer", program.display());
-    program
-}
 
 fn spawn(name: &str, server: &NatsServer, sink: &str) -> NodeProcess {
     let mut command = Command::new(program());
@@ -146,10 +58,24 @@ async fn write(client: async_nats::Client, key: String, value: &'static str, lim
     if answer["written"] == true { Ok(answer) } else { Err(answer.to_string()) }
 }
 
+/// The writer of [`HELD_UP`] waits until this is true, nobody else waits.
+fn held_up_until(go: &watch::Sender<bool>) -> Box<HoldUp> {
+    let go = go.subscribe();
+    Box::new(move |value| {
+        let (mut go, held_up) = (go.clone(), value == HELD_UP);
+        Box::pin(async move {
+            if held_up {
+                go.wait_for(|go| *go).await.unwrap();
+            }
+        })
+    })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stale_owners_write_arrives_after_the_new_owners_and_the_sink_refuses_its_token() {
     let server = NatsServer::start();
-    let (sink, address) = Sink::listen().await;
+    let go = watch::channel(false).0;
+    let (sink, address) = Sink::listen(held_up_until(&go)).await;
     let options = async_nats::ConnectOptions::new().request_timeout(None);
     let client = options.connect(server.url()).await.unwrap();
     let nodes = [spawn("writer-1", &server, &address), spawn("writer-2", &server, &address)];
@@ -158,7 +84,7 @@ async fn a_stale_owners_write_arrives_after_the_new_owners_and_the_sink_refuses_
 
     let caller = tokio::spawn(write(client.clone(), key.clone(), HELD_UP, Duration::from_secs(20)));
     eventually(SETTLE_LIMIT, "the first owner is about to write", || async {
-        if sink.asked.lock().unwrap().iter().any(|value| value == HELD_UP) { Ok(()) } else { Err("not asked") }
+        if sink.was_asked(HELD_UP) { Ok(()) } else { Err("not asked") }
     })
     .await;
     nodes[0].sigstop();
@@ -170,7 +96,7 @@ async fn a_stale_owners_write_arrives_after_the_new_owners_and_the_sink_refuses_
     let second = sink.write_of("from the second owner").unwrap();
     assert!(second.accepted, "{second:?}");
     nodes[0].sigcont();
-    sink.go.send_replace(true);
+    go.send_replace(true);
 
     let stale = eventually(SETTLE_LIMIT, "the stale write arrives", || async { sink.write_of(HELD_UP) }).await;
     assert_eq!(stale.partition, second.partition);

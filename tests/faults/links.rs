@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::common::http::Http;
 use crate::common::nats_server::NatsServer;
 use crate::common::node::NodeProcess;
-use crate::proxy::{Link, Proxy};
+use crate::common::proxy::{Link, Proxy};
 use crate::world::{
     Bucket, DEFAULT_LEASE, FAST, Read, SETTLE_LIMIT, STREAM, all, all_read, owned_by, read, read_all, set, settled,
     standing, start, start_number, taken_over, three,

@@ -14,5 +14,4 @@ mod freeze;
 mod leaving;
 mod links;
 mod outage;
-mod proxy;
 mod world;

@@ -64,6 +64,8 @@ pub(crate) struct Scenario {
     pub(crate) partitions: u16,
     pub(crate) timing: Timing,
     pub(crate) store_delay: Duration,
+    /// Longest way of a message where nothing is wrong.
+    pub(crate) bus_delay: Duration,
     /// Those there from the beginning, and those that may come later.
     pub(crate) nodes: Vec<NodeSpec>,
     pub(crate) first_nodes: usize,
@@ -102,6 +104,11 @@ impl Scenario {
             load: load(&mut rng),
             schedule,
             heals_at,
+            // What a planned move could lose is on its way meanwhile; the other climates have delays of their own.
+            bus_delay: match climate {
+                Climate::Planned => Duration::from_millis(one_of(&mut rng, &[0, 1, 3, 10])),
+                _ => Duration::ZERO,
+            },
         }
     }
 }

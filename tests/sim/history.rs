@@ -49,7 +49,8 @@ pub(crate) enum Hook {
 /// What a client did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
-    Set(u64),
+    /// A value that no other write has, and perhaps for how long.
+    Set(u64, Option<Duration>),
     Get,
     Delete,
 }

@@ -58,7 +58,7 @@ pub(crate) async fn client(world: Arc<World>, number: usize, think: Duration) {
     while !world.figures.stop.load(Ordering::Relaxed) {
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..=most))).await;
         let key = pick_key(&mut rng, &world.scenario.load);
-        let asked = pick_operation(&mut rng, &world, plain);
+        let asked = pick_operation(&mut rng, &world, (key, plain));
         let who: usize = rng.random_range(0..1000);
         request(&world, number, (key, asked), if plain { None } else { Some(who) }).await;
     }
@@ -68,10 +68,14 @@ fn pick_key(rng: &mut SmallRng, load: &Load) -> usize {
     if percent(rng, load.hot_percent) { rng.random_range(0..load.keys.min(3)) } else { rng.random_range(0..load.keys) }
 }
 
-fn pick_operation(rng: &mut SmallRng, world: &World, plain: bool) -> Asked {
+fn pick_operation(rng: &mut SmallRng, world: &World, (key, plain): (usize, bool)) -> Asked {
     if percent(rng, world.scenario.load.write_percent) {
         // A plain answer to a delete has no version to be judged by.
-        if !plain && percent(rng, 8) { Asked::Delete } else { world.figures.next_write() }
+        if !plain && percent(rng, 8) {
+            return Asked::Delete;
+        }
+        let expires = !plain && key % 4 == 3;
+        world.figures.next_write(expires.then(|| Duration::from_millis(rng.random_range(200..6000))))
     } else {
         Asked::Get
     }
@@ -79,8 +83,8 @@ fn pick_operation(rng: &mut SmallRng, world: &World, plain: bool) -> Asked {
 
 impl Figures {
     /// A write whose value no other has.
-    pub(crate) fn next_write(&self) -> Asked {
-        Asked::Set(self.next_value.fetch_add(1, Ordering::Relaxed) + 1)
+    pub(crate) fn next_write(&self, ttl: Option<Duration>) -> Asked {
+        Asked::Set(self.next_value.fetch_add(1, Ordering::Relaxed) + 1, ttl)
     }
 }
 
@@ -118,8 +122,8 @@ async fn native(world: &World, key: usize, asked: Asked, through: Through) -> (A
     let key = world.keys[key].clone();
     let call = async {
         match asked {
-            Asked::Set(value) => {
-                let stored = cache.set(key, Bytes::from(value.to_string()), None).await?;
+            Asked::Set(value, ttl) => {
+                let stored = cache.set(key, Bytes::from(value.to_string()), ttl).await?;
                 Ok(Answered::Stored(stored.version))
             }
             Asked::Get => Ok(match cache.get(key).await?.found {
@@ -147,10 +151,15 @@ fn number(bytes: &[u8]) -> u64 {
 async fn plain(world: &World, key: usize, asked: Asked) -> (Answered, String) {
     let key = String::from_utf8_lossy(&world.keys[key]).into_owned();
     let (operation, body) = match asked {
-        Asked::Set(value) => ("set", format!(r#"{{"key":"{key}","value":{value}}}"#)),
+        Asked::Set(value, _) => ("set", format!(r#"{{"key":"{key}","value":{value}}}"#)),
         Asked::Get | Asked::Delete => ("get", format!(r#"{{"key":"{key}"}}"#)),
     };
-    let asking = tokio::time::timeout(PLAIN_TIMEOUT, world.ring.plain(operation, body));
+    // Every other key at its partition's own subject, as a client that knows the hash asks for it.
+    let operation = match world.partition_of(&key) {
+        partition if partition.get() % 2 == 1 => format!("p.{partition}.{operation}"),
+        _ => operation.to_owned(),
+    };
+    let asking = tokio::time::timeout(PLAIN_TIMEOUT, world.ring.plain(&operation, body));
     let text = match asking.await {
         Ok(Ok(text)) => text,
         Ok(Err(nats_ring::rpc::RequestError::NoResponders(reason))) => return (Answered::Refused, reason),

@@ -20,6 +20,7 @@ use crate::world::{End, World};
 /// watched from the beginning twice (a conflict starts it anew), a partition excluded waits its back-off (5 s), a move
 /// abandoned (3 s) is tried again after such a back-off, and a hung hook costs its node its lease (12 s) and a restart.
 pub(crate) const AT_REST_WITHIN: Duration = Duration::from_secs(45);
+const AT_REST: &str = "at rest after the faults";
 /// Requests of a seed, at the least.
 pub(crate) const REQUESTS_MIN: u64 = 1000;
 
@@ -33,11 +34,37 @@ pub(crate) struct Outcome {
     pub(crate) unknown: u64,
     pub(crate) refused: u64,
     pub(crate) changes: u32,
+    /// Times that a partition began with nothing of what it had held.
     pub(crate) losses: u32,
+    pub(crate) evictions: u32,
+    /// Plans that were compared with the optimum.
+    pub(crate) plans_judged: u32,
     pub(crate) simulated: Duration,
     pub(crate) fired: Fired,
     /// Empty unless it was asked for.
     pub(crate) timeline: Vec<Line>,
+}
+
+impl Outcome {
+    /// The run ended in a panic.
+    pub(crate) fn panicked(seed: u64, said: String) -> Self {
+        Self {
+            seed,
+            climate: Scenario::of(seed).climate,
+            broken: Some(format!("panicked: {said}")),
+            requests: 0,
+            ok: 0,
+            unknown: 0,
+            refused: 0,
+            changes: 0,
+            losses: 0,
+            evictions: 0,
+            plans_judged: 0,
+            simulated: Duration::ZERO,
+            fired: Fired::default(),
+            timeline: Vec::new(),
+        }
+    }
 }
 
 /// Runs a seed; every invariant is judged at every step.
@@ -64,6 +91,7 @@ fn run(scenario: Scenario, timeline: Timeline) -> Outcome {
     let figures = &world.figures;
     let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
     let (changes, losses) = world.witness.ask(|judge| (judge.owners.changes, judge.register.losses));
+    let (evictions, plans_judged) = world.witness.ask(|judge| (judge.leases.evictions, judge.plans.judged));
     let fired = world.fired.lock().map(|fired| fired.clone()).unwrap_or_default();
     let outcome = Outcome {
         seed,
@@ -75,6 +103,8 @@ fn run(scenario: Scenario, timeline: Timeline) -> Outcome {
         refused: count(&figures.refused),
         changes,
         losses,
+        evictions,
+        plans_judged,
         simulated,
         fired,
         timeline: world.witness.take_lines(),
@@ -190,9 +220,14 @@ async fn settle(world: &Arc<World>, when: &str) -> Result<(), Broken> {
         let rest = world.ring.settles_within(within).await;
         nothing_broken(world)?;
         match rest {
-            Ok(()) if world.starting() == 0 => return Ok(()),
-            Ok(()) => world.ring.advance(Duration::from_millis(10)).await,
-            Err(unsettled) => ensure(world.witness.now() < until, "at rest after the faults", || {
+            Ok(()) if world.starting() == 0 && !world.is_anybody_leaving() => return Ok(()),
+            Ok(()) => {
+                ensure(world.witness.now() < until, AT_REST, || {
+                    format!("{when}: a process starts or leaves for ever")
+                })?;
+                world.ring.advance(Duration::from_millis(10)).await;
+            }
+            Err(unsettled) => ensure(world.witness.now() < until, AT_REST, || {
                 format!("{when}: not within {AT_REST_WITHIN:?}: {}", unsettled.reason)
             })?,
         }
@@ -218,7 +253,7 @@ async fn change_an_owner(world: &Arc<World>) -> Result<(), Broken> {
     settle(world, "after a join at the end").await?;
     every_partition_serves(world).await?;
     if changes() == 0 {
-        world.drain_one();
+        world.drain_all_but_the_newest();
         settle(world, "after a drain at the end").await?;
         every_partition_serves(world).await?;
     }
@@ -235,7 +270,7 @@ fn nothing_broken(world: &World) -> Result<(), Broken> {
 async fn every_partition_serves(world: &World) -> Result<(), Broken> {
     let first = world.scenario.load.keys;
     for key in first..world.keys.len() {
-        let asked = world.figures.next_write();
+        let asked = world.figures.next_write(None);
         for asked in [asked, crate::history::Asked::Get] {
             let answered = load::request(world, usize::MAX, (key, asked), Some(key)).await;
             let served = !matches!(answered, Answered::Unknown | Answered::Refused | Answered::Missing);

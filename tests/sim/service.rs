@@ -112,6 +112,9 @@ impl Recorded {
 impl Service for Recorded {
     async fn on_own(&self, grants: &[Grant]) -> Result<(), BoxError> {
         let mut running = self.began(Hook::Own, grants);
+        for grant in grants {
+            self.witness.judge(|judge, _| judge.grants.given(self.process, grant));
+        }
         self.mood.suffer().await?;
         self.cache.on_own(grants).await?;
         running.ok = true;
@@ -131,7 +134,7 @@ impl Service for Recorded {
         self.witness.note(Some(process), || What::Executed { partition, term });
         let local = self.clock.now();
         let execution = Execution { process, of: &self.of, partition, token: &grant.token, local };
-        self.witness.judge(|judge, _| judge.executed(&execution));
+        self.witness.judge(|judge, at| judge.executed(&execution, at));
         let takes = request.key.first().map_or(0, |byte| u64::from(*byte)) % (self.execution_ms + 1);
         let answer = self.cache.handle(grant, request).await;
         if takes > 0 {

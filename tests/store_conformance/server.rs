@@ -10,7 +10,7 @@ use nats_ring::connect::{ConnectOptions, Connection};
 use nats_ring::coord::nats::{NatsStore, WatchTuning, bucket_name};
 use nats_ring::coord::{CasError, Entry, Revision, Store, WatchItem, WatchScope, WatchStream};
 
-use super::common::nats_server::{NatsCluster, NatsServer};
+use super::common::nats_server::{NatsCluster, NatsServer, ServerOptions};
 use super::fixture::*;
 
 /// Reads until a change or snapshot carries the key at the revision; gaps may come before.
@@ -210,6 +210,40 @@ async fn three_copies_on_a_single_server_are_refused_with_what_to_do() {
     let connection = Connection::open(&options).await.unwrap();
     let error = NatsStore::open(&connection, &ring(), Some(3)).await.err().unwrap().to_string();
     assert!(error.contains("--kv-replicas"), "{error}");
+}
+
+/// Passes JetStream's questions on from a server that has none to one that has, but denies once, the second time it is asked,
+/// that there is such a stream: as a server of a cluster does that lags behind.
+async fn deny_the_stream_once(asked: &async_nats::Client, real: &async_nats::Client) {
+    const NOT_FOUND: &str = r#"{"type":"io.nats.jetstream.api.v1.stream_info_response","error":{"code":404,"err_code":10059,"description":"stream not found"}}"#;
+    let mut questions = asked.subscribe("$JS.API.>").await.unwrap();
+    asked.flush().await.unwrap();
+    let (asked, real) = (asked.clone(), real.clone());
+    tokio::spawn(async move {
+        let mut infos = 0;
+        while let Some(question) = questions.next().await {
+            infos += usize::from(question.subject.starts_with("$JS.API.STREAM.INFO."));
+            let denied = infos == 2 && question.subject.starts_with("$JS.API.STREAM.INFO.");
+            let answer = if denied {
+                Bytes::from_static(NOT_FOUND.as_bytes())
+            } else {
+                real.request(question.subject, question.payload).await.unwrap().payload
+            };
+            asked.publish(question.reply.unwrap(), answer).await.unwrap();
+        }
+    });
+}
+
+/// Seed 3 of the campaign of real faults: nodes that started together with a cluster ended over this.
+#[tokio::test]
+async fn a_bucket_that_a_lagging_server_denies_right_after_it_was_found_is_asked_for_again() {
+    let real = NatsServer::start();
+    let client = async_nats::connect(real.url()).await.unwrap();
+    NatsStore::open(&real.connect().await, &ring(), Some(1)).await.unwrap();
+    let relay = NatsServer::start_with(ServerOptions { jetstream: false, ..ServerOptions::default() });
+    deny_the_stream_once(&async_nats::connect(relay.url()).await.unwrap(), &client).await;
+    let connection = Connection::open(&relay.connect_options()).await.unwrap();
+    NatsStore::open(&connection, &ring(), Some(1)).await.unwrap();
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod client;
 mod conditions;
 mod eviction;
+mod formats;
 mod handoff;
 mod model;
 mod operations;

@@ -39,7 +39,8 @@ pub(super) fn start(store: MemStore, scope: WatchScope) -> WatchStream {
     let state = store.state();
     let (life, floors) = (state.life, state.floors.len());
     drop(state);
-    let follower = Follower { store, scope, life, floors, at: None, again: None, ended: false };
+    let seen = Revision::NONE;
+    let follower = Follower { store, scope, life, floors, at: None, seen, again: None, ended: false };
     Box::pin(futures::stream::unfold(follower, |mut follower| async move {
         follower.next().await.map(|item| (item, follower))
     }))
@@ -53,6 +54,8 @@ struct Follower {
     floors: usize,
     /// Everything up to this revision was yielded; `None` where a snapshot is due.
     at: Option<Revision>,
+    /// The latest revision it ever stood at, whatever interrupted it since: a store that went back meanwhile is known by it.
+    seen: Revision,
     again: Option<Entry>,
     ended: bool,
 }
@@ -94,7 +97,7 @@ impl Follower {
             self.at = None;
             return Some(WatchItem::Gap("changes were missed".to_owned()));
         }
-        self.at = Some(change.revision);
+        self.stand_at(change.revision);
         self.again = state.watch_repeat().then(|| change.clone());
         Some(WatchItem::Change(change))
     }
@@ -106,12 +109,17 @@ impl Follower {
         }
         let floor = state.floors.get(self.floors..)?.iter().min().copied();
         self.floors = state.floors.len();
-        let back = floor.filter(|floor| self.at.is_some_and(|at| at > *floor))?;
+        let back = floor.filter(|floor| self.seen > *floor)?;
         Some(format!("went back to revision {}", back.0))
     }
 
+    fn stand_at(&mut self, revision: Revision) {
+        self.at = Some(revision);
+        self.seen = self.seen.max(revision);
+    }
+
     fn snapshot(&mut self, state: &State) -> WatchItem {
-        self.at = Some(state.last);
+        self.stand_at(state.last);
         let live = state.by_revision.values().filter_map(|key| state.entries.get(key));
         let in_scope = live.filter(|entry| entry.value.is_some() && in_scope(&self.scope, &entry.key));
         WatchItem::Snapshot(in_scope.cloned().collect())

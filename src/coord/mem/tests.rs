@@ -1,6 +1,6 @@
 //! What the twin adds to the store's promises: faults, cuts, rollbacks.
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 
 use super::*;
 use crate::coord::WatchItem;
@@ -100,4 +100,19 @@ async fn watch_faults_repeat_changes_or_put_a_snapshot_in_their_place() {
     put(&store, "own.1", 1).await.unwrap();
     assert!(matches!(watch.next().await, Some(WatchItem::Gap(_))));
     assert!(matches!(watch.next().await, Some(WatchItem::Snapshot(all)) if all[0].revision == Revision(2)));
+}
+
+#[tokio::test]
+async fn a_watch_knows_that_the_store_went_back_while_it_was_cut_off() {
+    let store = MemStore::new(1);
+    let cut = store.connect();
+    put(&store, "own.1", 0).await.unwrap();
+    put(&store, "own.2", 0).await.unwrap();
+    let mut watch = cut.watch(WatchScope::Ring).await.unwrap();
+    assert!(matches!(watch.next().await, Some(WatchItem::Snapshot(entries)) if entries.len() == 2));
+    cut.set_connected(false);
+    assert!(watch.next().now_or_never().is_none());
+    store.rollback(1);
+    cut.set_connected(true);
+    assert!(matches!(watch.next().await, Some(WatchItem::Reset(_))));
 }

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::{Context, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    Context, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, KeyValueErrorKind,
+};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, StorageType};
 use async_nats::jetstream::{ErrorCode, kv};
 use tokio::time::Instant;
@@ -39,9 +41,13 @@ pub(super) async fn open(
     bucket: &str,
     replicas: Option<usize>,
 ) -> Result<kv::Store, StoreError> {
-    let info = patiently(connection, bucket, || find_or_create(jetstream, bucket, replicas)).await?;
+    let opened = patiently(connection, bucket, || async {
+        let info = find_or_create(jetstream, bucket, replicas).await?;
+        handle(jetstream, bucket).await.map(|store| (info, store))
+    });
+    let (info, store) = opened.await?;
     warn_of_settings(bucket, &info);
-    handle(jetstream, bucket).await
+    Ok(store)
 }
 
 /// Finds the bucket; `None` where there is none.
@@ -50,14 +56,24 @@ pub(super) async fn find_existing(
     jetstream: &Context,
     bucket: &str,
 ) -> Result<Option<kv::Store>, StoreError> {
-    match patiently(connection, bucket, || find(jetstream, bucket)).await? {
-        Some(_) => handle(jetstream, bucket).await.map(Some),
-        None => Ok(None),
-    }
+    let found = patiently(connection, bucket, || async {
+        match find(jetstream, bucket).await? {
+            Some(_) => handle(jetstream, bucket).await.map(Some),
+            None => Ok(None),
+        }
+    });
+    found.await
 }
 
-async fn handle(jetstream: &Context, bucket: &str) -> Result<kv::Store, StoreError> {
-    jetstream.get_key_value(bucket).await.map_err(|error| StoreError(format!("bucket '{bucket}': {error}")))
+/// Of a bucket that is there. A server of a cluster that lags behind may not know it yet: that passes.
+async fn handle(jetstream: &Context, bucket: &str) -> Result<kv::Store, Failure> {
+    jetstream.get_key_value(bucket).await.map_err(|error| {
+        let reason = format!("bucket '{bucket}': {error}");
+        match error.kind() {
+            KeyValueErrorKind::GetBucket => Failure::Passing(reason),
+            _ => Failure::Final(reason),
+        }
+    })
 }
 
 /// Tries until it succeeds, fails for good, or the connection's patience is over.

@@ -15,7 +15,7 @@ use crate::coord::{
 use crate::ring::event::MemberChange;
 use crate::ring::plan;
 use crate::types::guard::{self, Guard};
-use crate::types::{NodeId, NodeName, Time};
+use crate::types::{Incarnation, NodeId, NodeName, Time};
 
 /// What the judging and planning side remembers.
 #[derive(Debug, Clone, Default, Hash)]
@@ -33,6 +33,19 @@ pub(super) struct Coordination {
     /// The plan at this revision is known to be what this node would plan with nobody frozen. Any other is computed
     /// again once nobody is.
     sound_at: Option<Revision>,
+    /// What the plan was found to be right for, last time.
+    pub(super) right_for: Option<Circumstances>,
+}
+
+/// All that a plan depends on.
+#[derive(Debug, Clone, PartialEq, Hash)]
+pub(super) struct Circumstances {
+    members: Vec<PlanMember>,
+    frozen: Vec<bool>,
+    leases: Vec<(NodeName, Incarnation, LeaseState)>,
+    pub(super) claims_version: u64,
+    pub(super) plan: Option<Revision>,
+    config: Option<Revision>,
 }
 
 /// A plan on its way to the store.
@@ -242,7 +255,11 @@ impl Machine {
         if members.is_empty() || self.coordination.plan_op.is_some() || self.now < self.coordination.plan_retry_at {
             return;
         }
-        let frozen = members.iter().any(|member| self.is_frozen(member));
+        let circumstances = self.circumstances(&members);
+        if self.coordination.right_for.as_ref() == Some(&circumstances) {
+            return;
+        }
+        let frozen = circumstances.frozen.contains(&true);
         let current = self.view.plan.as_ref().filter(|plan| plan.record.generation == self.who.generation);
         let was_sound = current.is_some_and(|plan| self.coordination.sound_at == Some(plan.revision));
         let config = self.view.config_in_force();
@@ -251,9 +268,10 @@ impl Machine {
             same && (frozen || was_sound) && !self.outdated_by_a_claim(&plan.record, plan.revision)
         });
         let sound = if kept.is_some() { was_sound } else { !frozen };
-        let rows = match kept.map(|plan| plan.record.rows.clone()) {
-            Some(rows) => Ok(rows),
-            None => self.plan_rows(&members, &config),
+        // None: as they are.
+        let rows = match kept.is_some() {
+            true => Ok(None),
+            false => self.plan_rows(&members, &config).map(Some),
         };
         let rows = match rows {
             Ok(rows) => rows,
@@ -264,17 +282,35 @@ impl Machine {
         let unchanged = self.view.plan.as_ref().filter(|plan| {
             let plan = &plan.record;
             let same_input = plan.generation == self.who.generation && plan.members == members && plan.config == config;
-            same_input && plan.gone == gone && plan.rows == rows
+            same_input && plan.gone == gone && rows.as_ref().is_none_or(|rows| plan.rows == *rows)
         });
         match unchanged.map(|plan| plan.revision) {
-            Some(revision) if sound => self.coordination.sound_at = Some(revision),
-            Some(_) => {}
+            Some(revision) => {
+                if sound {
+                    self.coordination.sound_at = Some(revision);
+                }
+                self.coordination.right_for = Some(circumstances);
+            }
             None => {
                 let Some(author) = self.id() else { return };
+                let as_they_are = || self.view.plan.as_ref().map(|plan| plan.record.rows.clone()).unwrap_or_default();
+                let rows = rows.unwrap_or_else(as_they_are);
                 let version = self.view.plan.as_ref().map_or(0, |plan| plan.record.version) + 1;
                 let generation = self.who.generation;
                 self.write_plan(PlanRecord { version, author, generation, members, gone, rows, config }, sound);
             }
+        }
+    }
+
+    fn circumstances(&self, members: &[PlanMember]) -> Circumstances {
+        let leases = self.view.leases.iter();
+        Circumstances {
+            members: members.to_vec(),
+            frozen: members.iter().map(|member| self.is_frozen(member)).collect(),
+            leases: leases.map(|(name, seen)| (name.clone(), seen.record.incarnation, seen.record.state)).collect(),
+            claims_version: self.view.claims_version,
+            plan: self.view.plan.as_ref().map(|plan| plan.revision),
+            config: self.view.config.as_ref().map(|config| config.revision),
         }
     }
 

@@ -19,12 +19,12 @@ impl Machine {
 
     /// Calls `on_own` for all partitions that came with this step, those of one origin together. Not while suspended:
     /// they may be somebody else's by now.
-    pub(super) fn flush_hooks(&mut self) {
+    pub(super) fn flush_hooks(&mut self, partitions: &[PartitionId]) {
         if !self.may_act() && guard::holds(Guard::NoHookWhileSuspended) {
             return;
         }
         let mut batches: BTreeMap<u8, (Origin, Vec<(PartitionId, Epoch)>)> = BTreeMap::new();
-        for partition in self.who.partitions.ids() {
+        for partition in partitions.iter().copied() {
             if let Phase::Owned { epoch, origin, .. } = self.slot(partition).phase {
                 batches.entry(origin as u8).or_insert((origin, Vec::new())).1.push((partition, epoch));
             }

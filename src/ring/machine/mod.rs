@@ -14,6 +14,7 @@ mod life;
 mod moves;
 mod partition;
 mod report;
+mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,17 @@ pub use report::{MemberReport, MoveReport, Report, Standing};
 use coordinate::Coordination;
 use life::Stage;
 use partition::{Phase, Slot};
+use slots::Slots;
+
+/// What bringing a partition towards the plan depends on beside the partition itself: where it changes, all are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Footing {
+    plan: Option<Revision>,
+    takes_part: bool,
+    may_act: bool,
+    may_claim: bool,
+    draining: bool,
+}
 
 /// One incarnation of a node.
 #[derive(Debug, Clone)]
@@ -57,7 +69,8 @@ pub struct Machine {
     member_refused_at: Option<Revision>,
     observer: Observer,
     coordination: Coordination,
-    slots: Vec<Slot>,
+    slots: Slots,
+    looked_at_with: Option<Footing>,
     last_op: u64,
     out: Vec<Action>,
 }
@@ -65,7 +78,7 @@ pub struct Machine {
 impl Machine {
     /// A node that has done nothing yet.
     pub fn new(who: Identity, timing: Timing, now: Time) -> Self {
-        let slots = who.partitions.ids().map(|_| Slot::default()).collect();
+        let slots = Slots::new(who.partitions);
         let stage = Stage::Waiting { until: now + timing.hold_off };
         Self {
             who,
@@ -86,6 +99,7 @@ impl Machine {
             observer: Observer::default(),
             coordination: Coordination::default(),
             slots,
+            looked_at_with: None,
             last_op: 0,
             out: Vec::new(),
         }
@@ -170,6 +184,7 @@ impl Machine {
             self.own_lease_changed(known_incarnation);
         }
         if let Some(partition) = partition.filter(|p| self.who.partitions.contains(*p)) {
+            self.slots.touch(partition);
             self.emit_route(partition);
         }
     }
@@ -201,14 +216,20 @@ impl Machine {
         }
         self.coordinate();
         self.announce();
-        for partition in self.who.partitions.ids() {
-            self.reconcile(partition);
+        let footing = self.footing();
+        if self.looked_at_with.replace(footing) != Some(footing) {
+            self.slots.touch_all();
+        }
+        let partitions = self.slots.take_due(self.now);
+        for partition in &partitions {
+            self.reconcile(*partition);
             // A hook that met its limit ends it all.
             if !self.takes_part() {
                 return;
             }
         }
-        self.flush_hooks();
+        self.flush_hooks(&partitions);
+        self.slots.looked_at(&partitions, self.now, &self.timing);
         self.advance_leaving();
     }
 
@@ -233,7 +254,7 @@ impl Machine {
     pub fn next_wake(&self) -> Option<Time> {
         let mut wakes: Vec<Time> = self.life_wakes();
         wakes.extend(self.coordination_wakes());
-        wakes.extend(self.slots.iter().filter_map(|slot| slot.next_wake(&self.timing)));
+        wakes.extend(self.slots.next_wake(&self.timing, self.now));
         wakes.into_iter().filter(|at| *at > self.now).min()
     }
 
@@ -269,6 +290,16 @@ impl Machine {
     fn may_claim(&self) -> bool {
         let half = if guard::holds(Guard::HalfLeaseToClaim) { self.timing.lease / 2 } else { Duration::ZERO };
         self.may_act() && self.lease.as_ref().is_some_and(|lease| self.now + half <= lease.act_until(&self.timing))
+    }
+
+    fn footing(&self) -> Footing {
+        Footing {
+            plan: self.view.plan.as_ref().map(|plan| plan.revision),
+            takes_part: self.takes_part(),
+            may_act: self.may_act(),
+            may_claim: self.may_claim(),
+            draining: self.is_draining(),
+        }
     }
 
     fn is_draining(&self) -> bool {

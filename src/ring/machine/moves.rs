@@ -51,8 +51,8 @@ impl Machine {
         let to = match self.planned(partition) {
             Some(target) if self.is_me(&target) => return,
             Some(target) if self.is_live_target(&target) => Some(target),
-            // Only a node that leaves gives back what nobody is planned for.
-            None if row_is_empty && self.is_draining() => None,
+            // Only a node that leaves gives back what nobody is planned for, and nobody is left to take.
+            None if row_is_empty && self.is_draining() && !self.somebody_stays(partition) => None,
             _ => return,
         };
         let under_way = self.slots.iter().filter(|slot| matches!(slot.phase, Phase::Moving(_))).count();
@@ -66,6 +66,15 @@ impl Machine {
         let step = Step::Parking { idle: false };
         self.out.push(Action::Park { partition, epoch });
         self.set_phase(partition, Phase::Moving(Move { to, epoch, revision, step, started, deadline, bytes: 0 }));
+    }
+
+    /// Whether a member that does not leave could own the partition, though the plan gives it to nobody: it was silent when
+    /// the plan was made, as all are right after NATS was away. It is planned for again, or it is evicted.
+    fn somebody_stays(&self, partition: PartitionId) -> bool {
+        let members = self.view.plan.iter().flat_map(|plan| &plan.record.members);
+        members
+            .filter(|member| !member.draining && !self.is_me(&member.id) && !self.view.plan_says_gone(&member.id))
+            .any(|member| !member.excluded.contains(&partition))
     }
 
     /// Whether the plan leaves things where they are and was made before this node had the partition: it lands here from

@@ -93,7 +93,8 @@ impl Slot {
         }
     }
 
-    pub(super) fn next_wake(&self, timing: &Timing) -> Option<Time> {
+    /// The next moment after `now` that it waits for.
+    pub(super) fn next_wake(&self, timing: &Timing, now: Time) -> Option<Time> {
         let hook = self.hook().map(|(_, hook)| {
             let after = if hook.reported { timing.hook_limit } else { timing.hook_slow.min(timing.hook_limit) };
             hook.since + after
@@ -103,10 +104,11 @@ impl Slot {
             Phase::Releasing { op: None, retry_at, .. } => Some(*retry_at),
             Phase::Moving(moving) => Some(moving.deadline),
             Phase::Serving { .. } => Some(self.move_retry_at),
-            Phase::Away => [self.excluded_until, self.refused_at.map(|(_, until)| until)].into_iter().flatten().min(),
+            Phase::Away => self.excluded_until,
             _ => None,
         };
-        [hook, phase].into_iter().flatten().min()
+        let refused = self.refused_at.map(|(_, until)| until);
+        [hook, phase, refused].into_iter().flatten().filter(|at| *at > now).min()
     }
 }
 

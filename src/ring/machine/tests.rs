@@ -6,6 +6,7 @@
 
 mod coordinate;
 mod explore;
+mod failures;
 mod invariants;
 mod lease;
 mod leaving;

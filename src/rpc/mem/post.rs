@@ -42,11 +42,12 @@ pub struct BusFired {
     pub swallowed: u64,
 }
 
+/// A message, by where it goes next.
 #[derive(Debug)]
 enum Parcel {
-    ToSwitch { from: Arc<Port>, message: Message },
-    ToSubscriber { to: mpsc::Sender<Message>, port: Arc<Port>, message: Message },
-    ToRequester { reply: String, answer: Option<Message> },
+    Switch { from: Arc<Port>, message: Message },
+    Subscriber { to: mpsc::Sender<Message>, port: Arc<Port>, message: Message },
+    Requester { reply: String, answer: Option<Message> },
 }
 
 /// A way on which order is kept.
@@ -107,7 +108,7 @@ impl MemSwitch {
             state.route(from, message);
         } else {
             let (way, from) = (way(), Arc::clone(from));
-            state.post_later(delay, way, Parcel::ToSwitch { from, message });
+            state.post_later(delay, way, Parcel::Switch { from, message });
         }
         self.carry(state, first);
     }
@@ -178,9 +179,9 @@ impl State {
 
     fn arrive(&mut self, parcel: Parcel) {
         match parcel {
-            Parcel::ToSwitch { from, message } => self.route(&from, message),
-            Parcel::ToSubscriber { to, port, message } => self.hand(&to, &port, message),
-            Parcel::ToRequester { reply, answer } => self.answer(&reply, answer),
+            Parcel::Switch { from, message } => self.route(&from, message),
+            Parcel::Subscriber { to, port, message } => self.hand(&to, &port, message),
+            Parcel::Requester { reply, answer } => self.answer(&reply, answer),
         }
     }
 
@@ -213,7 +214,7 @@ impl State {
                     self.hand(&to, &port, message.clone());
                 } else {
                     let (to, port, message) = (to.clone(), Arc::clone(&port), message.clone());
-                    self.post_later(delay, way, Parcel::ToSubscriber { to, port, message });
+                    self.post_later(delay, way, Parcel::Subscriber { to, port, message });
                 }
             }
         }
@@ -250,7 +251,7 @@ impl State {
         } else {
             // The requester may be gone by then; its inbox is its own, and no order of two answers matters.
             let way = Way::Answer(reply.clone());
-            self.post_later(delay, way, Parcel::ToRequester { reply, answer });
+            self.post_later(delay, way, Parcel::Requester { reply, answer });
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod claims;
 mod gate;
+mod grants;
 mod hooks;
 mod leases;
 mod owners;
@@ -21,6 +22,7 @@ use nats_ring::types::{FencingToken, NodeName, PartitionId, Time};
 use crate::history::{ProcessId, Term};
 use claims::Claims;
 use gate::Gates;
+use grants::Grants;
 use hooks::Hooks;
 use leases::Leases;
 use owners::Owners;
@@ -57,6 +59,7 @@ pub(crate) struct Judge {
     pub(crate) claims: Claims,
     pub(crate) gates: Gates,
     pub(crate) plans: Plans,
+    pub(crate) grants: Grants,
     /// Nothing ever goes wrong in this run.
     calm: bool,
 }
@@ -75,21 +78,23 @@ impl Judge {
     /// `act`: how long after sending a heartbeat a node may act. `partition_of` each key.
     pub(crate) fn new(partitions: u16, act: Duration, partition_of: Vec<PartitionId>, calm: bool) -> Self {
         Self {
-            owners: Owners::new(partitions),
+            // From 3/4 of a lease, by a slow clock, on.
+            owners: Owners::new(partitions, act * 4 / 3),
             hooks: Hooks::default(),
             register: Register::new(partition_of, partitions),
             leases: Leases::default(),
             claims: Claims::new(partitions),
             gates: Gates::new(act),
             plans: Plans::default(),
+            grants: Grants::default(),
             calm,
         }
     }
 
     /// A request begins to be executed.
-    pub(crate) fn executed(&mut self, execution: &Execution<'_>) -> Held {
+    pub(crate) fn executed(&mut self, execution: &Execution<'_>, at: Duration) -> Held {
         let Execution { process, of, partition, token, local } = *execution;
-        self.owners.executed(partition, token)?;
+        self.owners.executed(partition, token, at)?;
         self.hooks.served(process, partition, Term::from(token))?;
         self.gates.executes(of, local)?;
         self.claims.executed(partition, &of.node, token)
@@ -119,8 +124,11 @@ impl Judge {
                 Ok(())
             }
             Observed::Store(_) => {
+                self.owners.store_went_back(at);
+                self.register.store_went_back();
                 self.leases.forget(at);
                 self.claims.forget();
+                self.plans.latest = None;
                 Ok(())
             }
             Observed::Connection { of, link } => {

@@ -1,41 +1,64 @@
 //! At most one effective owner per partition.
 
-use nats_ring::types::{FencingToken, Incarnation, PartitionId};
+use std::time::Duration;
+
+use nats_ring::types::{FencingToken, PartitionId};
 
 use super::{Held, ensure};
 use crate::history::Term;
 
 const ONE_OWNER: &str = "at most one effective owner per partition";
 
-/// For each partition the highest term executed under, and by which incarnation.
+/// For each partition the highest token executed under.
 pub(crate) struct Owners {
-    highest: Vec<Option<(Term, Incarnation)>>,
+    highest: Vec<Option<FencingToken>>,
+    /// The store forgot what it knew of it: where nobody alive knew it either, its terms begin again.
+    forgotten: Vec<bool>,
+    /// How long after a store went back former owners may be at work: until all of their gates are closed.
+    grace: Duration,
+    excused_until: Duration,
+    /// Executions under a former token that were excused by that.
+    pub(crate) excused: u32,
     pub(crate) changes: u32,
 }
 
 impl Owners {
-    pub(crate) fn new(partitions: u16) -> Self {
-        Self { highest: vec![None; usize::from(partitions)], changes: 0 }
+    pub(crate) fn new(partitions: u16, grace: Duration) -> Self {
+        let count = usize::from(partitions);
+        let (highest, forgotten) = (vec![None; count], vec![false; count]);
+        Self { highest, forgotten, grace, excused_until: Duration::ZERO, excused: 0, changes: 0 }
     }
 
-    /// Nothing is executed under a term after a higher one was executed under, nor under the same one by another
+    /// The store lost what it had acknowledged: what follows is best effort until every gate of before is closed.
+    pub(crate) fn store_went_back(&mut self, at: Duration) {
+        self.excused_until = at + self.grace;
+        self.forgotten.fill(true);
+    }
+
+    /// Nothing is executed under a token after a higher one was executed under, nor under the same term by another
     /// incarnation.
-    pub(crate) fn executed(&mut self, partition: PartitionId, token: &FencingToken) -> Held {
-        let (term, by) = (Term::from(token), token.incarnation);
+    pub(crate) fn executed(&mut self, partition: PartitionId, token: &FencingToken, at: Duration) -> Held {
         let Some(highest) = self.highest.get_mut(partition.index()) else { return Ok(()) };
-        match *highest {
-            Some((before, _)) if term < before => ensure(false, ONE_OWNER, || {
-                format!("partition {partition}: executed at {term} after it was executed at {before}")
-            }),
-            Some((before, first)) if term == before => ensure(first == by, ONE_OWNER, || {
-                format!("partition {partition}: executed at {term} by two incarnations, {first:?} and {by:?}")
-            }),
-            _ => {
-                let changed = highest.is_some_and(|(_, first)| first != by);
-                self.changes += u32::from(changed);
-                *highest = Some((term, by));
-                Ok(())
-            }
+        let Some(before) = highest else {
+            *highest = Some(token.clone());
+            return Ok(());
+        };
+        if before == token {
+            return Ok(());
         }
+        let excused = at < self.excused_until;
+        // Begun again once: whoever was at work before must not be seen from then on.
+        let forgotten = !excused && std::mem::take(&mut self.forgotten[partition.index()]);
+        if before.admits(token) || forgotten {
+            self.changes += u32::from(before.incarnation != token.incarnation);
+            *highest = Some(token.clone());
+            return Ok(());
+        }
+        self.excused += u32::from(excused);
+        ensure(excused, ONE_OWNER, || {
+            let (now, then) = (Term::from(token), Term::from(&*before));
+            let (by, first) = (token.incarnation, before.incarnation);
+            format!("partition {partition}: executed at {now} by {by:?} after it was executed at {then} by {first:?}")
+        })
     }
 }

@@ -10,6 +10,7 @@ use nats_ring::types::{NodeId, PartitionCount};
 use super::{Held, ensure};
 use crate::optimum::{View, owners_by_flow, owners_cost};
 
+const FOLLOWS: &str = "each plan is made from the one before";
 const BALANCED: &str = "a plan is balanced and minimal";
 
 /// When claims and wishes last changed, for whether the planner can have seen all of them.
@@ -34,6 +35,9 @@ impl Plans {
         holder: impl Fn(usize) -> Option<&'a NodeId>,
         (calm, sent): (bool, Duration),
     ) -> Held {
+        let before = self.latest.as_ref().filter(|before| before.generation == plan.generation);
+        let next = before.is_none_or(|before| plan.version == before.version + 1);
+        ensure(next, FOLLOWS, || format!("version {} after {:?}", plan.version, before.map(|before| before.version)))?;
         let knew = sent >= self.changed + Duration::from_millis(2);
         let held = if calm && knew {
             self.judged += 1;

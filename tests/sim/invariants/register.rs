@@ -13,7 +13,15 @@ use super::{Held, ensure};
 use crate::history::{Answered, Asked, ProcessId, Term};
 
 pub(super) const NO_LOSS: &str = "nothing acknowledged is lost in a planned move";
+const ONCE: &str = "a write executes once";
 const NO_STALE: &str = "no read is stale, no write goes back";
+
+const IN_TIME: &str = "no entry outlives its time to live";
+
+/// Clocks are off by so much at the most, each.
+const CLOCKS: f64 = 1.055;
+/// An entry handed over lives longer by the ways of the messages that it was in, two of each chunk.
+const ON_THE_WAY: Duration = Duration::from_millis(300);
 
 /// The latest state of a key that is surely behind a request that begins now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,12 +30,25 @@ struct Floor {
     there: bool,
     /// When the request that showed it began.
     began: Duration,
+    /// Where it has an end: from when on it may be gone.
+    may_end: Option<Duration>,
+}
+
+/// A value that is to live for a time.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    ttl: Duration,
+    /// When its write began, and when it was surely done.
+    began: Duration,
+    done: Option<Duration>,
 }
 
 #[derive(Default)]
 struct Key {
     floor: Option<Floor>,
     values: HashMap<Version, u64>,
+    versions: HashMap<u64, Version>,
+    lives: HashMap<u64, Life>,
     /// Deletes that may still land, or have: when they began, and until when they may.
     deletes: Vec<(Duration, Duration)>,
 }
@@ -38,6 +59,7 @@ pub(crate) struct Began {
     at: Duration,
     floor: Option<Floor>,
     empty_since: Epoch,
+    /// How often what is known of the key's partition had been thrown away.
     resets: u32,
 }
 
@@ -53,6 +75,7 @@ struct Partition {
     restored: Option<Own>,
     /// The latest epoch that began without what was there before.
     empty_since: Epoch,
+    resets: u32,
 }
 
 /// Every key of the work load.
@@ -61,7 +84,10 @@ pub(crate) struct Register {
     partition_of: Vec<PartitionId>,
     partitions: Vec<Partition>,
     generation: u64,
-    resets: u32,
+    /// Messages may come twice, and writes with them.
+    pub(crate) duplicates: bool,
+    /// The store went back: terms of partitions that nobody alive holds may begin again.
+    went_back: bool,
     /// Times that a partition began empty though it had had an owner.
     pub(crate) losses: u32,
 }
@@ -70,7 +96,7 @@ impl Register {
     pub(crate) fn new(partition_of: Vec<PartitionId>, partitions: u16) -> Self {
         let keys = partition_of.iter().map(|_| Key::default()).collect();
         let partitions = vec![Partition::default(); usize::from(partitions)];
-        Self { keys, partition_of, partitions, generation: 0, resets: 0, losses: 0 }
+        Self { keys, partition_of, partitions, generation: 0, went_back: false, duplicates: false, losses: 0 }
     }
 
     /// State was handed over.
@@ -86,36 +112,58 @@ impl Register {
 
     /// Somebody is the owner from now on: with what was there before, or with nothing, where the answer is `true`.
     pub(super) fn owned(&mut self, process: ProcessId, partition: PartitionId, term: Term) -> bool {
-        if term.generation.get() > self.generation {
-            self.generation = term.generation.get();
-            self.resets += 1;
-            self.keys.iter_mut().for_each(|key| *key = Key::default());
-            self.partitions.fill(Partition::default());
-        }
-        let known = &mut self.partitions[partition.index()];
+        let known = self.partitions[partition.index()];
         let handed = known.restored.is_some_and(|own| own.process == process && own.term == term);
         let kept = known.owned.is_some_and(|own| own.process == process);
-        if !handed && !kept {
+        let begins_empty = !handed && !kept;
+        if term.generation.get() > self.generation {
+            self.generation = term.generation.get();
+            (0..self.partitions.len()).for_each(|p| self.begin_again(p));
+        } else if begins_empty && self.went_back {
+            self.begin_again(partition.index());
+        }
+        let known = &mut self.partitions[partition.index()];
+        known.owned = Some(Own { process, term });
+        if begins_empty {
             known.empty_since = known.empty_since.max(term.epoch);
             self.losses += u32::from(term.epoch > Epoch::new(1));
         }
-        known.owned = Some(Own { process, term });
-        !handed && !kept && term.epoch > Epoch::new(1)
+        begins_empty && term.epoch > Epoch::new(1)
+    }
+
+    /// The store went back, or was made anew.
+    pub(crate) fn store_went_back(&mut self) {
+        self.went_back = true;
+    }
+
+    /// What is known of a partition's keys counts no more.
+    fn begin_again(&mut self, partition: usize) {
+        let known = &mut self.partitions[partition];
+        *known = Partition { resets: known.resets + 1, ..Partition::default() };
+        for (key, of) in self.keys.iter_mut().zip(&self.partition_of) {
+            if of.index() == partition {
+                // What was asked for stays known: it may have landed after what made all else void.
+                let (lives, deletes) = (std::mem::take(&mut key.lives), std::mem::take(&mut key.deletes));
+                *key = Key { lives, deletes, ..Key::default() };
+            }
+        }
     }
 
     /// A request begins.
     pub(crate) fn began(&mut self, key: usize, asked: Asked, at: Duration) -> Began {
-        let empty_since = self.partitions[self.partition_of[key].index()].empty_since;
+        let Partition { empty_since, resets, .. } = self.partitions[self.partition_of[key].index()];
         let known = &mut self.keys[key];
-        if asked == Asked::Delete {
-            known.deletes.push((at, Duration::MAX));
+        match asked {
+            Asked::Delete => known.deletes.push((at, Duration::MAX)),
+            Asked::Set(value, Some(ttl)) => drop(known.lives.insert(value, Life { ttl, began: at, done: None })),
+            Asked::Set(..) | Asked::Get => {}
         }
-        Began { at, floor: known.floor, empty_since, resets: self.resets }
+        Began { at, floor: known.floor, empty_since, resets }
     }
 
     /// It was answered, or given up by its client.
     pub(crate) fn ended(&mut self, key: usize, asked: Asked, began: Began, answered: Answered, at: Duration) -> Held {
-        if began.resets != self.resets {
+        if began.resets != self.partitions[self.partition_of[key].index()].resets {
             return Ok(());
         }
         let refused = matches!(answered, Answered::Refused);
@@ -130,24 +178,27 @@ impl Register {
         }
         match (asked, answered) {
             (_, Answered::Unknown | Answered::Refused) => Ok(()),
-            (Asked::Set(value), Answered::Stored(version)) => {
+            (Asked::Set(value, _), Answered::Stored(version)) => {
                 self.not_before(key, began, version, true)?;
                 self.is_of(key, version, value)?;
-                self.raise(key, Floor { version, there: true, began: began.at });
+                let may_end = self.done(key, value, at);
+                self.raise(key, Floor { version, there: true, began: began.at, may_end });
                 Ok(())
             }
             (_, Answered::Found(value, version)) => {
                 self.not_before(key, began, version, false)?;
                 self.is_of(key, version, value)?;
-                self.raise(key, Floor { version, there: true, began: began.at });
+                let may_end = self.done(key, value, at);
+                self.is_in_time(key, value, began)?;
+                self.raise(key, Floor { version, there: true, began: began.at, may_end });
                 Ok(())
             }
             (_, Answered::Deleted(version)) => {
                 self.not_before(key, began, version, true)?;
-                self.raise(key, Floor { version, there: false, began: began.at });
+                self.raise(key, Floor { version, there: false, began: began.at, may_end: None });
                 Ok(())
             }
-            (_, Answered::Missing) => self.may_be_missing(key, began),
+            (_, Answered::Missing) => self.may_be_missing(key, began, at),
             (_, Answered::Stored(_)) => Ok(()),
         }
     }
@@ -173,14 +224,38 @@ impl Register {
     /// One version, one value.
     fn is_of(&mut self, key: usize, version: Version, value: u64) -> Held {
         let first = *self.keys[key].values.entry(version).or_insert(value);
-        ensure(first == value, NO_STALE, || format!("key {key}: {version} is {first} and {value}"))
+        ensure(first == value, NO_STALE, || format!("key {key}: {version} is {first} and {value}"))?;
+        let written = *self.keys[key].versions.entry(value).or_insert(version);
+        ensure(written == version || self.duplicates, ONCE, || {
+            format!("key {key}: the write of {value} is version {written} and version {version}")
+        })
     }
 
-    /// What was acknowledged is there, unless it was deleted since, or lost with its holder.
-    fn may_be_missing(&self, key: usize, began: Began) -> Held {
+    /// The write of this value is done; answers from when on it may be gone by its time to live.
+    fn done(&mut self, key: usize, value: u64, at: Duration) -> Option<Duration> {
+        let life = self.keys[key].lives.get_mut(&value)?;
+        life.done.get_or_insert(at);
+        Some(life.began + life.ttl.div_f64(CLOCKS))
+    }
+
+    /// No entry outlives its time, whatever became of it: handed over, its time runs on.
+    fn is_in_time(&self, key: usize, value: u64, began: Began) -> Held {
+        let Some(Life { ttl, done: Some(done), .. }) = self.keys[key].lives.get(&value).copied() else { return Ok(()) };
+        let over = done + ttl.mul_f64(CLOCKS) + ON_THE_WAY;
+        ensure(began.at <= over, IN_TIME, || {
+            format!("key {key}: {value} is found at {:?}, stored by {done:?} for {ttl:?}", began.at)
+        })
+    }
+
+    /// What was acknowledged is there, unless it was deleted since, or lost with its holder, or its time is over.
+    fn may_be_missing(&self, key: usize, began: Began, at: Duration) -> Held {
         let Some(floor) = began.floor.filter(|floor| floor.there) else { return Ok(()) };
         let lost = self.partitions[self.partition_of[key].index()].empty_since > floor.version.epoch;
         let deleted = self.keys[key].deletes.iter().any(|(_, until)| *until >= floor.began);
-        ensure(lost || deleted, NO_LOSS, || format!("key {key}: missing after {floor:?} was done"))
+        // A later write that nobody heard of may have given it an end.
+        let later = self.keys[key].lives.values().filter(|life| life.done.is_none_or(|done| done >= floor.began));
+        let replaced = later.into_iter().any(|life| at >= life.began + life.ttl.div_f64(CLOCKS));
+        let over = replaced || floor.may_end.is_some_and(|end| at >= end);
+        ensure(lost || deleted || over, NO_LOSS, || format!("key {key}: missing after {floor:?} was done"))
     }
 }

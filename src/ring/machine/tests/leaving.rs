@@ -167,3 +167,29 @@ fn a_partition_lost_while_it_starts_is_released_after_its_start() {
     assert_eq!(rig.hook(Ok(())), ["on_release 0:e1 Lost"]);
     assert_eq!(rig.hook(Ok(())), ["forward 0", "unsubscribe 0", "discard 0"]);
 }
+
+/// The plan in which `n1` leaves, and `n2` as well or not.
+fn leaving_plan(version: u64, rows: &str, n2_leaves: bool) -> (crate::coord::Key, Record) {
+    let (key, record) = plan(version, &[(id("n2", 1), 1), (id("n1", 1), 3)], &[], rows);
+    let Record::Plan(mut plan) = record else { unreachable!() };
+    (plan.members[0].draining, plan.members[1].draining) = (n2_leaves, true);
+    (key, Record::Plan(plan))
+}
+
+/// Seed 4 of the campaign of real faults: NATS had been away, to the coordinator all others seemed frozen, and a node that
+/// drained gave its partitions back to nobody: their entries were lost.
+#[test]
+fn a_leaving_node_gives_nothing_back_to_nobody_while_a_member_stays_that_was_only_silent() {
+    let members = [(id("n2", 1), 1), (id("n1", 1), 3)];
+    let records = vec![lease("n2", 1, 1, LeaseState::Live), member("n2", 1, 1), plan(1, &members, &[], "n1 n1")];
+    let mut rig = Rig::joined(2, records);
+    rig.ack_after_watch("own.0");
+    rig.hook(Ok(()));
+    rig.ack_after_watch("own.1");
+    rig.hook(Ok(()));
+    rig.feed(Input::Drain);
+    rig.ack("member.n1");
+    assert!(rig.see(leaving_plan(2, "- -", false)).is_empty(), "n2 may be planned for again");
+    assert_eq!(rig.see(leaving_plan(3, "n2 -", false)), ["park 0 e1"]);
+    assert_eq!(rig.see(leaving_plan(4, "n2 -", true)), ["park 1 e1"], "nobody stays");
+}

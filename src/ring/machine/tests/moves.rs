@@ -8,7 +8,7 @@ use crate::types::{Epoch, PartitionId};
 const HELD: ClaimState = ClaimState::Held;
 
 /// A ring of two planned by the older `n2`; partition 0 belongs to `owner` at epoch 3 and is planned for `planned`.
-fn ring_of_two(owner: &str, planned: &str) -> Vec<(Key, Record)> {
+pub(super) fn ring_of_two(owner: &str, planned: &str) -> Vec<(Key, Record)> {
     let members = [(id("n2", 1), 1), (id("n1", 1), 7)];
     vec![
         lease("n2", 1, 1, LeaseState::Live),
@@ -28,27 +28,27 @@ fn owning() -> Rig {
 }
 
 /// The same, and the plan now wants it at `n2`.
-fn moving() -> Rig {
+pub(super) fn moving() -> Rig {
     let mut rig = owning();
     let members = [(id("n2", 1), 1), (id("n1", 1), 5)];
     assert_eq!(rig.see(plan(2, &members, &[], "n2")), ["park 0 e4"]);
     rig
 }
 
-fn idle(epoch: u64) -> Input {
+pub(super) fn idle(epoch: u64) -> Input {
     Input::Idle { partition: PartitionId::new(0), epoch: Epoch::new(epoch) }
 }
 
-fn transferred(epoch: u64) -> Input {
+pub(super) fn transferred(epoch: u64) -> Input {
     Input::Transferred { partition: PartitionId::new(0), epoch: Epoch::new(epoch), result: Ok(9) }
 }
 
-fn refused(epoch: u64) -> Input {
+pub(super) fn refused(epoch: u64) -> Input {
     Input::OfferRefused { partition: PartitionId::new(0), epoch: Epoch::new(epoch), reason: "busy".to_owned() }
 }
 
 /// Moved as far as the offer; answers the revision of the claim.
-fn offered() -> (Rig, u64) {
+pub(super) fn offered() -> (Rig, u64) {
     let mut rig = moving();
     assert_eq!(rig.feed(idle(4)), ["on_release 0:e4 Handoff"]);
     assert_eq!(rig.hook(Ok(())), ["transfer 0 e4 to n2#1"]);

@@ -18,11 +18,23 @@ pub(super) fn without_count(record: Record) -> Record {
 }
 
 impl State {
-    pub(super) fn forget_count(&mut self, index: usize) {
+    /// What a machine counts, and keeps without ever using it again, does not tell situations apart.
+    pub(super) fn forget_counts(&mut self, index: usize) {
         let node = Arc::make_mut(&mut self.nodes[index]);
-        if let Some(lease) = node.machine.as_mut().and_then(|machine| machine.lease.as_mut()) {
+        let Some(machine) = &mut node.machine else { return };
+        if let Some(lease) = &mut machine.lease {
             lease.beat = 0;
         }
+        // What a plan was right for is only asked to be equal: with other claims or another plan it never is again.
+        let (claims, plan) = (machine.view.claims_version, machine.view.plan.as_ref().map(|plan| plan.revision));
+        let right_for = &mut machine.coordination.right_for;
+        right_for.take_if(|then| then.claims_version != claims || then.plan != plan);
+        right_for.iter_mut().for_each(|then| then.claims_version = 0);
+        machine.view.claims_version = 0;
+        // A wake for what no partition waits for any more looks at all of them, to no effect. One that is missing stays so.
+        let wakes = machine.slots.iter().filter_map(|slot| slot.next_wake(&machine.timing, machine.now));
+        let awaited = wakes.min();
+        machine.slots.wake = machine.slots.wake.and_then(|wake| awaited.map(|awaited| awaited.max(wake)));
     }
 
     /// A machine takes in an input.
@@ -40,7 +52,7 @@ impl State {
         let now = self.now;
         let Some(machine) = &mut Arc::make_mut(&mut self.nodes[index]).machine else { return Ok(None) };
         let actions = machine.step(now, input);
-        self.forget_count(index);
+        self.forget_counts(index);
         let mut refused = None;
         for action in actions {
             match action {

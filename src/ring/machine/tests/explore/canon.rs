@@ -98,10 +98,11 @@ impl<'a> Canon<'a> {
         }
     }
 
-    /// From a lease ago; all that was earlier is one.
+    /// From a lease ago; all that was earlier is one. So is all that is many leases ahead: only the limits of hooks are,
+    /// and no hook runs for so long here.
     fn span(&self, word: u64) -> u64 {
-        let past = (self.now - LEASE).as_nanos();
-        word.saturating_sub(past)
+        let (past, never) = ((self.now - LEASE).as_nanos(), (LEASE * 8).as_nanos() as u64);
+        word.saturating_sub(past).min(never)
     }
 }
 
@@ -146,13 +147,14 @@ fn hash_machine(machine: &Machine, canon: &mut Canon<'_>) {
         observer,
         coordination,
         slots,
+        looked_at_with,
         last_op: _,
         out: _,
     } = machine;
     who.incarnation_id.hash(canon);
     (view, ring_seen, leases_seen, stage, lease).hash(canon);
     (suspended_at, disconnected_at, drain_asked_at, leaving_because).hash(canon);
-    (member_op, member_retry_at, member_refused_at, observer, coordination, slots).hash(canon);
+    (member_op, member_retry_at, member_refused_at, observer, coordination, slots, looked_at_with).hash(canon);
 }
 
 /// What is overdue is overdue.

@@ -336,7 +336,7 @@ impl State {
             let writing =
                 Writing { process: index, session, op, key, expected: *expected, record, by, deadline, stray: false };
             self.nodes[index] = Arc::new(node);
-            self.forget_count(index);
+            self.forget_counts(index);
             if fate == Beat::Pausing {
                 self.pause(index, tally);
                 self.writes.push(writing);

@@ -228,6 +228,9 @@ pub(super) fn explore(first: State, limit: u64, off: &[Guard]) -> Found {
             found.broken = Some((reason, told(&first, &way)));
             return found;
         }
+        if std::env::var_os("EXPLORE_LEVELS").is_some() {
+            eprintln!("depth {:>4}: {:>9} situations, {:>8} of them new", found.depth, found.states, frontier.len());
+        }
         if frontier.is_empty() {
             break;
         }

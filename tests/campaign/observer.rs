@@ -1,0 +1,101 @@
+//! Follows the records of a ring past all its nodes and past all proxies, and keeps every change with the server's time.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream::kv::{Entry, Store};
+use futures::StreamExt;
+use nats_ring::coord::{Key, Record};
+use tokio::task::JoinHandle;
+
+use crate::checker::ownership::{Change, What};
+use crate::history::Moment;
+
+/// Leases are renewed more often: a watch that is silent for so long is opened again.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(200);
+
+/// A follower of one ring's bucket.
+pub struct Observer {
+    seen: Arc<Mutex<Seen>>,
+    following: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Seen {
+    revision: u64,
+    changes: Vec<Change>,
+}
+
+impl Observer {
+    /// Follows this ring's bucket, which must be there.
+    pub async fn start(urls: &str, ring: &str) -> Self {
+        let jetstream = async_nats::jetstream::new(connect(urls).await);
+        let (seen, bucket) = (Arc::<Mutex<Seen>>::default(), format!("ring-{ring}"));
+        let following = tokio::spawn(follow(jetstream, bucket, Arc::clone(&seen)));
+        Self { seen, following }
+    }
+
+    /// All changes so far, in the order of their revisions.
+    pub fn changes(&self) -> Vec<Change> {
+        self.seen.lock().unwrap().changes.clone()
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.following.abort();
+    }
+}
+
+/// A client of the tests' own that notices a dead connection soon and never gives up.
+pub async fn connect(urls: &str) -> async_nats::Client {
+    let servers: Vec<_> = urls.split(',').map(|url| url.parse::<async_nats::ServerAddr>().unwrap()).collect();
+    async_nats::ConnectOptions::new()
+        .retry_on_initial_connect()
+        .ping_interval(Duration::from_secs(1))
+        .connection_timeout(Duration::from_secs(1))
+        .reconnect_delay_callback(|_| RETRY)
+        .request_timeout(None)
+        .connect(servers)
+        .await
+        .unwrap()
+}
+
+async fn follow(jetstream: async_nats::jetstream::Context, bucket: String, seen: Arc<Mutex<Seen>>) {
+    loop {
+        let opened = tokio::time::timeout(SILENCE_MAX, jetstream.get_key_value(&bucket)).await;
+        if let Ok(Ok(store)) = opened {
+            read(&store, &seen).await;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Reads one watch, the state first, for as long as it says something.
+async fn read(store: &Store, seen: &Mutex<Seen>) {
+    let Ok(Ok(mut watch)) = tokio::time::timeout(SILENCE_MAX, store.watch_with_history(">")).await else { return };
+    // After an error a watch may go on: its silence tells.
+    while let Ok(Some(item)) = tokio::time::timeout(SILENCE_MAX, watch.next()).await {
+        if let Ok(entry) = item {
+            seen.lock().unwrap().add(&entry);
+        }
+    }
+}
+
+impl Seen {
+    fn add(&mut self, entry: &Entry) {
+        if entry.revision <= self.revision {
+            return;
+        }
+        self.revision = entry.revision;
+        let Some(key) = Key::parse(&entry.key) else { return };
+        let what = match (&key, Record::decode(&key, &entry.value)) {
+            (Key::Own(partition), Ok(Record::Own(claim))) => What::Claim(partition.index(), claim),
+            (Key::Lease(node), Ok(Record::Lease(lease))) => What::Lease(node.to_string(), lease),
+            _ => return,
+        };
+        let at = Moment::try_from(entry.created.unix_timestamp_nanos()).unwrap();
+        self.changes.push(Change { at, what });
+    }
+}

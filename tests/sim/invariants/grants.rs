@@ -1,0 +1,31 @@
+//! Grants, asked as a service asks them that acts by itself: those of two processes never hold at once.
+
+use std::collections::HashMap;
+
+use nats_ring::service::Grant;
+use nats_ring::types::PartitionId;
+
+use super::{Held, ensure};
+use crate::history::ProcessId;
+
+const ONE_GRANT: &str = "one grant of a partition holds at a time";
+
+/// Grants that were given and may still hold.
+#[derive(Default)]
+pub(crate) struct Grants {
+    given: HashMap<PartitionId, Vec<(ProcessId, Grant)>>,
+}
+
+impl Grants {
+    /// A process was told that it is the owner.
+    pub(crate) fn given(&mut self, process: ProcessId, grant: &Grant) -> Held {
+        let known = self.given.entry(grant.partition).or_default();
+        known.retain(|(by, grant)| *by != process && grant.is_current());
+        let other = known.first().map(|(by, other)| (*by, other.epoch()));
+        known.push((process, grant.clone()));
+        ensure(other.is_none(), ONE_GRANT, || {
+            let (partition, epoch) = (grant.partition, grant.epoch());
+            format!("partition {partition}: {process:?} begins at epoch {epoch} while that of {other:?} holds")
+        })
+    }
+}

@@ -51,8 +51,9 @@ pub(super) fn birth(revision: u64) -> usize {
 struct Canon<'a> {
     kv: &'a Kv,
     now: Time,
-    /// Last revision by key number.
-    revisions: [u64; 80],
+    /// All that are known anywhere, in their order: first they are collected, then what counts is the place among them.
+    revisions: Vec<u64>,
+    collecting: bool,
     version: u64,
     ops: Vec<u64>,
     bytes: Vec<u8>,
@@ -60,27 +61,37 @@ struct Canon<'a> {
 
 impl<'a> Canon<'a> {
     fn new(kv: &'a Kv, now: Time) -> Self {
-        let mut revisions = [0; 80];
-        for (key, (revision, _)) in kv.records.iter().filter(|(key, _)| !matches!(key, Key::Lease(_))) {
-            revisions[usize::try_from(key_number(key)).expect("fits")] = revision.0;
-        }
         let version = match kv.records.get(&Key::Plan) {
             Some((_, Record::Plan(plan))) => plan.version,
             _ => 0,
         };
-        Self { kv, now, revisions, version, ops: Vec::new(), bytes: Vec::with_capacity(8192) }
+        Self {
+            kv,
+            now,
+            revisions: Vec::with_capacity(128),
+            collecting: true,
+            version,
+            ops: Vec::new(),
+            bytes: Vec::with_capacity(8192),
+        }
+    }
+
+    fn collected(&mut self) {
+        self.revisions.sort_unstable();
+        self.revisions.dedup();
+        self.collecting = false;
     }
 
     fn canonical(&mut self, word: u64) -> u64 {
         match word & MARK {
             TIMES => TIMES | self.span(word),
-            REVISIONS => {
-                let last = self.revisions[usize::try_from((word & !MARK) >> 32).expect("fits")];
-                word & !COUNT | last.wrapping_sub(word) & COUNT
-            }
             // The first of its birth is the node's age as well, and stays what it is.
             LEASES if word & COUNT == 0 => word,
-            LEASES => word & !COUNT | 1 << 31 | self.kv.births[birth(word)] - (word & COUNT),
+            REVISIONS | LEASES => {
+                let place = self.revisions.partition_point(|known| *known < word);
+                let first = self.revisions.partition_point(|known| *known < word & !COUNT);
+                word & !COUNT | 1 << 31 | (place - first) as u64
+            }
             OPS => {
                 let known = self.ops.iter().position(|op| *op == word);
                 OPS | known.unwrap_or_else(|| {
@@ -112,16 +123,28 @@ impl Hasher for Canon<'_> {
     }
 
     fn write(&mut self, bytes: &[u8]) {
+        if self.collecting {
+            return;
+        }
         self.bytes.extend_from_slice(bytes);
     }
 
     fn write_u64(&mut self, word: u64) {
+        if self.collecting {
+            if matches!(word & MARK, REVISIONS | LEASES) && !(word & MARK == LEASES && word & COUNT == 0) {
+                self.revisions.push(word);
+            }
+            return;
+        }
         let word = self.canonical(word);
         self.bytes.extend_from_slice(&word.to_le_bytes());
     }
 
     fn write_isize(&mut self, number: isize) {
         // Only which of an enum's variants it is.
+        if self.collecting {
+            return;
+        }
         self.bytes.push(number as u8);
     }
 }
@@ -195,12 +218,19 @@ impl State {
     /// What tells this situation from those that are not the same. 128 bits: two that differ share one with a chance of
     /// less than 10^-22 among 10^8.
     pub(super) fn fingerprint(&self) -> u128 {
-        let Self { now, nodes, kv, writes, left, checker, scenario: _ } = self;
-        let mut canon = Canon::new(kv, *now);
-        nodes.iter().for_each(|node: &Arc<Node>| hash_node(node, &mut canon));
+        let mut canon = Canon::new(&self.kv, self.now);
+        self.hash_with(&mut canon);
+        canon.collected();
+        self.hash_with(&mut canon);
+        xxh3_128(&canon.bytes)
+    }
+
+    fn hash_with<'a>(&'a self, mut canon: &mut Canon<'a>) {
+        let Self { now: _, nodes, kv, writes, left, checker, scenario: _ } = self;
+        nodes.iter().for_each(|node: &Arc<Node>| hash_node(node, canon));
         (&kv.records, &kv.leases_written, kv.births.len()).hash(&mut canon);
         (left, checker.as_ref()).hash(&mut canon);
-        hash_set(writes, &mut canon, |writing, canon| {
+        hash_set(writes, canon, |writing, canon| {
             let Writing { process, session, op, key, expected, record, by, deadline, stray } = writing;
             (process, session, op, key, expected, record, stray).hash(canon);
             if !stray {
@@ -208,6 +238,5 @@ impl State {
                 (by, deadline).hash(canon);
             }
         });
-        xxh3_128(&canon.bytes)
     }
 }

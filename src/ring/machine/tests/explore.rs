@@ -99,20 +99,21 @@ fn one_of_two_crashes_at_any_moment_and_the_other_takes_over() {
 }
 
 #[test]
-fn one_of_two_stands_still_at_any_moment_for_any_time_and_comes_back() {
-    let seen = [Seen::Paused, Seen::Suspended, Seen::Evicted, Seen::TakenOver, Seen::LeaseLost, Seen::Switched];
-    holds_to_the_end("pair-pause", &seen);
+fn a_heartbeat_of_two_is_lost_or_late_at_any_moment() {
+    holds_to_the_end("pair-timeout", &[Seen::TimedOut, Seen::StrayLanded]);
 }
 
-/// The whole budget, as far as there is time for here; `make explore` goes on.
+/// What takes too long to exhaust here, as far as there is time; `make explore` goes on.
 #[test]
-fn near_the_start_nothing_breaks_whatever_goes_wrong_together() {
-    let found = run(named("all"), 15_000, &[]);
-    assert_eq!(found.broken, None);
+fn near_the_start_nothing_breaks_whatever_goes_wrong() {
+    for name in ["pair-pause", "all"] {
+        assert_eq!(run(named(name), 10_000, &[]).broken, None, "{name}");
+    }
 }
 
 /// Rules of the machine whose absence is found, and where.
-const FOUND: &[(Guard, &str)] = &[(Guard::SelfFence, "pair-pause"), (Guard::AbandonByClaim, "join")];
+const FOUND: &[(Guard, &str)] =
+    &[(Guard::SelfFence, "pair-pause"), (Guard::FullLeaseSilence, "pair-crash"), (Guard::AbandonByClaim, "join")];
 
 #[test]
 fn without_a_rule_the_exploration_finds_what_breaks() {

@@ -71,6 +71,8 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
+/// The time it takes is told, nothing goes by it.
+#[allow(clippy::disallowed_methods)]
 fn run(scenario: &'static Scenario, limit: u64, off: &[Guard]) -> Found {
     let start = Instant::now();
     let found = explore(State::settled(scenario), limit, off);

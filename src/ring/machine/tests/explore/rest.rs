@@ -32,9 +32,8 @@ impl State {
                 return Some(format!("{} is paused, or something is on its way to it", node.name));
             }
         }
-        if live().next().is_none() {
-            return None;
-        }
+        // With nobody left there is nothing to wait for.
+        live().next()?;
         for node in live() {
             let report = node.machine.as_ref()?.report();
             if !report.joined || report.suspended || !report.moves.is_empty() {

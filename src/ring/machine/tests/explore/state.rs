@@ -73,6 +73,7 @@ pub(super) struct Part {
 
 /// What a watch has for a node.
 #[derive(Debug, Clone, Hash)]
+#[allow(clippy::large_enum_variant, reason = "few of them are alive at a time")]
 pub(super) enum Watched {
     Snapshot { all: bool, updates: Vec<Update> },
     Change(Update),

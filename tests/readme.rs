@@ -181,19 +181,25 @@ async fn start_server(sandbox: &mut Sandbox, line: &str) {
     .await;
 }
 
-/// Waits until all nodes are ready and say that every partition is served.
+/// Waits until all nodes are ready, say that every partition is served, and have their shares: nothing moves any more.
 async fn wait_until_served(sandbox: &mut Sandbox, nodes: &[(String, u16)]) {
     let http = Http::with_limit(Duration::from_secs(2));
-    for (_, port) in nodes {
-        for path in ["/ready", "/health?scope=ring"] {
-            let url = format!("http://127.0.0.1:{port}{path}");
-            eventually(START_LIMIT, &url, || async {
-                let answer = http.get(&url).await;
-                if answer.as_ref().is_ok_and(|a| a.status == 200) { Ok(()) } else { Err((answer, sandbox.logs())) }
-            })
-            .await;
+    eventually(START_LIMIT, "all nodes serve their shares", || async {
+        let mut shares = Vec::new();
+        for (node, port) in nodes {
+            let get = async |path: &str| match http.get(&format!("http://127.0.0.1:{port}{path}")).await {
+                Ok(answer) if answer.status == 200 => Ok(answer.json()),
+                other => Err(format!("{node}{path}: {other:?}\n{}", sandbox.logs())),
+            };
+            get("/ready").await?;
+            get("/health?scope=ring").await?;
+            shares.push(get("/stats").await?["ring"]["owned"].as_u64().unwrap());
         }
-    }
+        let (least, most) = (shares.iter().min().copied(), shares.iter().max().copied());
+        let apart = most.unwrap_or(0) - least.unwrap_or(0);
+        if apart <= 1 { Ok(()) } else { Err(format!("{shares:?}")) }
+    })
+    .await;
     sandbox.assert_all_running();
 }
 

@@ -21,7 +21,7 @@ use super::readers::Readers;
 use super::shown::{Driven, Shown};
 use super::supervise::Supervisor;
 use super::transfer::Staging;
-use super::watches::Watching;
+use super::watches::{Place, Watching};
 use crate::connect::SUBSCRIPTION_CAPACITY;
 use crate::coord::{StoreIdentity, WatchScope};
 use crate::ring::{Action, Identity, Input, Machine, Outcome, Timing};
@@ -82,11 +82,11 @@ impl Session {
             inputs.clone(),
             self.events.clone(),
         );
-        self.follow(&supervisor, WatchScope::Ring, &inputs);
+        self.follow(&supervisor, WatchScope::Ring, Place::default(), &inputs);
         self.watch_connection(&supervisor, &inputs);
         let mut drive = Drive {
             executor: None,
-            lease_watch: CancellationToken::new(),
+            lease_watch: Place::default(),
             commands: self.commands.clone(),
             session: self,
             machine,
@@ -101,16 +101,16 @@ impl Session {
         outcome
     }
 
-    fn follow(&self, supervisor: &Supervisor, scope: WatchScope, inputs: &mpsc::Sender<Input>) -> CancellationToken {
-        let stop = CancellationToken::new();
+    fn follow(&self, supervisor: &Supervisor, scope: WatchScope, place: Place, inputs: &mpsc::Sender<Input>) {
+        let ended = place.stop.clone();
         let watching = Arc::new(Watching {
             store: Arc::clone(&self.parts.store),
             scope,
+            place,
             identity: self.identity.clone(),
             chance: self.parts.chance.clone(),
             inputs: inputs.clone(),
         });
-        let ended = stop.clone();
         supervisor.keep("watch", move || {
             let (watching, stop) = (Arc::clone(&watching), ended.clone());
             async move {
@@ -119,7 +119,6 @@ impl Session {
                 std::future::pending().await
             }
         });
-        stop
     }
 
     fn watch_connection(&self, supervisor: &Supervisor, inputs: &mpsc::Sender<Input>) {
@@ -140,7 +139,7 @@ struct Drive {
     machine: Driven,
     /// From the lease on; before it there is nothing to execute.
     executor: Option<Executor>,
-    lease_watch: CancellationToken,
+    lease_watch: Place,
     receiver: mpsc::Receiver<Input>,
     inputs: mpsc::Sender<Input>,
     supervisor: Supervisor,
@@ -237,8 +236,8 @@ impl Drive {
     }
 
     fn watch_leases(&mut self, scope: WatchScope) {
-        self.lease_watch.cancel();
-        self.lease_watch = self.session.follow(&self.supervisor, scope, &self.inputs);
+        self.lease_watch = self.lease_watch.next();
+        self.session.follow(&self.supervisor, scope, self.lease_watch.clone(), &self.inputs);
     }
 
     /// The lease is held: this node can be spoken to.

@@ -3,10 +3,41 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::coord::{Followed, Follower, Store, StoreIdentity, WatchScope};
 use crate::ring::Input;
 use crate::types::Chance;
+
+/// The place of a watch among those of one kind, of which each takes the place of the one before. That one goes on until
+/// the new one has told its first state: opening it takes seconds while JetStream is silent, and a node that does not see
+/// its own lease meanwhile renews it at an old revision, for nothing.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Place {
+    /// Ends this watch.
+    pub(super) stop: CancellationToken,
+    former: CancellationToken,
+    told: CancellationToken,
+}
+
+impl Place {
+    /// The place of the watch that comes after this one.
+    pub(super) fn next(&self) -> Self {
+        let former = if self.told.is_cancelled() {
+            self.stop.clone()
+        } else {
+            // It has told nothing yet, so what it was to take the place of is what goes on.
+            self.stop.cancel();
+            self.former.clone()
+        };
+        Self { former, ..Self::default() }
+    }
+
+    fn take(&self) {
+        self.former.cancel();
+        self.told.cancel();
+    }
+}
 
 /// One watch, for as long as the incarnation lasts.
 pub(super) struct Watching {
@@ -14,6 +45,8 @@ pub(super) struct Watching {
     pub(super) store: Arc<dyn Store>,
     /// What.
     pub(super) scope: WatchScope,
+    /// Among the watches of its kind.
+    pub(super) place: Place,
     /// Which life of the store this incarnation belongs to.
     pub(super) identity: StoreIdentity,
     /// For jitter.
@@ -28,8 +61,12 @@ impl Watching {
         let mut follower = Follower::new(Arc::clone(&self.store), self.scope.clone(), self.identity.clone())
             .with_chance(self.chance.clone());
         while let Some(followed) = follower.next().await {
+            let whole = matches!(followed, Followed::Snapshot(_));
             if self.inputs.send(self.input(followed)).await.is_err() {
                 return;
+            }
+            if whole {
+                self.place.take();
             }
         }
     }
@@ -44,5 +81,22 @@ impl Watching {
             Followed::Change(update) => Input::RingChange(*update),
             Followed::Reset(reason) => Input::StoreReset(reason),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_goes_on_until_the_one_after_it_has_told_its_first_state() {
+        let first = Place::default();
+        first.take();
+        let second = first.next();
+        let third = second.next();
+        assert!(second.stop.is_cancelled() && !first.stop.is_cancelled());
+        third.take();
+        assert!(first.stop.is_cancelled() && !third.stop.is_cancelled());
+        assert!(!third.next().former.is_cancelled());
     }
 }

@@ -87,8 +87,24 @@ impl TestRing {
     /// node crashed, left or ended by itself may be used again, as by a process that is restarted.
     ///
     /// # Panics
-    /// Where a node of this name runs.
+    /// Where a node of this name runs, or where it did not start: see [`TestRing::try_add_node`].
     pub async fn add_node(&self, node: impl Into<TestNode>, service: Arc<dyn Service>) -> Ring {
+        let node = node.into();
+        let name = node.name.clone();
+        match self.try_add_node(node, service).await {
+            Ok(ring) => ring,
+            Err(error) => panic!("node {name} did not start: {error}"),
+        }
+    }
+
+    /// As [`TestRing::add_node`], where the store may be away.
+    ///
+    /// # Errors
+    /// [`NodeError`]: the node could not agree with the ring on its shape, as a program that ends at its start.
+    ///
+    /// # Panics
+    /// Where a node of this name runs.
+    pub async fn try_add_node(&self, node: impl Into<TestNode>, service: Arc<dyn Service>) -> Result<Ring, NodeError> {
         let node = node.into();
         let name = node.name.clone();
         let ended = self.members().get(&name).map(Member::has_ended);
@@ -101,12 +117,9 @@ impl TestRing {
         let (parts, mut ends) = twins(&self.settings, around, (node, number), service, self.chance.fork());
         ends.set_away(self.away());
         ends.tell(ProcessChange::Started);
-        let ring = match Ring::start(parts).await {
-            Ok(ring) => ring,
-            Err(error) => panic!("node {name} did not start: {error}"),
-        };
+        let ring = Ring::start(parts).await?;
         self.members().insert(name, Member::new(ring.clone(), ends));
-        ring
+        Ok(ring)
     }
 
     fn next_process(&self, name: &NodeName) -> u32 {

@@ -221,7 +221,11 @@ impl Bucket {
     }
 
     async fn records(&self, prefix: &str) -> Vec<(Key, Record)> {
-        let keys: Vec<String> = self.0.keys().await.unwrap().try_collect().await.unwrap();
+        // A key that is written while keys are listed may be left out: it moves behind what the listing counts to.
+        let mut keys = BTreeSet::new();
+        for _ in 0..3 {
+            keys.extend(self.0.keys().await.unwrap().try_collect::<Vec<String>>().await.unwrap());
+        }
         let wanted = keys.into_iter().filter(|key| key.starts_with(prefix));
         let records = futures::stream::iter(wanted).then(|text| async move {
             let key = Key::parse(&text).unwrap();

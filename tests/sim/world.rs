@@ -233,9 +233,8 @@ impl World {
         if spec.clock_rate != 1.0 {
             self.fire(Kind::ClockDrift);
         }
-        let world = Arc::clone(&self);
-        // It panics where the ring's shape cannot be read: as a process that ends at once.
-        let ring = tokio::spawn(async move { world.ring.add_node(node, service).await }).await;
+        // An error where the ring's shape cannot be read: a process that ends at once.
+        let ring = self.ring.try_add_node(node, service).await;
         self.state().starting -= 1;
         let Ok(ring) = ring else {
             self.witness.note(Some(process), || What::Ended { how: "did not start".to_owned() });

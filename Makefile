@@ -15,7 +15,7 @@ WRITER := $(CARGO) build --release --locked --example fenced_writer
 HAS_BENCHES := $(wildcard benches/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify fix bench install clients previous format-check clippy docs deny bench-short faults busy faults-short sim sim-short sim-guards
+.PHONY: help run test verify fix bench explore install clients previous format-check clippy docs deny bench-short faults busy faults-short sim sim-short sim-guards
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,9 @@ fix: ## formats, and mends what clippy can mend
 	$(CARGO) fmt
 	$(CARGO) clippy --fix --allow-dirty --allow-staged --all-targets
 	$(CARGO) fmt
+
+explore: ## every interleaving of a small ring, to the end; EXPLORE=<scenario>, EXPLORE_LIMIT=<states>
+	$(CARGO) test --release --locked --lib every_scenario_as_far -- --ignored --nocapture
 
 bench: install ## measures; the figures and how to read them are in docs/
 ifeq ($(HAS_BENCHES),)

@@ -76,6 +76,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/security.md",
     "docs/operations.md",
     "docs/faults.md",
+    "docs/exploration.md",
     "docs/decisions/README.md",
 ];
 

@@ -21,7 +21,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 const META_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One record as a watch delivered it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Update {
     /// Of which key.
     pub key: Key,

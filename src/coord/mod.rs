@@ -49,7 +49,7 @@ pub struct Entry {
 }
 
 /// Why a compare-and-set was not acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum CasError {
     /// Another revision is there. It did not apply.
     #[error("another revision is there")]
@@ -71,7 +71,7 @@ pub enum CasError {
 pub struct StoreError(pub String);
 
 /// Which keys a watch follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum WatchScope {
     /// Everything but leases: `meta`, `config`, `plan`, `member.*`, `own.*`.
     Ring,

@@ -61,7 +61,7 @@ impl Key {
 }
 
 /// `meta`: what every node of a ring must agree on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Meta {
     /// The ring's random number, part of every fencing token.
     pub nonce: Uuid,
@@ -74,7 +74,7 @@ pub struct Meta {
 }
 
 /// State of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LeaseState {
     /// Renewed by its holder.
@@ -86,7 +86,7 @@ pub enum LeaseState {
 }
 
 /// `lease.<node>`: never deleted, so that it stays positive evidence of what became of an incarnation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Lease {
     /// Whose.
     pub incarnation: Incarnation,
@@ -99,7 +99,7 @@ pub struct Lease {
 }
 
 /// State of a member, as it says itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MemberState {
     /// Takes its share.
@@ -111,7 +111,7 @@ pub enum MemberState {
 }
 
 /// `member.<node>`: written by that node, under its own incarnation only.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// Who writes.
     pub incarnation: Incarnation,
@@ -132,7 +132,7 @@ pub struct Member {
 }
 
 /// A member as the plan knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PlanMember {
     /// Who, in which incarnation.
     pub id: NodeId,
@@ -163,7 +163,7 @@ impl PlanMember {
 }
 
 /// `plan`: who should own what. Written by the coordinator.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PlanRecord {
     /// Grows with each plan.
     pub version: u64,
@@ -183,7 +183,7 @@ pub struct PlanRecord {
 }
 
 /// State of a claim.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClaimState {
     /// Owned.
@@ -195,7 +195,7 @@ pub enum ClaimState {
 }
 
 /// `own.<p>`: who owns a partition. The truth.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Claim {
     /// Store generation it was made under.
     pub generation: Generation,
@@ -217,7 +217,7 @@ impl Claim {
 }
 
 /// Any record, by its key.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum Record {
     /// `meta`
     Meta(Meta),

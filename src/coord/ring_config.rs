@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::types::{NodeName, PartitionId};
 
 /// What the planner is told by operators. Absent means all defaults: nothing paused, cordoned or pinned.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct RingConfig {
     /// No partition moves between healthy members.
     #[serde(default)]

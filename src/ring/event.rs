@@ -7,7 +7,7 @@ use crate::service::Release;
 use crate::types::{Epoch, Incarnation, NodeName, PartitionId};
 
 /// How a partition came to this node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// Nobody had it.
     Initial,

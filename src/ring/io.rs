@@ -12,7 +12,7 @@ use crate::types::{Epoch, NodeId, PartitionId, Time};
 pub struct OpId(pub u64);
 
 /// The owner asks the planned target to take over: everything up to the tail is with the target.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Offer {
     /// What.
     pub partition: PartitionId,
@@ -106,7 +106,7 @@ pub enum Input {
 }
 
 /// How an incarnation ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Drained: owns nothing, lease given up.
     Left,

@@ -14,14 +14,14 @@ use crate::types::guard::{self, Guard};
 use crate::types::{Incarnation, NodeName, Time};
 
 /// A heartbeat on its way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 struct InFlight {
     op: OpId,
     sent: Time,
 }
 
 /// This node's own lease, once it has one.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct OwnLease {
     /// Whose life it is.
     pub(crate) incarnation: Incarnation,
@@ -106,7 +106,7 @@ impl OwnLease {
 }
 
 /// What this node saw of others' leases, and since when it may judge them.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(crate) struct Observer {
     received: BTreeMap<NodeName, (Revision, Time)>,
     judging_since: Time,

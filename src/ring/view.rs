@@ -10,7 +10,7 @@ use crate::types::guard::{self, Guard};
 use crate::types::{NodeId, NodeName, PartitionId};
 
 /// A record and the revision it was seen at.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub(crate) struct Seen<T> {
     /// When it was written.
     pub(crate) revision: Revision,
@@ -19,7 +19,7 @@ pub(crate) struct Seen<T> {
 }
 
 /// The newest records seen.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(crate) struct View {
     /// The plan, if seen.
     pub(crate) plan: Option<Seen<PlanRecord>>,

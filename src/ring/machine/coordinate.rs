@@ -18,7 +18,7 @@ use crate::types::guard::{self, Guard};
 use crate::types::{Incarnation, NodeId, NodeName, Time};
 
 /// What the judging and planning side remembers.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Coordination {
     scope: Option<WatchScope>,
     pub(super) all_leases_seen: bool,
@@ -34,22 +34,22 @@ pub(super) struct Coordination {
     /// again once nobody is.
     sound_at: Option<Revision>,
     /// What the plan was found to be right for, last time.
-    right_for: Option<Circumstances>,
+    pub(super) right_for: Option<Circumstances>,
 }
 
 /// All that a plan depends on.
-#[derive(Debug, PartialEq)]
-struct Circumstances {
+#[derive(Debug, Clone, PartialEq, Hash)]
+pub(super) struct Circumstances {
     members: Vec<PlanMember>,
     frozen: Vec<bool>,
     leases: Vec<(NodeName, Incarnation, LeaseState)>,
-    claims_version: u64,
-    plan: Option<Revision>,
+    pub(super) claims_version: u64,
+    pub(super) plan: Option<Revision>,
     config: Option<Revision>,
 }
 
 /// A plan on its way to the store.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct PlanWrite {
     op: OpId,
     plan: PlanRecord,

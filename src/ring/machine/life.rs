@@ -13,7 +13,7 @@ use crate::types::{Incarnation, NodeId, Time};
 const LIVE_AFTER_BEATS: u32 = 2;
 
 /// Where this incarnation stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Stage {
     /// Waits before it takes a lease (after a store reset).
     Waiting { until: Time },
@@ -34,7 +34,7 @@ pub(super) enum Stage {
 }
 
 /// The creation of this node's lease, on its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Acquisition {
     op: Option<OpId>,
     expected: Revision,

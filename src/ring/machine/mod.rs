@@ -39,7 +39,7 @@ use partition::{Phase, Slot};
 use slots::Slots;
 
 /// What bringing a partition towards the plan depends on beside the partition itself: where it changes, all are looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Footing {
     plan: Option<Revision>,
     takes_part: bool,
@@ -49,7 +49,7 @@ struct Footing {
 }
 
 /// One incarnation of a node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Machine {
     who: Identity,
     timing: Timing,

@@ -13,7 +13,7 @@ use crate::types::guard::{self, Guard};
 use crate::types::{Epoch, NodeId, PartitionId, Time};
 
 /// How far a move is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) enum Step {
     /// New requests are parked, those running finish; idle once none runs.
     Parking { idle: bool },
@@ -26,7 +26,7 @@ pub(super) enum Step {
 }
 
 /// A move away from this node.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Move {
     /// The target; `None` gives the partition back to nobody (the last node leaves).
     pub(super) to: Option<NodeId>,

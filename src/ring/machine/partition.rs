@@ -14,7 +14,7 @@ use crate::types::guard::{self, Guard};
 use crate::types::{Epoch, NodeId, PartitionId, Time};
 
 /// A claim being written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Claiming {
     pub(super) op: Option<OpId>,
     pub(super) expected: Revision,
@@ -35,7 +35,7 @@ impl Claiming {
 }
 
 /// A hook that runs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub(super) struct Hook {
     pub(super) op: OpId,
     pub(super) since: Time,
@@ -43,7 +43,7 @@ pub(super) struct Hook {
 }
 
 /// Where this node stands towards a partition.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) enum Phase {
     /// Not the owner, nothing under way.
     #[default]
@@ -67,7 +67,7 @@ pub(super) enum Phase {
 }
 
 /// A partition at this node.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Slot {
     pub(super) phase: Phase,
     /// No move is begun before.

@@ -12,14 +12,14 @@ use crate::ring::settings::Timing;
 use crate::types::{PartitionCount, PartitionId, Time};
 
 /// See the [module](self).
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Slots {
     all: Vec<Slot>,
     partitions: PartitionCount,
     touched: BTreeSet<PartitionId>,
     all_touched: bool,
     /// Nothing that a partition not touched waits for is due before.
-    wake: Option<Time>,
+    pub(super) wake: Option<Time>,
 }
 
 impl Slots {

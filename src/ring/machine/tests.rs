@@ -1,11 +1,13 @@
 //! The machine, proven without I/O: action lists step by step, and whole rings in a simulated world.
 //!
 //! `rig` drives one machine by hand and shortens what is looked at; `world` runs several against a store that delays,
-//! loses and reorders, and judges them from outside.
+//! loses and reorders, and `explore` follows every interleaving of a small one; `invariants` is what both are judged by.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod coordinate;
+mod explore;
 mod failures;
+mod invariants;
 mod lease;
 mod leaving;
 mod moves;

@@ -185,7 +185,7 @@ impl World {
             Due::Offer { from, session, to, offer } => self.offer_arrives(from, session, &to, offer)?,
             Due::Fault(fault) => self.strike(fault)?,
         }
-        self.checker.judge(&self.processes, &self.kv, self.partitions, self.now)
+        self.judge()
     }
 
     fn run(&mut self, until: u64) -> Checked {

@@ -176,7 +176,7 @@ impl World {
 
     pub(super) fn write(&mut self, writing: &Writing) -> Result<Revision, String> {
         let (key, record) = (&writing.key, &writing.record);
-        self.checker.written(&self.kv, key, record, self.now)?;
+        self.may_be_written(key, record)?;
         self.kv.last += 1;
         let revision = Revision(self.kv.last);
         self.kv.records.insert(key.clone(), (revision, record.clone()));

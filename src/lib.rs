@@ -79,6 +79,7 @@ pub mod coord;
 pub mod http;
 pub mod metrics;
 pub mod node;
+pub mod replica;
 pub mod ring;
 pub mod rpc;
 pub mod service;

@@ -8,13 +8,12 @@ use bytes::Bytes;
 
 use super::condition::Condition;
 use super::content_type::ContentType;
-use super::item::Version;
 use super::limits::{Limits, check_key, check_ttl};
-use super::native::{Answer, Operation, Seen, decode, encode};
+use super::native::{Answer, Operation, Seen, decode, encode_operation};
 use super::plain::check_json;
 use crate::rpc::{CallError, Caller, READ_TIMEOUT, Reply, WRITE_TIMEOUT};
 use crate::service::ServiceError;
-use crate::types::{NodeName, PartitionId};
+use crate::types::{Consistency, NodeName, PartitionId, Version};
 
 /// An entry of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,6 +126,7 @@ pub struct CacheClient {
     limits: Limits,
     read_timeout: Duration,
     write_timeout: Duration,
+    consistency: Option<Consistency>,
 }
 
 impl fmt::Debug for CacheClient {
@@ -138,7 +138,13 @@ impl fmt::Debug for CacheClient {
 impl CacheClient {
     /// A client with the default timeouts. What is over the limits is refused before it is sent.
     pub fn new(caller: Arc<dyn Caller>, limits: Limits) -> Self {
-        Self { caller, limits, read_timeout: READ_TIMEOUT, write_timeout: WRITE_TIMEOUT }
+        Self { caller, limits, read_timeout: READ_TIMEOUT, write_timeout: WRITE_TIMEOUT, consistency: None }
+    }
+
+    /// Whose reads and writes are of this consistency, whatever the ring's is.
+    #[must_use]
+    pub fn with_consistency(self, consistency: Consistency) -> Self {
+        Self { consistency: Some(consistency), ..self }
     }
 
     /// With other timeouts.
@@ -257,7 +263,7 @@ impl CacheClient {
         check_key(&key)?;
         operation.condition().check_size()?;
         let size_hint = if let Operation::Set { value, .. } = operation { value.len() } else { 0 };
-        let payload = encode(operation, size_hint)?;
+        let payload = encode_operation(operation, self.consistency, size_hint)?;
         self.caller.call(key, operation.name(), payload, timeout).await
     }
 }

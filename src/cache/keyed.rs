@@ -7,12 +7,15 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use super::levels;
 use super::limits::{Limits, bad_request, ttl_from_seconds};
 use super::plain::check_json;
 use crate::service::ServiceError;
 
 /// Header of a `set`: the time to live in seconds, fractions allowed.
 const TTL_HEADER: &str = "Nats-Ring-Ttl";
+/// Header of any operation: the consistency asked for.
+const CONSISTENCY_HEADER: &str = "Nats-Ring-Consistency";
 /// Header of a `set`: what the payload is, where that is not to be found out by looking at it.
 const CONTENT_TYPE: &str = "Content-Type";
 
@@ -27,7 +30,8 @@ pub(super) fn body(
     headers: &[(String, String)],
     limits: &Limits,
 ) -> Result<Bytes, ServiceError> {
-    let key = json_text(key);
+    let consistency = header(headers, CONSISTENCY_HEADER).map(consistency).transpose()?.unwrap_or_default();
+    let key = json_text(key) + &consistency;
     if operation == "set" {
         let value = value(&payload, header(headers, CONTENT_TYPE))?;
         limits.check_value(&value)?;
@@ -72,6 +76,12 @@ fn ttl(text: &str) -> Result<String, ServiceError> {
     ttl_from_seconds(seconds)?;
     // Never with an exponent, and finite by now: a JSON number.
     Ok(format!(r#","ttl":{seconds}"#))
+}
+
+/// `,"consistency":"<level>"`.
+fn consistency(text: &str) -> Result<String, ServiceError> {
+    let level = levels::parse(&format!("header \"{CONSISTENCY_HEADER}\""), text.trim())?;
+    Ok(format!(r#","consistency":"{level}""#))
 }
 
 fn json_text(text: &str) -> String {

@@ -9,16 +9,17 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use memchr::{memchr, memmem};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::client::{CacheEntry, EntryInfo};
 use super::condition::{Condition, Matching};
 use super::content_type::{self, is_json, is_text};
-use super::item::Version;
+use super::levels;
 use super::limits::{Limits, bad_request, check_key, ttl_from_seconds};
 use crate::service::ServiceError;
-use crate::types::{NodeName, PartitionId};
+use crate::types::{Consistency, NodeName, PartitionId, Version};
 
 /// The body of a `set`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +56,8 @@ struct Fields<'a> {
     if_version: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     if_absent: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    consistency: Option<&'a RawValue>,
 }
 
 /// A field with the value `null` is there; an `Option` alone would take it for missing.
@@ -109,6 +112,23 @@ pub fn parse_touch(body: &[u8]) -> Result<TouchRequest, ServiceError> {
         )
     })?;
     Ok(TouchRequest { ttl, condition: if_version_of(&fields)? })
+}
+
+/// The consistency that the body of any operation asks for, if it does.
+///
+/// # Errors
+/// `bad_request` where it is none.
+pub fn parse_consistency(operation: &str, body: &[u8]) -> Result<Option<Consistency>, ServiceError> {
+    // Most do not name it, and need not be read twice. (With an escape in it, who knows what it names.)
+    if memmem::find(body, b"\"consistency\"").is_none() && memchr(b'\\', body).is_none() {
+        return Ok(None);
+    }
+    let Some(raw) = fields(operation, body)?.consistency.filter(|raw| raw.get() != "null") else { return Ok(None) };
+    let text: String = serde_json::from_str(raw.get()).map_err(|_| {
+        let got = described(raw);
+        bad_request(format!("field \"consistency\": expected \"eventual\", \"quorum\" or \"strong\", got {got}"))
+    })?;
+    levels::parse("field \"consistency\"", &text).map(Some)
 }
 
 /// The versions in `if_version`, as they are given in a query or a list: `4.17`.

@@ -14,13 +14,15 @@ use super::content_type;
 use super::item::Item;
 use super::keyed;
 use super::limits::{Limits, bad_request, check_key, check_ttl};
-use super::native::{Answer, Found, Operation, Seen, decode, encode};
+use super::levels;
+use super::native::{self, Answer, Found, Operation, Seen, encode};
 use super::plain::{self, TouchRequest, check_json};
 use super::snapshot::{self, SnapshotError};
 use super::stats::{CacheStats, add};
 use super::store::{NewValue, Store, Stored};
+use crate::replica::Change;
 use crate::service::{BoxError, Chunks, Form, Grant, Release, Request, Service, ServiceError};
-use crate::types::{Chance, Clock, NodeName, PartitionId, Process, Time};
+use crate::types::{Chance, Clock, NodeName, PartitionId, Process, Time, Version};
 
 /// What can be asked of the owner of a key: in its native form, and by plain clients as `<ring>.<operation>`.
 pub const OPERATIONS: [&str; 6] = ["get", "set", "delete", "touch", "persist", "inspect"];
@@ -85,15 +87,21 @@ impl CacheService {
         self.limits
     }
 
-    fn native(&self, grant: &Grant, request: &Request) -> Result<Bytes, ServiceError> {
-        let operation: Operation<'_> = decode(&request.payload)?;
+    /// Executes a request in its native form; answers with the version that the answer goes back to.
+    fn native(
+        &self,
+        grant: &Grant,
+        request: &Request,
+        operation: Operation<'_>,
+    ) -> Result<(Bytes, Version), ServiceError> {
         if operation.name() != request.operation {
             let (asked, holds) = (&request.operation, operation.name());
             return Err(bad_request(format!("operation '{asked}' came with a message for '{holds}'")));
         }
         operation.condition().check_size()?;
-        match operation {
-            Operation::Get => self.store.get(grant, &request.key, |item, now| {
+        let key = &request.key;
+        let (answer, version) = match operation {
+            Operation::Get => self.store.get(grant, key, |item, now| {
                 let size_hint = item.map_or(0, |item| item.value.len());
                 encode(&Answer::Got(item.map(|item| answered(&item, now))), size_hint)
             })?,
@@ -106,63 +114,91 @@ impl CacheService {
                 }
                 let Stored { version, created } =
                     self.set(grant, request, NewValue { bytes: value, content_type, ttl }, &condition)?;
-                encode(&Answer::Stored { version, created }, 0)
+                (encode(&Answer::Stored { version, created }, 0), version)
             }
             Operation::Delete { condition } => {
-                let (existed, version) = self.store.delete(grant, &request.key, &condition)?;
-                encode(&Answer::Deleted { existed, version }, 0)
+                let (existed, version) = self.store.delete(grant, key, &condition)?;
+                (encode(&Answer::Deleted { existed, version }, 0), version)
             }
             Operation::Touch { ttl_ms, condition } => {
                 let ttl = Duration::from_millis(ttl_ms);
                 check_ttl(ttl)?;
-                encode(&Answer::Changed(self.store.set_ttl(grant, &request.key, Some(ttl), &condition)?), 0)
+                let (version, upto) = self.store.set_ttl(grant, key, Some(ttl), &condition)?;
+                (encode(&Answer::Changed(version), 0), upto)
             }
             Operation::Persist { condition } => {
-                encode(&Answer::Changed(self.store.set_ttl(grant, &request.key, None, &condition)?), 0)
+                let (version, upto) = self.store.set_ttl(grant, key, None, &condition)?;
+                (encode(&Answer::Changed(version), 0), upto)
             }
-            Operation::Inspect => self.store.inspect(grant, &request.key, |item, now| {
+            Operation::Inspect => self.store.inspect(grant, key, |item, now| {
                 encode(&Answer::Inspected(item.map(|item| seen(&item, now))), 0)
             })?,
-        }
+        };
+        Ok((answer?, version))
     }
 
-    fn plain(&self, grant: &Grant, request: &Request) -> Result<Bytes, ServiceError> {
+    /// Executes a request of a plain client; answers with the version that the answer goes back to.
+    fn plain(&self, grant: &Grant, request: &Request) -> Result<(Bytes, Version), ServiceError> {
         let (key, body) = (&request.key, &request.payload);
-        match request.operation.as_str() {
+        Ok(match request.operation.as_str() {
             "get" => {
-                let answer = self.store.get(grant, key, |item, _| match item {
+                let (answer, version) = self.store.get(grant, key, |item, _| match item {
                     Some(item) => plain::found_stored(item.value, item.content_type, &self.node, item.version),
                     None => plain::not_found(&self.node),
                 })?;
                 self.limits.check_answer(&answer)?;
-                Ok(answer)
+                (answer, version)
             }
             "set" => {
                 let parsed = plain::parse_set(body, &self.limits)?;
                 let value = NewValue { bytes: &parsed.value, content_type: b"", ttl: parsed.ttl };
-                Ok(plain::stored(&self.node, self.set(grant, request, value, &parsed.condition)?.version))
+                let Stored { version, .. } = self.set(grant, request, value, &parsed.condition)?;
+                (plain::stored(&self.node, version), version)
             }
             "delete" => {
                 let condition = plain::parse_condition("delete", body)?;
-                Ok(plain::deleted(self.store.delete(grant, key, &condition)?.0, &self.node))
+                let (existed, version) = self.store.delete(grant, key, &condition)?;
+                (plain::deleted(existed, &self.node), version)
             }
             "touch" => {
                 let TouchRequest { ttl, condition } = plain::parse_touch(body)?;
-                Ok(plain::touched(self.store.set_ttl(grant, key, Some(ttl), &condition)?, &self.node))
+                let (version, upto) = self.store.set_ttl(grant, key, Some(ttl), &condition)?;
+                (plain::touched(version, &self.node), upto)
             }
             "persist" => {
                 let condition = plain::parse_condition("persist", body)?;
-                Ok(plain::persisted(self.store.set_ttl(grant, key, None, &condition)?, &self.node))
+                let (version, upto) = self.store.set_ttl(grant, key, None, &condition)?;
+                (plain::persisted(version, &self.node), upto)
             }
-            "inspect" => self.store.inspect(grant, key, |item, now| {
-                let seen = item.map(|item| EntryInfo::of(&seen(&item, now))).transpose()?;
-                Ok(plain::inspected(seen.as_ref(), grant.partition, &self.node))
-            })?,
+            "inspect" => {
+                let (answer, version) = self.store.inspect(grant, key, |item, now| {
+                    let seen = item.map(|item| EntryInfo::of(&seen(&item, now))).transpose()?;
+                    Ok::<_, ServiceError>(plain::inspected(seen.as_ref(), grant.partition, &self.node))
+                })?;
+                (answer?, version)
+            }
             other => {
                 let known = OPERATIONS.join(", ");
-                Err(bad_request(format!("operation '{other}' is not known; known: {known}")))
+                return Err(bad_request(format!("operation '{other}' is not known; known: {known}")));
             }
-        }
+        })
+    }
+
+    /// Executes what enough copies are there for, and answers once they have what the answer goes back to.
+    async fn execute(&self, grant: &Grant, request: &Request) -> Result<Bytes, ServiceError> {
+        check_key(&request.key)?;
+        let (level, (answer, version)) = match request.form {
+            Form::Native => {
+                let (asked, operation) = native::decode_operation(&request.payload)?;
+                (levels::check(grant, asked)?, self.native(grant, request, operation)?)
+            }
+            Form::Plain => {
+                let asked = plain::parse_consistency(&request.operation, &request.payload)?;
+                (levels::check(grant, asked)?, self.plain(grant, request)?)
+            }
+        };
+        levels::settle(grant, level, version).await?;
+        Ok(answer)
     }
 
     fn set(
@@ -236,10 +272,7 @@ impl Service for CacheService {
     }
 
     async fn handle(&self, grant: &Grant, request: Request) -> Result<Bytes, ServiceError> {
-        let answer = check_key(&request.key).and_then(|()| match request.form {
-            Form::Native => self.native(grant, &request),
-            Form::Plain => self.plain(grant, &request),
-        });
+        let answer = self.execute(grant, &request).await;
         add(&self.store.counters.failures, u64::from(answer.is_err()));
         answer
     }
@@ -278,5 +311,26 @@ impl Service for CacheService {
 
     async fn discard(&self, partition: PartitionId) {
         self.drop_partitions(vec![partition]).await;
+    }
+
+    fn replicates(&self) -> bool {
+        true
+    }
+
+    async fn clear(&self, partition: PartitionId) {
+        self.drop_partitions(vec![partition]).await;
+        self.store.begin_copy(partition);
+    }
+
+    fn follow(&self, partition: PartitionId) {
+        self.store.follow(partition);
+    }
+
+    fn copy_changes(&self, partition: PartitionId, changes: &[Change]) -> Result<(), BoxError> {
+        Ok(self.store.copy_changes(partition, changes)?)
+    }
+
+    fn copy_chunk(&self, partition: PartitionId, chunk: Bytes, age: Duration) -> Result<(), BoxError> {
+        Ok(self.store.copy_chunk(partition, &chunk, age)?)
     }
 }

@@ -2,6 +2,7 @@
 
 mod client;
 mod conditions;
+mod copies;
 mod eviction;
 mod formats;
 mod handoff;

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
-use super::headers::{content_type, content_type_value, describe, etag, preconditions, ttl};
+use super::headers::{consistency, content_type, content_type_value, describe, etag, preconditions, ttl};
 use super::key::key_in_path;
 use super::{ApiError, AppState};
 use crate::cache::{Condition, ContentType, NewEntry, Version};
@@ -18,7 +18,7 @@ pub(super) const KEYS: &str = "/v1/keys/";
 /// The value, or 304 where the asker has it already.
 pub(super) async fn get(State(state): State<AppState>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
     let (key, condition) = (key_of(&uri)?, preconditions(&headers)?);
-    let entry = state.cache.get(key).await?.found.ok_or_else(missing)?;
+    let entry = state.cache_at(consistency(&headers)?).get(key).await?.found.ok_or_else(missing)?;
     let modified = is_modified(condition, entry.version)?;
     let mut response = if modified { with_type(Body::from(entry.value), entry.content_type) } else { not_modified() };
     describe(response.headers_mut(), entry.version, entry.age, entry.remaining_ttl);
@@ -28,7 +28,7 @@ pub(super) async fn get(State(state): State<AppState>, uri: Uri, headers: Header
 /// As [`get`], without the value: it is not even fetched from its owner.
 pub(super) async fn head(State(state): State<AppState>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
     let (key, condition) = (key_of(&uri)?, preconditions(&headers)?);
-    let entry = state.cache.inspect(key).await?.found.ok_or_else(missing)?;
+    let entry = state.cache_at(consistency(&headers)?).inspect(key).await?.found.ok_or_else(missing)?;
     let mut response = if is_modified(condition, entry.version)? {
         let mut response = with_type(Body::empty(), entry.content_type);
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(entry.bytes));
@@ -50,7 +50,7 @@ pub(super) async fn put(
     let body = state.bodies.read(&headers, body).await?;
     let (key, condition) = (key_of(&uri)?, preconditions(&headers)?);
     let (value, content_type, ttl) = (body.bytes.clone(), content_type(&headers)?, ttl(&headers)?);
-    let reply = state.cache.put(key, NewEntry { value, content_type, ttl }, condition).await?;
+    let reply = state.cache_at(consistency(&headers)?).put(key, NewEntry { value, content_type, ttl }, condition).await?;
     let status = if reply.created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
     Ok(done(status, reply.version))
 }
@@ -60,7 +60,8 @@ pub(super) async fn delete(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
-    let reply = state.cache.delete_if(key_of(&uri)?, preconditions(&headers)?).await?;
+    let cache = state.cache_at(consistency(&headers)?);
+    let reply = cache.delete_if(key_of(&uri)?, preconditions(&headers)?).await?;
     if reply.existed { Ok(StatusCode::NO_CONTENT) } else { Err(missing()) }
 }
 
@@ -72,15 +73,16 @@ pub(super) async fn post(State(state): State<AppState>, uri: Uri, headers: Heade
         return Ok(not_for_post(path));
     }
     let (key, condition) = (Bytes::from(key_in_path(&resource[KEYS.len()..])?), preconditions(&headers)?);
+    let cache = state.cache_at(consistency(&headers)?);
     let reply = if action == "touch" {
         let ttl = ttl(&headers)?.ok_or_else(|| {
             ApiError::bad_request(
                 "touch: header cache-control is missing; write max-age=<seconds>, or POST to /persist for no end",
             )
         })?;
-        state.cache.touch(key, ttl, condition).await?
+        cache.touch(key, ttl, condition).await?
     } else {
-        state.cache.persist(key, condition).await?
+        cache.persist(key, condition).await?
     };
     Ok(done(StatusCode::NO_CONTENT, reply.version.ok_or_else(missing)?))
 }

@@ -317,9 +317,12 @@ impl Service for CacheService {
         true
     }
 
-    async fn clear(&self, partition: PartitionId) {
-        self.drop_partitions(vec![partition]).await;
-        self.store.begin_copy(partition);
+    fn clear(&self, partition: PartitionId) {
+        if let Some(former) = self.store.begin_copy(partition) {
+            let process = self.process.clone();
+            // Entries by the million take a while to free.
+            self.process.spawn(async move { process.run_blocking(move || drop(former)).await });
+        }
     }
 
     fn follow(&self, partition: PartitionId) {

@@ -28,6 +28,8 @@ const FORMAT: u8 = 1;
 const ENTRIES: u8 = 0;
 const TRAILER: u8 = 1;
 const CHECKSUM_BYTES: usize = 8;
+/// A chunk that has so much takes no further entry: several are under way at once, and requests wait behind them.
+const AIM_BYTES: usize = 128 * 1024;
 /// The most an entry needs beside key, content type and value, and a chunk beside its entries: all numbers at their longest.
 const AROUND_ENTRY_BYTES: usize = 64;
 const AROUND_CHUNK_BYTES: usize = 32;
@@ -131,7 +133,8 @@ impl Writer {
                 if size + AROUND_CHUNK_BYTES > self.max_bytes {
                     return Err(SnapshotError::EntryTooLarge { size, limit: self.max_bytes });
                 }
-                if out.len() + size > self.max_bytes {
+                let full = out.len() + size > self.max_bytes.min(AIM_BYTES);
+                if full && out.len() > empty_len {
                     break;
                 }
                 out = append(out, &Entry::of(&item, now));

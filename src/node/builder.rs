@@ -66,6 +66,7 @@ pub struct NodeBuilder {
     timing: Timing,
     clock: Arc<dyn Clock>,
     staging_bytes: usize,
+    copying: Copying,
     queries: Vec<&'static str>,
     observer: Arc<dyn RequestObserver>,
 }
@@ -87,6 +88,7 @@ impl NodeBuilder {
             timing: Timing::for_lease(DEFAULT_LEASE),
             clock: Arc::new(BootClock),
             staging_bytes: DEFAULT_STAGING_BYTES,
+            copying: Copying::default(),
             queries: Vec::new(),
             observer: Arc::new(Unobserved),
         }
@@ -199,6 +201,7 @@ impl NodeBuilder {
             chance: Chance::real(),
             limits: ServerLimits::default(),
             staging_bytes: self.staging_bytes,
+            copying: self.copying,
             queries: self.queries,
             observer: self.observer,
         };

@@ -22,8 +22,8 @@ pub(super) struct Pending {
     pub(super) partition: PartitionId,
     /// The giving owner's epoch.
     pub(super) epoch: Epoch,
-    /// The state, whole.
-    pub(super) handed: Handed,
+    /// The state, whole; `None` where the copy that is here has it.
+    pub(super) handed: Option<Handed>,
 }
 
 /// State handed over.

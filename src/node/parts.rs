@@ -55,8 +55,25 @@ pub struct NodeParts {
     pub observer: Arc<dyn RequestObserver>,
     /// Most bytes of state on their way here at once.
     pub staging_bytes: usize,
+    /// Bounds of the copies that this node makes for others.
+    pub copying: Copying,
     /// Plain subjects that any node answers by itself, once [`super::Ring::answer_queries`] was called.
     pub queries: Vec<&'static str>,
+}
+
+/// What making copies of partitions for other nodes may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copying {
+    /// Copies made at once.
+    pub parallel: usize,
+    /// Bytes sent a second, by all of them together.
+    pub bytes_per_second: u64,
+}
+
+impl Default for Copying {
+    fn default() -> Self {
+        Self { parallel: 4, bytes_per_second: 100 * 1000 * 1000 }
+    }
 }
 
 /// Answers plain questions that any node can answer by itself: `<ring>.<query>`.

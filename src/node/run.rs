@@ -131,6 +131,7 @@ impl Life {
                 weight: parts.weight,
                 http: parts.http.clone(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                replicates: parts.service.replicates(),
             },
             timing,
             router: Arc::clone(&self.router),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::copies::Copies;
 use super::entrance::{Entrance, GARBLED_EVERY, QueryBoard, own_subject};
 use super::events::EventSender;
 use super::executor::Executor;
@@ -260,6 +261,13 @@ impl Drive {
             observer: Arc::clone(&parts.observer),
         });
         let staging = Arc::new(Staging::new(Arc::clone(&parts.clock), parts.staging_bytes));
+        let copies = Copies::new(
+            parts,
+            me.clone(),
+            session.shape.partitions,
+            self.supervisor.clone(),
+            self.inputs.clone(),
+        );
         let entrance = Arc::new(Entrance {
             server: Arc::clone(&server),
             service: Arc::clone(&parts.service),
@@ -268,6 +276,7 @@ impl Drive {
             key_hash: session.shape.key_hash,
             partitions: session.shape.partitions,
             staging: Arc::clone(&staging),
+            copies: Arc::clone(&copies),
             inputs: self.inputs.clone(),
             offers: Offers::default(),
             queries: session.queries.clone(),
@@ -296,6 +305,7 @@ impl Drive {
             grants: HashMap::new(),
             handed: HashMap::new(),
             transfers: HashMap::new(),
+            copies,
             partitions_changed: false,
         };
         executor.readers.open_plain(&parts.ring);

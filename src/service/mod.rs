@@ -151,9 +151,9 @@ pub trait Service: Send + Sync + 'static {
         false
     }
 
-    /// Forget what is held for the partition: it begins anew, empty, as a copy or for a first owner.
-    async fn clear(&self, partition: PartitionId) {
-        self.discard(partition).await;
+    /// Forget what is held for the partition: it begins anew, empty, as a copy or for a first owner. Returns soon.
+    fn clear(&self, partition: PartitionId) {
+        let _ = partition;
     }
 
     /// The partition's owner is another node from now on; what is held stays as a copy.

@@ -107,6 +107,7 @@ pub(super) fn twins(
         limits: node.limits,
         observer: Arc::new(Unobserved),
         staging_bytes: STAGING_BYTES,
+        copying: Copying::default(),
         queries: Vec::new(),
     };
     let world = Arc::clone(world);

@@ -97,7 +97,7 @@ async fn a_copy_begun_while_writes_go_on_is_what_the_owner_has() {
         log.take();
         let copy = node();
         copy.clock.advance(Duration::from_secs(seed));
-        copy.cache.clear(PARTITION).await;
+        copy.cache.clear(PARTITION);
         let mut chunks = owner.cache.snapshot(&one, 400).await.unwrap();
         while let Some(chunk) = chunks.next().await {
             copy.cache.copy_chunk(PARTITION, chunk.unwrap(), Duration::ZERO).unwrap();
@@ -128,7 +128,7 @@ async fn what_a_change_and_a_chunk_took_on_their_way_is_taken_off_a_time_to_live
     owner.set(&one, b"change", b"1", Some(10_000)).await;
     let copy = node();
     copy.clock.advance(Duration::from_secs(100));
-    copy.cache.clear(PARTITION).await;
+    copy.cache.clear(PARTITION);
     copy.cache.copy_chunk(PARTITION, chunk, Duration::from_secs(3)).unwrap();
     let made = copy.clock.now();
     copy.clock.advance(Duration::from_secs(4));
@@ -149,7 +149,7 @@ async fn a_former_owner_follows_its_successor_and_may_own_again() {
     first.cache.on_release(std::slice::from_ref(&one), Release::Handoff).await.unwrap();
     first.cache.follow(PARTITION);
     let second = node();
-    second.cache.clear(PARTITION).await;
+    second.cache.clear(PARTITION);
     second.cache.copy_changes(PARTITION, &log.take()).unwrap();
     let two = grant(0, 2).with_log(log.clone());
     second.own(&two).await;

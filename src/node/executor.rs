@@ -205,11 +205,16 @@ impl Executor {
             return Ok(self.new_grant(partition, epoch));
         }
         // Taken over, it was brought together under this epoch already.
-        if let Some(led) = self.copies.led(partition, epoch)
-            && let Some((grant, _)) = self.grants.get(&partition).filter(|(grant, _)| grant.epoch() == epoch)
-        {
-            return Ok(grant.clone().with_log(Arc::new(LedLog(led))));
-        }
+        let led = match self.copies.led(partition, epoch) {
+            Some(led) => led,
+            None => self.lead(partition, epoch, origin)?,
+        };
+        let Some((grant, _)) = self.grants.get_mut(&partition) else { return Err("its grant is over".to_owned()) };
+        *grant = grant.clone().with_log(Arc::new(LedLog(led)));
+        Ok(grant.clone())
+    }
+
+    fn lead(&mut self, partition: PartitionId, epoch: Epoch, origin: Origin) -> Result<Arc<Led>, String> {
         let handed = self.handed.get(&partition).is_some_and(|(at, _)| *at == epoch);
         let heritage = match origin {
             Origin::Switch if handed => Heritage::Handed,
@@ -217,8 +222,7 @@ impl Executor {
             Origin::Initial | Origin::Takeover => Heritage::None,
         };
         let grant = self.new_grant(partition, epoch);
-        let led = self.copies.lead(&grant, heritage)?;
-        Ok(grant.with_log(Arc::new(LedLog(led))))
+        self.copies.lead(&grant, heritage)
     }
 
     /// Gathers what the surviving copies of a partition have.

@@ -8,13 +8,12 @@ use bytes::Bytes;
 
 use super::condition::Condition;
 use super::content_type::ContentType;
-use super::item::Version;
 use super::limits::{Limits, check_key, check_ttl};
 use super::native::{Answer, Operation, Seen, decode, encode};
 use super::plain::check_json;
 use crate::rpc::{CallError, Caller, READ_TIMEOUT, Reply, WRITE_TIMEOUT};
 use crate::service::ServiceError;
-use crate::types::{NodeName, PartitionId};
+use crate::types::{NodeName, PartitionId, Version};
 
 /// An entry of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::item::Version;
+use crate::types::Version;
 use super::limits::bad_request;
 use crate::service::ServiceError;
 

@@ -40,8 +40,9 @@ pub use client::{
 };
 pub use condition::{Condition, MAX_VERSIONS, Matching, PRECONDITION_FAILED};
 pub use content_type::{ContentType, MAX_CONTENT_TYPE_BYTES};
-pub use item::{Version, VersionError};
 pub use limits::{Limits, MAX_KEY_BYTES, MAX_TTL_SECONDS, MAX_VALUE_BYTES, check_key, check_ttl, ttl_from_seconds};
 pub use service::{CacheConfig, CacheService, OPERATIONS};
 pub use snapshot::SnapshotError;
 pub use stats::CacheStats;
+
+pub use crate::types::{Version, VersionError};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::condition::Condition;
-use super::item::Version;
+use crate::types::Version;
 use super::limits::bad_request;
 use crate::service::ServiceError;
 

@@ -2,10 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::item::Version;
 use super::map::BoundedMap;
 use crate::service::Grant;
-use crate::types::{Epoch, FencingToken, PartitionId};
+use crate::types::{Epoch, FencingToken, PartitionId, Version};
 
 /// Whose data a partition's entries are.
 #[derive(Debug, Clone, PartialEq, Eq)]

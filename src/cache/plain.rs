@@ -15,10 +15,9 @@ use serde_json::value::RawValue;
 use super::client::{CacheEntry, EntryInfo};
 use super::condition::{Condition, Matching};
 use super::content_type::{self, is_json, is_text};
-use super::item::Version;
 use super::limits::{Limits, bad_request, check_key, ttl_from_seconds};
 use crate::service::ServiceError;
-use crate::types::{NodeName, PartitionId};
+use crate::types::{NodeName, PartitionId, Version};
 
 /// The body of a `set`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::content_type;
-use super::item::{Item, NEVER, Version, Written};
+use super::item::{Item, NEVER, Written};
 use super::map::KeyDigest;
 use super::native::as_bytes;
 use super::partition::Partition;
-use crate::types::{Clock, Time};
+use crate::types::{Clock, Time, Version};
 
 const FORMAT: u8 = 1;
 const ENTRIES: u8 = 0;

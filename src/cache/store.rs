@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use super::budget::Budget;
 use super::condition::Condition;
-use super::item::{DEADLINE_BYTES, Item, NEVER, Version, Written, heaviest};
+use super::item::{DEADLINE_BYTES, Item, NEVER, Written, heaviest};
 use super::limits::{UNAVAILABLE, too_large};
 use super::map::BoundedMap;
 use super::partition::{Held, Partition, Tenure};
 use super::stats::{CacheStats, Counters, add, read};
 use crate::service::{Grant, ServiceError};
-use crate::types::{Chance, Clock, PartitionId, Time};
+use crate::types::{Chance, Clock, PartitionId, Time, Version};
 
 /// Expired entries that are looked for before live ones are evicted.
 const SWEPT_BEFORE_EVICTION: usize = 32;

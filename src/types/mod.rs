@@ -11,6 +11,7 @@ mod ids;
 mod process;
 mod throttle;
 mod time;
+mod version;
 
 pub use chance::Chance;
 pub use hash::{KeyHash, UnknownKeyHash};
@@ -21,3 +22,4 @@ pub use ids::{
 pub use process::Process;
 pub use throttle::Throttle;
 pub use time::{BootClock, Clock, ManualClock, Time};
+pub use version::{Version, VersionError};

@@ -222,6 +222,42 @@ guards! {
     ///
     /// Without it: calls of the service overlap, state that is in use is replaced.
     AcceptWhenFree = "accept-when-free",
+    /// A follower goes on only from where it stands (`replica::follower`).
+    ///
+    /// Without it: a copy misses the writes in between, and acknowledges them.
+    ReplicaPrev = "replica-prev",
+    /// Who has promised a new owner its epoch refuses those before it from that moment (`replica::follower`).
+    ///
+    /// Without it: a survivor goes on for the former owner after it has said where it stands.
+    ReplicaPromise = "replica-promise",
+    /// A follower refuses what an owner of an earlier epoch sends (`replica::follower`).
+    ///
+    /// Without it: a copy that a former owner began clears one of the present owner's set.
+    ReplicaEpoch = "replica-epoch",
+    /// What an owner sent comes in the order of its numbers, or is refused as late (`replica::follower`).
+    ///
+    /// Without it: the beginning of a copy given up long ago clears a member.
+    ReplicaLate = "replica-late",
+    /// A copy made while writes went on is one only once it has all that was written meanwhile (`replica::follower`).
+    ///
+    /// Without it: after a takeover it holds writes that no owner has.
+    ReplicaWhole = "replica-whole",
+    /// Until a change of the set is settled, both sets acknowledge each write (`replica::peer`).
+    ///
+    /// Without it: a member that the record names already lacks what is committed.
+    BothSets = "both-sets",
+    /// A learner counts from the moment it is reported as caught up (`replica::peer`).
+    ///
+    /// Without it: writes are committed without it before its addition is written down.
+    CaughtUpCounts = "caught-up-counts",
+    /// Where a copy begins, what was there is cleared (`replica::follower`).
+    ///
+    /// Without it: what was deleted long ago is back.
+    ClearBeforeCopy = "clear-before-copy",
+    /// A write that is older than what its entry has is passed over (the service).
+    ///
+    /// Without it: a write that a copy's chunk has already is applied twice.
+    NewestWins = "newest-wins",
 }
 
 /// Whether the rule is kept: always, in a build that people run.

@@ -1,4 +1,4 @@
-//! The version of a write: which owner made it, and the how manieth of its writes it was.
+//! The version of a write: which of all writes of a partition it is, and so where a copy of the partition stands.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +14,20 @@ pub struct Version {
     pub epoch: Epoch,
     /// The write's number within the epoch, from 1.
     pub sequence: u64,
+}
+
+impl Version {
+    /// The version of an owner's first write.
+    #[must_use]
+    pub const fn first_of(epoch: Epoch) -> Self {
+        Self { epoch, sequence: 1 }
+    }
+
+    /// The version of the same owner's next write.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self { epoch: self.epoch, sequence: self.sequence + 1 }
+    }
 }
 
 impl fmt::Display for Version {

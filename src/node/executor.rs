@@ -80,12 +80,14 @@ impl Executor {
             Action::Unsubscribe { partition } => self.readers.close_partition(&self.parts.ring, partition),
             Action::OnOwn { op, grants, origin } => self.own(op, &grants, origin),
             Action::OnRelease { op, grants, why } => self.release(op, &grants, why),
-            Action::Transfer { partition, epoch, to } => self.transfer(partition, epoch, &to),
+            Action::Transfer { partition, epoch, to, .. } => self.transfer(partition, epoch, &to),
             Action::SendOffer { to, offer } => self.send_offer(&to, offer),
             Action::AnswerOffer { op, result } => self.answer_offer(op, result),
             Action::LetGo { peers } => self.let_go(peers),
             Action::Discard { partition } => self.discard(partition),
             Action::WatchLeases(_) | Action::Emit(_) | Action::Finish(_) => {}
+            // No service keeps copies yet.
+            Action::Replicate { .. } | Action::Recover { .. } | Action::Copy { .. } => {}
         }
     }
 
@@ -232,7 +234,7 @@ impl Executor {
     fn send_offer(&self, to: &NodeId, offer: Offer) {
         let sent = self.transfers.get(&offer.partition).map(|outgoing| Arc::clone(&outgoing.sent));
         let sent = sent.and_then(|sent| *sent.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-        let Offer { partition, epoch, revision, from } = offer;
+        let Offer { partition, epoch, revision, from, .. } = offer;
         let Some(Sent { stream, chunks, made, .. }) = sent else {
             let reason = "what was sent is not known any more".to_owned();
             return self.tell(Input::OfferRefused { partition, epoch, reason });

@@ -131,6 +131,8 @@ impl Life {
                 weight: parts.weight,
                 http: parts.http.clone(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                // Until copies are carried, no service keeps any.
+                replicates: false,
             },
             timing,
             router: Arc::clone(&self.router),

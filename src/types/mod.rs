@@ -4,6 +4,7 @@
 //! can be used in a subject, a KV key or a URL as it is.
 
 mod chance;
+mod copies;
 #[doc(hidden)]
 pub mod guard;
 mod hash;
@@ -13,6 +14,7 @@ mod throttle;
 mod time;
 
 pub use chance::Chance;
+pub use copies::{Consistency, Factor, InvalidFactor, UnknownConsistency};
 pub use hash::{KeyHash, UnknownKeyHash};
 pub use ids::{
     Epoch, FencingToken, Generation, Incarnation, InvalidName, NAME_MAX_BYTES, NodeId, NodeName, PartitionCount,

@@ -69,6 +69,7 @@ fn records() -> Vec<(Key, Record)> {
         http: Some("127.0.0.1:8081".to_owned()),
         version: "0.1.0".to_owned(),
         excluded: vec![PartitionId::new(3)],
+        replicates: false,
     };
     let Ok(Record::Config(config)) =
         Record::decode(&Key::Config, br#"{"format":1,"paused":true,"cordoned":["node-2"],"pins":{"0":"node-1"}}"#)

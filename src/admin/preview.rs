@@ -19,8 +19,8 @@ const NAMED_MAX: usize = 8;
 /// The ring's plan with these members instead of those it has.
 pub(super) fn preview(state: &State, members: &[PlanMember]) -> Result<Preview, AdminError> {
     let config = state.config_in_force();
-    let holder = |partition| state.holder(partition);
-    let rows = plan_rows(state.partitions(), members, holder, |_| false, &config)
+    let claim = |partition| state.claims.get(&partition);
+    let rows = plan_rows(state.partitions(), members, claim, |_| false, &config)
         .map_err(|error| AdminError::Plan(error.to_string()))?;
     let alive = state.live_members();
     let names = alive.iter().chain(members).map(|member| &member.id.node);
@@ -92,6 +92,7 @@ impl Admin {
             zone: zone.map(str::to_owned),
             weight,
             excluded: Vec::new(),
+            replicates: state.live_members().iter().all(|member| member.replicates),
         });
         preview(&state, &members)
     }

@@ -21,7 +21,7 @@ pub use records::{
     Claim, ClaimState, FORMAT, Key, Lease, LeaseState, Member, MemberState, Meta, PlanMember, PlanRecord, Record,
     RecordError,
 };
-pub use ring_config::RingConfig;
+pub use ring_config::{OnLoss, RingConfig};
 
 /// A position in the store's history: each acknowledged write has a higher one than all before it, whatever the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

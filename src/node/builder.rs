@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::meta::MetaError;
-use super::parts::NodeParts;
+use super::parts::{Copying, NodeParts};
 use super::ring::Ring;
 use super::run::NodeError;
 use crate::connect::{ConnectError, ConnectOptions, Connections, Nats};

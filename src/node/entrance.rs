@@ -386,7 +386,7 @@ impl Entrance {
             Ok((head, handed)) => {
                 let OfferHead { partition, epoch, revision, from, .. } = head;
                 let op: OpId = self.offers.add(Pending { reply, partition, epoch, handed: Some(handed) });
-                let offer = Offer { partition, epoch, revision, from };
+                let offer = Offer { partition, epoch, revision, from, replicas: Vec::new() };
                 let _ = self.inputs.send(Input::Offered { op, offer }).await;
             }
             Err(reason) => {

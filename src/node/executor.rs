@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::copies::{Copies, Heritage, LedLog, SwitchHead, Unwanted};
+use super::copies::{Copies, Heritage, Led, LedLog, SwitchHead, Unwanted};
 use super::entrance::Entrance;
 use super::hooks::Hooks;
 use super::offers::{Handed, Pending};
@@ -21,7 +21,7 @@ use crate::ring::{Action, Input, Offer, OpId, Origin};
 use crate::rpc::envelope::OfferHead;
 use crate::rpc::subject::Intent;
 use crate::rpc::{Message, RouteTable, subject};
-use crate::service::{Gate, Grant, Release, Validity};
+use crate::service::{Gate, Grant, NotCommitted, Release, Validity};
 use crate::types::guard::{self, Guard};
 use crate::types::{Epoch, FencingToken, NodeId, PartitionId};
 
@@ -244,8 +244,11 @@ impl Executor {
         self.transfers.insert(partition, Outgoing { stop: stop.clone(), sent: Arc::default() });
         let led = self.copies.led(partition, epoch);
         self.later(async move {
-            let settled = async { led.ok_or_else(|| "it is not led here any more".to_owned())?.settled().await.map_err(|e| e.to_string()) };
-            let result = stop.run_until_cancelled_owned(settled).await.unwrap_or_else(|| Err("given up".to_owned()));
+            let result = match led {
+                Some(led) => stop.run_until_cancelled(led.settled()).await.unwrap_or(Err(NotCommitted)),
+                None => Err(NotCommitted),
+            };
+            let result = result.map_err(|_| "its copies could not be brought up to date".to_owned());
             Input::Transferred { partition, epoch, result: result.map(|_| 0) }
         });
     }

@@ -103,6 +103,11 @@ impl Follower {
         matches!(&self.holding, Holding::Whole(whole) if whole.is_sharp())
     }
 
+    /// The number of what its owner sent last: it grows with whatever comes.
+    pub fn heard(&self) -> u64 {
+        self.newest
+    }
+
     /// The lowest epoch it listens to.
     pub fn promised(&self) -> Epoch {
         self.promised
@@ -133,6 +138,9 @@ impl Follower {
         if epoch < self.promised && holds(Guard::ReplicaEpoch) {
             return nothing(Told::Stale { promised: self.promised });
         }
+        if let Ask::Leave { .. } = ask {
+            return nothing(refused("this node does not own the partition"));
+        }
         if let Ask::Promise { epoch } = ask {
             return nothing(Told::Promised { at: self.promise(epoch) });
         }
@@ -155,7 +163,7 @@ impl Follower {
             }
             Ask::CopyEnd { stream, chunks, until, .. } => nothing(self.end(stream, chunks, until)),
             Ask::Fetch { after, .. } => nothing(Told::Fetched(self.fetch(after))),
-            Ask::Promise { .. } => nothing(Told::Promised { at: self.at() }),
+            Ask::Promise { .. } | Ask::Leave { .. } => nothing(Told::Promised { at: self.at() }),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::types::Version;
+use crate::types::{Time, Version};
 
 /// What a change costs beside its body: its version and its slot.
 pub(super) const CHANGE_BYTES: usize = 64;
@@ -15,6 +15,9 @@ pub(super) const CHANGE_BYTES: usize = 64;
 pub struct Change {
     /// Which write.
     pub version: Version,
+    /// When, on the clock of whoever holds this: on its way it has an age instead, which whoever carries it sees to.
+    #[serde(skip)]
+    pub made: Time,
     /// What it did, in the service's own encoding.
     pub body: Bytes,
 }

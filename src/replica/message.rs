@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Change;
-use crate::types::{Epoch, Version};
+use crate::types::{Epoch, NodeId, Version};
 
 /// So many chunks of a copy may be under way at a time; one further ahead of its turn is refused.
 pub const CHUNK_WINDOW: u32 = 8;
@@ -62,6 +62,13 @@ pub enum Ask {
         /// The owner's tail after its snapshot ended: chunks may hold what was written up to there.
         until: Version,
     },
+    /// From a copy that belongs there no more to its owner: whether it may go. Nobody who is counted on may.
+    Leave {
+        /// The owner's.
+        epoch: Epoch,
+        /// Whose copy.
+        node: NodeId,
+    },
     /// Takeover: refuse every lower epoch from now on, say where you stand.
     Promise {
         /// The new owner's.
@@ -90,6 +97,7 @@ impl Ask {
             | Self::CopyBegin { epoch, .. }
             | Self::CopyChunk { epoch, .. }
             | Self::CopyEnd { epoch, .. }
+            | Self::Leave { epoch, .. }
             | Self::Promise { epoch }
             | Self::Fetch { epoch, .. } => *epoch,
         }

@@ -25,6 +25,8 @@ pub struct Identity {
     pub http: Option<String>,
     /// The program's version.
     pub version: String,
+    /// Whether its service keeps copies of partitions it does not own.
+    pub replicates: bool,
 }
 
 /// How long things may take.

@@ -258,6 +258,31 @@ guards! {
     ///
     /// Without it: a write that a copy's chunk has already is applied twice.
     NewestWins = "newest-wins",
+    /// A partition whose owner is gone is taken over by a member of its recorded in-sync set (`ring::machine::recovery`).
+    ///
+    /// Without it: it starts without what was acknowledged.
+    TakeoverByMember = "takeover-by-member",
+    /// Members of a set are incarnations, not names (`ring::machine::recovery`).
+    ///
+    /// Without it: a node that was started anew, and has nothing, recovers what its former life held.
+    MemberByIncarnation = "member-by-incarnation",
+    /// From before a change of the set is sent until it is settled, both sets acknowledge (`ring::machine::copies`).
+    ///
+    /// Without it: a member is recorded that lacks what was acknowledged meanwhile.
+    PendingBeforeChange = "pending-before-change",
+    /// A change of the set that timed out may still land: it is sent again until it is settled
+    /// (`ring::machine::copies`).
+    ///
+    /// Without it: a set is recorded that nobody replicates to any more.
+    UnsettledSet = "unsettled-set",
+    /// A learner is added to the set once it has everything (`ring::machine::copies`).
+    ///
+    /// Without it: a member is recorded that has nothing yet.
+    CaughtUpFirst = "caught-up-first",
+    /// Who was taken out of the learners and put back has to catch up anew (`ring::machine::copies`).
+    ///
+    /// Without it: what it told before counts, though it may have dropped its copy since.
+    CaughtUpSince = "caught-up-since",
 }
 
 /// Whether the rule is kept: always, in a build that people run.

@@ -4,7 +4,7 @@
 //! can be used in a subject, a KV key or a URL as it is.
 
 mod chance;
-mod consistency;
+mod copies;
 #[doc(hidden)]
 pub mod guard;
 mod hash;
@@ -15,7 +15,7 @@ mod time;
 mod version;
 
 pub use chance::Chance;
-pub use consistency::{Consistency, UnknownConsistency};
+pub use copies::{Consistency, Factor, InvalidFactor, UnknownConsistency};
 pub use hash::{KeyHash, UnknownKeyHash};
 pub use ids::{
     Epoch, FencingToken, Generation, Incarnation, InvalidName, NAME_MAX_BYTES, NodeId, NodeName, PartitionCount,

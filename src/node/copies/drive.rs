@@ -110,7 +110,7 @@ async fn copy(led: &Led, tools: &Tools, to: &NodeId, stream: u64) -> Result<(), 
     expect(tools.ask_again(partition, to, &Ask::CopyBegin { epoch, stream, since }).await?)?;
     let max_bytes = tools.bus.max_payload().saturating_sub(AROUND_CHUNK_BYTES);
     let chunks = tools.service.snapshot(&led.grant, max_bytes).await.map_err(failed)?;
-    let numbered = chunks.map_err(failed).zip(futures::stream::iter(0_u32..));
+    let numbered = chunks.map_err(failed).boxed().zip(futures::stream::iter(0_u32..));
     let paced = numbered.then(|(chunk, number)| async move {
         let body = chunk?;
         let made = tools.clock.now();
@@ -118,7 +118,7 @@ async fn copy(led: &Led, tools: &Tools, to: &NodeId, stream: u64) -> Result<(), 
         led.copy_tail(to, stream).ok_or(Failure::Timeout)?;
         Ok::<_, Failure>((number, made, body))
     });
-    let answered = paced.map_ok(|(number, made, body)| async move {
+    let answered = paced.boxed().map_ok(|(number, made, body)| async move {
         let bytes = body.len();
         let age = tools.clock.now().since(made);
         expect(tools.ask_again(partition, to, &Ask::chunk(epoch, stream, number, age, body)).await?)?;

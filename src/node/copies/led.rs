@@ -191,7 +191,7 @@ impl Led {
     }
 
     /// Waits until all members have everything there is now. `Err` where the turn ended first.
-    pub(super) async fn settled(&self) -> Result<Version, NotCommitted> {
+    pub(in crate::node) async fn settled(&self) -> Result<Version, NotCommitted> {
         let tail = self.tail().ok_or(NotCommitted)?;
         self.reaches(tail).await.map(|()| tail)
     }

@@ -91,6 +91,6 @@ fn open_body<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<Body<T>, Envel
 
 fn date(changes: &mut [Change], ages_ms: &[u32], now: Time) {
     for (change, age_ms) in changes.iter_mut().zip(ages_ms) {
-        change.made = now.before(Duration::from_millis(u64::from(*age_ms)));
+        change.made = now - Duration::from_millis(u64::from(*age_ms));
     }
 }

@@ -362,15 +362,16 @@ impl Machine {
     /// Incarnations that claims still name and that are proven gone. Rebuilt from the leases each time, so that it is
     /// the same whoever coordinates.
     fn gone_but_named(&self) -> Vec<NodeId> {
-        let named = self.view.claims.values().filter_map(|seen| seen.record.holder());
+        let claims = self.view.claims.values().map(|seen| &seen.record);
+        let named = claims.flat_map(|claim| claim.holder().into_iter().chain(&claim.replicas));
         let gone: BTreeSet<NodeId> = named.filter(|id| self.view.is_gone(id)).cloned().collect();
         gone.into_iter().collect()
     }
 
     fn plan_rows(&self, members: &[PlanMember], config: &RingConfig) -> Result<Vec<Vec<NodeName>>, String> {
-        let holder = |partition| self.view.holder(partition);
+        let claim = |partition| self.view.claims.get(&partition).map(|seen| &seen.record);
         let frozen = |member: &PlanMember| self.is_frozen(member);
-        plan::plan_rows(self.who.partitions, members, holder, frozen, config).map_err(|error| error.to_string())
+        plan::plan_rows(self.who.partitions, members, claim, frozen, config).map_err(|error| error.to_string())
     }
 
     /// Not renewed for half a lease: may be suspended. It keeps what it has and gets nothing new.

@@ -367,6 +367,7 @@ impl Machine {
             http: self.who.http.clone(),
             version: self.who.version.clone(),
             excluded,
+            replicates: self.who.replicates,
         })
     }
 

@@ -5,14 +5,16 @@
 //! level-triggered, as controllers are, so that an input lost or repeated changes nothing but the time it takes.
 //!
 //! `life` is this node's lease from first sight on, `leaving` how it ends, `coordinate` judging others and planning,
-//! `partition` and `moves` the phases of each partition here.
+//! `partition` and `moves` the phases of each partition here, `copies` its set of replicas, `recovery` taking it over.
 
 mod coordinate;
+mod copies;
 mod hooks;
 mod leaving;
 mod life;
 mod moves;
 mod partition;
+mod recovery;
 mod report;
 mod slots;
 #[cfg(test)]
@@ -31,7 +33,7 @@ use crate::coord::{CasError, Key, Member, Record, Revision, WatchScope};
 use crate::types::guard::{self, Guard};
 use crate::types::{NodeId, NodeName, PartitionId, Time};
 
-pub use report::{MemberReport, MoveReport, Report, Standing};
+pub use report::{CopiesReport, MemberReport, MoveReport, Report, Standing};
 
 use coordinate::Coordination;
 use life::Stage;
@@ -142,6 +144,9 @@ impl Machine {
             Input::LeaseChange(update) => self.apply(update),
             Input::Cas { op, result } => self.cas_done(op, result),
             Input::Hook { .. } | Input::Idle { .. } | Input::Transferred { .. } if self.is_giving_up() => {}
+            Input::Recovered { partition, epoch, in_sync } => self.recovered(partition, epoch, in_sync),
+            Input::CaughtUp { partition, epoch, node, op } => self.caught_up(partition, epoch, &node, op),
+            Input::Silent { partition, epoch, node } => self.silent(partition, epoch, &node),
             Input::Hook { op, result } => self.hook_done(op, result),
             Input::Idle { partition, epoch } => self.idle(partition, epoch),
             Input::Pressure { partition } => self.pressure(partition),

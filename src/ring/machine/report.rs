@@ -7,7 +7,7 @@ use super::life::Stage;
 use super::moves::Step;
 use super::partition::Phase;
 use crate::coord::{LeaseState, Member, MemberState};
-use crate::types::{Epoch, NodeName, PartitionId};
+use crate::types::{Epoch, NodeId, NodeName, PartitionId};
 
 /// Where a partition stands, as far as this node knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,17 @@ pub struct MemberReport {
     pub coordinator: bool,
 }
 
+/// Who has copies of a partition, as this node knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CopiesReport {
+    /// The set its claim records, the owner first.
+    pub in_sync: Vec<NodeName>,
+    /// The set that its owner, this node, is recording instead.
+    pub pending: Option<Vec<NodeName>>,
+    /// Who is brought up to date by its owner, this node, and whether it has everything.
+    pub learners: Vec<(NodeName, bool)>,
+}
+
 /// Everything at once.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
@@ -73,6 +84,8 @@ pub struct Report {
     pub members: Vec<MemberReport>,
     /// Owner, epoch and standing of each partition.
     pub partitions: Vec<(Option<NodeName>, Epoch, Standing)>,
+    /// Copies of each partition.
+    pub copies: Vec<CopiesReport>,
     /// Moves away from here.
     pub moves: Vec<MoveReport>,
     /// Whether the state of the ring was read.
@@ -92,6 +105,7 @@ impl Machine {
             plan_version: self.view.plan.as_ref().map_or(0, |plan| plan.record.version),
             members: self.member_reports(),
             partitions: self.who.partitions.ids().map(|p| self.partition_report(p)).collect(),
+            copies: self.who.partitions.ids().map(|p| self.copies_report(p)).collect(),
             moves: self.move_reports(),
             table_seen: self.ring_seen,
         }
@@ -134,12 +148,23 @@ impl Machine {
         let holder = claim.and_then(|claim| claim.holder());
         let standing = match (&self.slot(partition).phase, holder) {
             (Phase::Moving(_), _) => Standing::Moving,
-            (Phase::Owned { .. } | Phase::Starting { .. }, _) => Standing::Starting,
+            (Phase::Recovering { .. } | Phase::Owned { .. } | Phase::Starting { .. }, _) => Standing::Starting,
             (_, None) => Standing::Unowned,
             (_, Some(id)) if self.view.plan_member(&id.node) != Some(id) && !self.is_me(id) => Standing::Orphaned,
             (_, Some(_)) => Standing::Serving,
         };
         (holder.map(|id| id.node.clone()), epoch, standing)
+    }
+
+    fn copies_report(&self, partition: PartitionId) -> CopiesReport {
+        let names = |ids: &[NodeId]| ids.iter().map(|id| id.node.clone()).collect();
+        let claim = self.view.claims.get(&partition).map(|seen| &seen.record);
+        let copies = &self.slot(partition).copies;
+        CopiesReport {
+            in_sync: claim.map(|claim| names(&claim.replicas)).unwrap_or_default(),
+            pending: copies.change.as_ref().map(|change| names(&change.claim.replicas)),
+            learners: copies.learners().map(|(id, caught_up)| (id.node.clone(), caught_up)).collect(),
+        }
     }
 
     fn move_reports(&self) -> Vec<MoveReport> {

@@ -13,7 +13,7 @@ use crate::coord::{
     RingConfig, WatchScope,
 };
 use crate::ring::event::Event;
-use crate::ring::io::{Action, Input, Offer, OpId};
+use crate::ring::io::{Action, CopySet, Input, Offer, OpId};
 use crate::ring::machine::Machine;
 use crate::ring::settings::{Identity, Timing};
 use crate::types::{Epoch, Generation, Incarnation, NodeId, NodeName, PartitionCount, PartitionId, Time};
@@ -40,6 +40,8 @@ pub(super) struct Rig {
     pub(super) hooks: Vec<OpId>,
     pub(super) events: Vec<Event>,
     pub(super) let_go_asked: bool,
+    /// The last set that was told.
+    pub(super) replicated: OpId,
 }
 
 pub(super) fn name(text: &str) -> NodeName {
@@ -79,6 +81,7 @@ pub(super) fn member(node: &str, start: u64, since: u64) -> (Key, Record) {
         http: None,
         version: "0".to_owned(),
         excluded: Vec::new(),
+        replicates: false,
     };
     (Key::Member(name(node)), Record::Member(member))
 }
@@ -98,6 +101,7 @@ pub(super) fn plan(version: u64, members: &[(NodeId, u64)], gone: &[NodeId], row
         zone: None,
         weight: 1,
         excluded: Vec::new(),
+        replicates: false,
     };
     let row = |text: &str| if text == "-" { Vec::new() } else { vec![name(text)] };
     let plan = PlanRecord {
@@ -127,6 +131,7 @@ impl Rig {
             weight: 1,
             http: None,
             version: "0".to_owned(),
+            replicates: false,
         };
         let machine = Machine::new(who, timing, Time::ZERO);
         Self {
@@ -137,6 +142,7 @@ impl Rig {
             hooks: Vec::new(),
             events: Vec::new(),
             let_go_asked: false,
+            replicated: OpId(0),
         }
     }
 
@@ -221,7 +227,10 @@ impl Rig {
 
     pub(super) fn offer(&mut self, partition: u16, epoch: u64, revision: u64, from: NodeId) -> Vec<String> {
         let (partition, epoch, revision) = (PartitionId::new(partition), Epoch::new(epoch), Revision(revision));
-        self.feed(Input::Offered { op: OpId(1 << 62), offer: Offer { partition, epoch, revision, from } })
+        self.feed(Input::Offered {
+            op: OpId(1 << 62),
+            offer: Offer { partition, epoch, revision, from, replicas: Vec::new() },
+        })
     }
 
     /// The node gives its lease up at once.
@@ -273,7 +282,7 @@ impl Rig {
             Action::Revoke { partition } => format!("revoke {partition}"),
             Action::Unsubscribe { partition } => format!("unsubscribe {partition}"),
             Action::Discard { partition } => format!("discard {partition}"),
-            Action::Transfer { partition, epoch, to } => format!("transfer {partition} e{epoch} to {to}"),
+            Action::Transfer { partition, epoch, to, .. } => format!("transfer {partition} e{epoch} to {to}"),
             Action::SendOffer { to, offer } => {
                 format!("offer {} e{} @{} to {to}", offer.partition, offer.epoch, offer.revision.0)
             }
@@ -290,9 +299,31 @@ impl Rig {
                 self.let_go_asked = true;
                 return None;
             }
+            Action::Replicate { op, partition, epoch, copies } => {
+                self.replicated = op;
+                format!("replicate {partition} e{epoch} {}", copies_text(&copies))
+            }
+            Action::Recover { partition, epoch, survivors } => {
+                format!("recover {partition} e{epoch} from {}", ids_text(&survivors))
+            }
+            Action::Copy { partition, epoch, wanted } => {
+                format!("{} copy {partition} e{epoch}", if wanted { "keep" } else { "drop" })
+            }
             Action::Finish(outcome) => format!("finish {outcome:?}"),
         })
     }
+}
+
+fn ids_text(ids: &[NodeId]) -> String {
+    let text: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    text.join(" ")
+}
+
+fn copies_text(copies: &CopySet) -> String {
+    let CopySet { in_sync, pending, learners, factor } = copies;
+    let pending = pending.as_ref().map(|pending| format!(" -> {}", ids_text(pending))).unwrap_or_default();
+    let learners = if learners.is_empty() { String::new() } else { format!(" + {}", ids_text(learners)) };
+    format!("{}{pending}{learners} of {factor}", ids_text(in_sync))
 }
 
 fn grants_text(grants: &[(PartitionId, Epoch)]) -> String {

@@ -107,6 +107,7 @@ impl World {
                 let delay = self.rng.random_range(MS..=100 * MS);
                 self.due_in(delay, Due::Deliver { process, session, input: Input::LetGone });
             }
+            Action::Replicate { .. } | Action::Recover { .. } | Action::Copy { .. } => {}
             Action::Route { .. } | Action::Unsubscribe { .. } | Action::Emit(_) | Action::Finish(_) => {}
         }
         Ok(())

@@ -182,6 +182,7 @@ impl World {
             weight: 1,
             http: None,
             version: "0".to_owned(),
+            replicates: false,
         };
         let lags = std::array::from_fn(|_| one_of(&mut self.rng, &[2, 2, 20, 200, 800]) * MS);
         let node = &mut self.processes[process];

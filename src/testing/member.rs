@@ -13,7 +13,7 @@ use super::observer::{NodeProcess, Observed, ProcessChange};
 use super::wire::{Line, Wired};
 use super::world::World;
 use crate::coord::mem::MemStore;
-use crate::node::{NodeParts, Ring};
+use crate::node::{Copying, NodeParts, Ring};
 use crate::rpc::Message;
 use crate::rpc::mem::{MemBus, MemSwitch, Tap};
 use crate::rpc::server::Unobserved;

@@ -7,7 +7,7 @@ use rand::RngExt;
 use super::service::Op;
 use super::world::{Asker, BOUNDS, Claim, Event, Role, Tag, World};
 use crate::replica::{Ask, Change, Failure, Follower, Leader, Members, Report, Send, Told};
-use crate::types::{NodeId, Version};
+use crate::types::{NodeId, Time, Version};
 
 const TICK_MS: u64 = 4;
 const PARK_MS: u64 = 60;
@@ -74,7 +74,7 @@ impl World {
             if owner.phase != Phase::Serving || !goes_on {
                 break;
             }
-            let (after, change) = (owner.leader.tail(), Change { version: owner.leader.next_version(), body: op.encode() });
+            let (after, change) = (owner.leader.tail(), Change { version: owner.leader.next_version(), made: Time::ZERO, body: op.encode() });
             at.service.change(&change);
             owner.leader.append(change.clone()).map_err(|e| e.to_string())?;
             let too_many = owner.leader.log_bytes() > BOUNDS.pinned_max_bytes + change.weight();

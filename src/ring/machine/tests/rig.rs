@@ -320,7 +320,7 @@ fn ids_text(ids: &[NodeId]) -> String {
 }
 
 fn copies_text(copies: &CopySet) -> String {
-    let CopySet { in_sync, pending, learners, factor } = copies;
+    let CopySet { in_sync, pending, learners, factor, .. } = copies;
     let pending = pending.as_ref().map(|pending| format!(" -> {}", ids_text(pending))).unwrap_or_default();
     let learners = if learners.is_empty() { String::new() } else { format!(" + {}", ids_text(learners)) };
     format!("{}{pending}{learners} of {factor}", ids_text(in_sync))

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::condition::Condition;
-use crate::types::Version;
 use super::limits::bad_request;
 use crate::service::ServiceError;
+use crate::types::Version;
 
 /// The only format so far. A reader refuses others.
 const FORMAT: u8 = 1;

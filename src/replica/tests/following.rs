@@ -13,7 +13,7 @@ pub(super) fn v(epoch: u64, sequence: u64) -> Version {
 }
 
 pub(super) fn change(epoch: u64, sequence: u64) -> Change {
-    Change { version: v(epoch, sequence), body: Bytes::from_static(b"body") }
+    Change { version: v(epoch, sequence), made: Time::ZERO, body: Bytes::from_static(b"body") }
 }
 
 fn append(epoch: u64, number: u64, prev: Version, changes: &[Change]) -> Ask {
@@ -62,7 +62,7 @@ fn a_log_keeps_the_newest_writes_and_more_only_while_they_are_needed() {
     assert!(!log.contains(v(1, 1)), "beyond the bound nothing is kept for anybody");
     log.pin(None, 0);
     assert_eq!((log.base(), log.bytes()), (v(1, 4), 2 * weight));
-    let huge = Change { version: v(2, 2), body: vec![0; 5000].into() };
+    let huge = Change { version: v(2, 2), made: Time::ZERO, body: vec![0; 5000].into() };
     log.push(huge.clone());
     assert_eq!(log.after(v(2, 1), 1), Some(vec![huge]), "the newest is kept, and goes alone");
     assert_eq!((log.after(v(2, 2), 1), log.after(v(1, 5), 1), log.bytes_after(v(2, 2))), (Some(vec![]), None, Some(0)));

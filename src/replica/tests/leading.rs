@@ -178,7 +178,7 @@ fn a_member_is_silent_once_and_again_after_it_has_answered() {
 fn a_batch_is_bounded_and_a_larger_write_goes_alone() {
     let mut leader = leader(&members(&[1], None, &[]));
     placed(&mut leader, v(1, 5));
-    leader.append(Change { version: v(2, 1), body: vec![0; 400].into() }).unwrap();
+    leader.append(Change { version: v(2, 1), made: Time::ZERO, body: vec![0; 400].into() }).unwrap();
     (2..=6).for_each(|sequence| leader.append(change(2, sequence)).unwrap());
     let mut batches = Vec::new();
     while let Some(due) = leader.due(ms(1)).first() {

@@ -101,7 +101,8 @@ pub enum Input {
         /// The survivors that have everything this node has now; itself may be left out.
         in_sync: Vec<NodeId>,
     },
-    /// A learner has everything.
+    /// A learner has nearly everything; one that is in the pending set, and not in the recorded one, has all that was
+    /// written when that was told.
     CaughtUp {
         /// Of which partition.
         partition: PartitionId,

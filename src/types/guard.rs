@@ -234,6 +234,11 @@ guards! {
     ///
     /// Without it: a member is recorded that lacks what was acknowledged meanwhile.
     PendingBeforeChange = "pending-before-change",
+    /// A change of the set is sent once those it adds have all that was written before both sets had to have each write
+    /// (`ring::machine::copies`).
+    ///
+    /// Without it: a member is recorded that lacks the last of what was acknowledged before.
+    JoinedBeforeChange = "joined-before-change",
     /// A change of the set that timed out may still land: it is sent again until it is settled
     /// (`ring::machine::copies`).
     ///

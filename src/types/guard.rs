@@ -246,11 +246,12 @@ guards! {
     UnsettledSet = "unsettled-set",
     /// A learner is added to the set once it has everything (`ring::machine::copies`).
     ///
-    /// Without it: a member is recorded that has nothing yet.
+    /// Without it: every write waits for a whole copy, which is given up for taking too long, again and again.
     CaughtUpFirst = "caught-up-first",
-    /// Who was taken out of the learners and put back has to catch up anew (`ring::machine::copies`).
+    /// What counts of a follower is what was told after it was named, as learner or added member
+    /// (`ring::machine::copies`).
     ///
-    /// Without it: what it told before counts, though it may have dropped its copy since.
+    /// Without it: what it had counts, though it was taken out since and may have dropped it.
     CaughtUpSince = "caught-up-since",
 }
 

@@ -323,7 +323,7 @@ impl Machine {
         }
         let copies = &mut self.slots[partition.index()].copies;
         if let Some(change) = &mut copies.change
-            && change.told.is_some_and(|told| told <= op)
+            && (change.told.is_some_and(|told| told <= op) || !guard::holds(Guard::CaughtUpSince))
         {
             change.awaits.remove(node);
         }

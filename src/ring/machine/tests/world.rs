@@ -12,6 +12,7 @@ mod checker;
 mod copying;
 mod faults;
 mod guards;
+mod kept;
 mod operators;
 mod process;
 mod recovering;
@@ -296,6 +297,16 @@ fn whatever_goes_wrong_every_recorded_member_has_what_was_committed() {
         found.is_empty(),
         "RING_COPIES=1 RING_SEED={seed} cargo test --lib one_seed -- --nocapture replays this: {reason}\n{found:#?}"
     );
+}
+
+/// So that the world with copies is known to do what it judges.
+#[test]
+fn the_world_with_copies_adds_removes_recovers_moves_and_loses() {
+    let histories: Vec<String> = (1..=40).flat_map(|seed| play_with_copies(seed, true).1).collect();
+    let count = |text: &str| histories.iter().filter(|line| line.contains(text)).count();
+    let told = ["ReplicaAdded", "why: Silent", "why: Unplanned", "Recovering {", "Lost {", "SendOffer"];
+    let counts = told.map(|text| (text, count(text)));
+    assert!(counts.iter().all(|(_, count)| *count >= 10) && count("why: Gone") > 0, "{counts:?}");
 }
 
 /// Replays `RING_SEED` with its history; without it, the first seed. With `RING_COPIES`, nodes keep copies.

@@ -13,7 +13,6 @@ use super::checker::Checked;
 use super::process::Mode;
 use super::recovering::Gathering;
 use super::{Due, LEASE, MS, World};
-use crate::coord::{Claim, ClaimState};
 use crate::ring::io::{CopySet, Input, OpId};
 use crate::types::{Epoch, NodeId, PartitionId};
 
@@ -35,9 +34,9 @@ pub(super) struct Held {
     /// At which epoch it was last fed: shorter logs of that epoch are old news.
     fed_at: Epoch,
     /// Counts what came from owners.
-    fed: u64,
-    unwanted: Option<Epoch>,
-    asking: bool,
+    pub(super) fed: u64,
+    pub(super) unwanted: Option<Epoch>,
+    pub(super) asking: bool,
     pub(super) lead: Option<Lead>,
 }
 
@@ -137,11 +136,11 @@ impl World {
         self.due_in(delay, Due::Copying(step));
     }
 
-    fn process_of(&self, id: &NodeId) -> Option<usize> {
+    pub(super) fn process_of(&self, id: &NodeId) -> Option<usize> {
         self.processes.iter().position(|p| p.machine.as_ref().and_then(|m| m.id()).as_ref() == Some(id))
     }
 
-    fn own_id(&self, process: usize) -> Option<NodeId> {
+    pub(super) fn own_id(&self, process: usize) -> Option<NodeId> {
         self.processes[process].machine.as_ref()?.id()
     }
 
@@ -387,50 +386,6 @@ impl World {
         self.check_copies(partition)
     }
 
-    /// Every recorded member that lives has all that is committed.
-    pub(super) fn check_copies(&self, partition: PartitionId) -> Checked {
-        let Some(claim) = self.kv.claim(partition).filter(|_| self.replicates) else { return Ok(()) };
-        let committed = &self.committed[partition.index()];
-        for id in &claim.replicas {
-            let Some(process) = self.process_of(id) else { continue };
-            let log = self.processes[process].held[partition.index()].log.as_ref();
-            let last = committed.len().checked_sub(1);
-            let has = last.is_none_or(|last| log.is_some_and(|log| log.get(last) == committed.last()));
-            if !has {
-                let length = log.map(Vec::len);
-                let of = committed.len();
-                return Err(format!(
-                    "partition {partition}: {id} is recorded in {claim:?} and has {length:?} of {of} writes"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// A claim is about to be written: what was committed goes on, unless nobody is left that has it.
-    pub(super) fn record_claim(&mut self, partition: PartitionId, after: &Claim) -> Checked {
-        let Some(before) = self.kv.claim(partition).filter(|_| self.replicates).cloned() else { return Ok(()) };
-        let kept = after.replicas.iter().any(|id| before.replicas.contains(id));
-        if kept || (before.replicas.is_empty() && self.committed[partition.index()].is_empty()) {
-            return Ok(());
-        }
-        let lives = before.replicas.iter().find(|id| {
-            self.kv.lease(&id.node).is_some_and(|lease| {
-                lease.state == crate::coord::LeaseState::Live && lease.incarnation == id.incarnation
-            })
-        });
-        let given_up = after.state == ClaimState::Released && after.replicas.is_empty();
-        if let Some(id) = lives.filter(|_| !given_up) {
-            return Err(format!(
-                "partition {partition}: {after:?} records nobody of {:?}, and {id} lives",
-                before.replicas
-            ));
-        }
-        self.note(|| format!("partition {partition}: all copies are gone"));
-        self.committed[partition.index()].clear();
-        Ok(())
-    }
-
     /// A move to a member: done once every member has everything.
     pub(super) fn transfer_in_sync(&mut self, process: usize, partition: PartitionId) {
         if let Some(lead) = &mut self.held(process, partition).lead {
@@ -450,72 +405,5 @@ impl World {
             let input = Input::Transferred { partition, epoch, result };
             self.due_in(MS / 10, Due::Deliver { process: at.process, session: at.session, input });
         }
-    }
-
-    /// Not the owner: a copy belongs here, or not.
-    pub(super) fn copy(&mut self, process: usize, partition: PartitionId, epoch: Epoch, wanted: bool) -> Checked {
-        let node = &mut self.processes[process];
-        node.parts[partition.index()].grant = None;
-        let held = &mut node.held[partition.index()];
-        held.lead = None;
-        held.unwanted = (!wanted).then_some(epoch);
-        if wanted || held.promised > epoch || held.log.is_none() {
-            return Ok(());
-        }
-        if held.promised < epoch {
-            held.log = None;
-            return self.check_copies(partition);
-        }
-        self.start_asking(process, partition, epoch);
-        Ok(())
-    }
-
-    fn start_asking(&mut self, process: usize, partition: PartitionId, epoch: Epoch) {
-        if !std::mem::replace(&mut self.held(process, partition).asking, true) {
-            let at = self.at(process, partition, epoch);
-            self.later(MS, 200 * MS, Step::AskDrop { at });
-        }
-    }
-
-    fn ask_drop(&mut self, at: At) -> Checked {
-        let held = self.held(at.process, at.partition);
-        let (fed, asks) = (held.fed, held.unwanted == Some(at.epoch) && held.log.is_some());
-        if !asks {
-            held.asking = false;
-            return Ok(());
-        }
-        let Some(me) = self.own_id(at.process) else { return Ok(()) };
-        let owner = self.kv.claim(at.partition).filter(|claim| claim.epoch == at.epoch);
-        let owner =
-            owner.and_then(|claim| self.process_of(&claim.owner)).filter(|owner| !self.processes[*owner].paused);
-        let lead = owner.and_then(|owner| self.processes[owner].held[at.partition.index()].lead.as_ref());
-        if lead.is_some_and(|lead| lead.epoch == at.epoch && !lead.followers.contains_key(&me)) {
-            self.later(MS / 10, 100 * MS, Step::MayDrop { at, fed });
-        }
-        self.later(200 * MS, 400 * MS, Step::AskDrop { at });
-        Ok(())
-    }
-
-    fn may_drop(&mut self, at: At, fed: u64) -> Checked {
-        let held = self.held(at.process, at.partition);
-        if held.unwanted == Some(at.epoch) && held.fed == fed && held.promised == at.epoch {
-            held.log = None;
-        }
-        self.check_copies(at.partition)
-    }
-
-    /// A partition whose copies are not where the plan wants them, or not as many as can be.
-    pub(super) fn misplaced_copy(&self) -> Option<String> {
-        let Some((_, crate::coord::Record::Plan(plan))) = self.kv.records.get(&crate::coord::Key::Plan) else {
-            return None;
-        };
-        self.partitions.ids().filter(|_| self.replicates).find_map(|partition| {
-            let claim = self.kv.claim(partition)?;
-            let have: BTreeSet<_> = claim.replicas.iter().map(|id| &id.node).collect();
-            let want: BTreeSet<_> = plan.rows[partition.index()].iter().collect();
-            let possible = plan.config.factor().get().min(plan.members.len());
-            let few = plan.config.cordoned.is_empty() && have.len() != possible;
-            (have != want || few).then(|| format!("partition {partition} has copies at {have:?}, planned are {want:?}"))
-        })
     }
 }

@@ -102,7 +102,7 @@ pub enum Input {
         in_sync: Vec<NodeId>,
     },
     /// A learner has nearly everything; one that is in the pending set, and not in the recorded one, has all that was
-    /// written when that was told.
+    /// written when that was told. The first is told once, the second once for each [`Action::Replicate`] that names it so.
     CaughtUp {
         /// Of which partition.
         partition: PartitionId,

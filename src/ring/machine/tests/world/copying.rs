@@ -201,8 +201,7 @@ impl World {
             set.pending.as_ref().is_some_and(|pending| pending.contains(id)) && !set.in_sync.contains(id)
         };
         for (id, follower) in &mut lead.followers {
-            follower.goal =
-                added(id, &set).then(|| if added(id, &lead.set) { follower.goal } else { Some(length) }).flatten();
+            follower.goal = added(id, &set).then_some(length);
         }
         let ids: Vec<NodeId> = lead.followers.keys().cloned().collect();
         (lead.op, lead.set, lead.gathering) = (op, set, None);

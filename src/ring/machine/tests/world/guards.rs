@@ -53,9 +53,9 @@ const CAUGHT_WITH_COPIES: &[(Guard, u64)] = &[
     (Guard::MemberByIncarnation, 33),
     (Guard::PendingBeforeChange, 1),
     (Guard::JoinedBeforeChange, 1),
-    (Guard::UnsettledSet, 1),
-    (Guard::CaughtUpFirst, 9),
-    (Guard::CaughtUpSince, 1),
+    (Guard::UnsettledSet, 20),
+    (Guard::CaughtUpFirst, 18),
+    (Guard::CaughtUpSince, 626),
 ];
 
 #[test]

@@ -142,7 +142,7 @@ async fn slow_watches_and_late_or_lost_writes_are_survived_and_counted() {
         watch_repeat: 0.05,
         watch_gap: 0.02,
     });
-    ring.set_bus_faults(BusFaults { delay: 10 * MS, loss: 0.02, duplicate: 0.02 });
+    ring.set_bus_faults(BusFaults { delay: 10 * MS, loss: 0.02, duplicate: 0.02, ..BusFaults::default() });
     ring.advance(60 * SECOND).await;
     ring.crash("node-1").await;
     ring.advance(20 * SECOND).await;

@@ -18,12 +18,16 @@ pub(super) struct Subscriber {
     delivered: u64,
     /// Ends after so many.
     max: Option<u64>,
+    /// It has come to the switch.
+    known: bool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Interest {
     subscribers: BTreeMap<u64, Subscriber>,
     by_prefix: HashMap<String, Vec<u64>>,
+    /// By bus, those that have not come to the switch yet.
+    on_the_way: HashMap<u64, Vec<u64>>,
     last_id: u64,
 }
 
@@ -53,13 +57,37 @@ impl Interest {
         port: &Arc<Port>,
     ) -> u64 {
         let id = self.next_id();
+        self.on_the_way.entry(port.number).or_default().push(id);
         self.by_prefix.entry(literal_prefix(pattern).to_owned()).or_default().push(id);
         let (pattern, queue, port) = (pattern.to_owned(), queue.map(str::to_owned), Arc::clone(port));
-        self.subscribers.insert(id, Subscriber { pattern, queue, to, port, delivered: 0, max: None });
+        self.subscribers.insert(id, Subscriber { pattern, queue, to, port, delivered: 0, max: None, known: false });
         id
     }
 
+    /// The subscription has come to the switch.
+    pub(super) fn known(&mut self, id: u64) {
+        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
+        subscriber.known = true;
+        let port = subscriber.port.number;
+        if let Some(ids) = self.on_the_way.get_mut(&port) {
+            ids.retain(|on_the_way| *on_the_way != id);
+            if ids.is_empty() {
+                self.on_the_way.remove(&port);
+            }
+        }
+    }
+
+    /// All subscriptions of this bus have.
+    pub(super) fn all_known(&mut self, port: u64) {
+        for id in self.on_the_way.remove(&port).unwrap_or_default() {
+            if let Some(subscriber) = self.subscribers.get_mut(&id) {
+                subscriber.known = true;
+            }
+        }
+    }
+
     pub(super) fn remove(&mut self, id: u64) {
+        self.known(id);
         let Some(subscriber) = self.subscribers.remove(&id) else { return };
         let prefix = literal_prefix(&subscriber.pattern);
         if let Some(ids) = self.by_prefix.get_mut(prefix) {
@@ -95,7 +123,7 @@ impl Interest {
         let (mut chosen, mut groups) = (Vec::new(), Vec::<(&str, Vec<u64>)>::new());
         for id in self.candidates(to) {
             let Some(subscriber) = self.subscribers.get(&id) else { continue };
-            let reachable = subscriber.port.is_connected() && !subscriber.to.is_closed();
+            let reachable = subscriber.known && subscriber.port.is_connected() && !subscriber.to.is_closed();
             if !reachable || !subject::matches(&subscriber.pattern, to) {
                 continue;
             }

@@ -1,6 +1,7 @@
 //! The hooks of a process: they alternate, never overlap per partition, and come in the order of epochs.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use nats_ring::service::Release;
 use nats_ring::types::PartitionId;
@@ -29,6 +30,8 @@ enum Calls {
 struct Place {
     calls: Calls,
     running: Option<Hook>,
+    /// When the last call ended.
+    ended: Option<Duration>,
 }
 
 /// How the calls stand, for each process and partition.
@@ -47,19 +50,25 @@ impl Hooks {
         match hook {
             Hook::Own => place.calls = Calls::Owned { term, ok: false },
             Hook::Release(_) => place.calls = Calls::Released { term },
-            Hook::Snapshot | Hook::Restore => {}
+            Hook::Snapshot | Hook::Restore | Hook::Discard => {}
         }
         place.running = Some(hook);
         Ok(())
     }
 
     /// It answered, or was cancelled.
-    pub(crate) fn ended(&mut self, process: ProcessId, partition: PartitionId, success: bool) {
+    pub(crate) fn ended(&mut self, process: ProcessId, partition: PartitionId, (success, at): (bool, Duration)) {
         let place = self.places.entry((process, partition)).or_default();
         if let (Some(Hook::Own), Calls::Owned { ok, .. }) = (place.running, &mut place.calls) {
             *ok = success;
         }
-        place.running = None;
+        (place.running, place.ended) = (None, Some(at));
+    }
+
+    /// Whether a call that begins now has waited for an earlier one, for any of these.
+    pub(crate) fn have_waited(&self, process: ProcessId, partitions: &[PartitionId], at: Duration) -> bool {
+        let ended = |partition: &PartitionId| self.places.get(&(process, *partition)).and_then(|place| place.ended);
+        partitions.iter().any(|partition| ended(partition) == Some(at))
     }
 
     /// Executions begin only under the epoch that was owned, after `on_own` and before `on_release`.
@@ -79,6 +88,7 @@ fn alternates(calls: Calls, hook: Hook, term: Term) -> bool {
         (Hook::Release(Release::Handoff), Calls::Owned { term: last, ok }) => ok && last == term,
         (Hook::Release(Release::Lost), Calls::Owned { term: last, .. }) => last == term,
         (Hook::Snapshot, Calls::Released { term: last }) => last == term,
+        (Hook::Discard, _) => true,
         _ => false,
     }
 }

@@ -15,7 +15,7 @@ use super::parts::{NodeParts, RingShape};
 use super::readers::Readers;
 use super::supervise::Supervisor;
 use super::transfer::{self, Sent, seal_verdict};
-use crate::coord::{CasError, Key, Record, Revision};
+use crate::coord::{CasError, Key, Position, Record, Revision};
 use crate::ring::{Action, Input, Offer, OpId, Origin};
 use crate::rpc::envelope::OfferHead;
 use crate::rpc::{Message, RouteTable, subject};
@@ -38,6 +38,8 @@ pub(super) struct Outgoing {
 pub(super) struct Executor {
     pub(super) parts: Arc<NodeParts>,
     pub(super) shape: RingShape,
+    /// What this incarnation has seen of the store.
+    pub(super) position: Position,
     pub(super) me: NodeId,
     pub(super) hooks: Arc<Hooks>,
     pub(super) readers: Arc<Readers>,
@@ -121,7 +123,7 @@ impl Executor {
 
     fn cas(&self, write: Write, heartbeat: bool, subscribe: Option<PartitionId>) {
         let parts = Arc::clone(&self.parts);
-        let readers = Arc::clone(&self.readers);
+        let (readers, position) = (Arc::clone(&self.readers), self.position.clone());
         self.later(async move {
             let store = if heartbeat { &parts.heartbeat_store } else { &parts.store };
             if let Some(partition) = subscribe.filter(|_| guard::holds(Guard::SubscribeFirst))
@@ -131,6 +133,7 @@ impl Executor {
                 return Input::Cas { op: write.op, result: Err(CasError::Unknown(error.to_string())) };
             }
             let result = store.cas(&write.key.text(), write.expected, write.record.encode(), write.timeout).await;
+            _ = result.as_ref().map(|revision| position.saw(*revision));
             if let Some(partition) = subscribe.filter(|_| !guard::holds(Guard::SubscribeFirst)) {
                 let _ = readers.open_partition(&parts.ring, partition).await;
             }

@@ -16,7 +16,7 @@ use super::observer::{NodeProcess, Observed, Write};
 use super::watching;
 use super::world::{Fate, World};
 use crate::coord::mem::MemStore;
-use crate::coord::{CasError, Entry, Revision, Store, StoreError, StoreIdentity, WatchScope, WatchStream};
+use crate::coord::{CasError, Entry, Position, Revision, Store, StoreError, StoreIdentity, WatchScope, WatchStream};
 use crate::rpc::mem::MemBus;
 use crate::types::Clock;
 
@@ -196,9 +196,9 @@ impl Store for Wired {
         self.store.get(key).await
     }
 
-    async fn watch(&self, scope: WatchScope) -> Result<WatchStream, StoreError> {
+    async fn watch_from(&self, scope: WatchScope, position: Position) -> Result<WatchStream, StoreError> {
         self.reach().await?;
-        let changes = self.store.watch(scope).await?;
+        let changes = self.store.watch_from(scope, position).await?;
         Ok(watching::over(Arc::clone(&self.world), Arc::clone(&self.line), changes))
     }
 

@@ -173,7 +173,7 @@ guards! {
     ///
     /// Without it: epochs come twice, and fencing tokens with them.
     NextGeneration = "next-generation",
-    /// After that a whole lease passes before anybody takes a lease (`node::run`).
+    /// After that a whole lease passes before anybody takes a lease (`ring::machine::life`).
     ///
     /// Without it: somebody claims what a node that has not heard of it still serves.
     HoldOff = "hold-off",

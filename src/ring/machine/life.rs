@@ -15,8 +15,8 @@ const LIVE_AFTER_BEATS: u32 = 2;
 /// Where this incarnation stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Stage {
-    /// Waits before it takes a lease (after a store reset).
-    Waiting { until: Time },
+    /// Lets the gates of a former generation close before it takes a lease.
+    HoldingOff { until: Time },
     /// Waits for what the store says of its name, or for another holder's lease to run out.
     Seeking { beats: u32, announced: bool },
     /// Creating its lease.
@@ -83,8 +83,8 @@ impl Machine {
     }
 
     pub(super) fn advance_life(&mut self) {
-        if let Stage::Waiting { until } = self.stage
-            && self.now >= until
+        if let Stage::HoldingOff { until } = self.stage
+            && (self.now >= until || self.is_generation_under_way())
         {
             self.stage = Stage::Seeking { beats: 0, announced: false };
         }
@@ -105,6 +105,13 @@ impl Machine {
         {
             self.finish_now();
         }
+    }
+
+    /// Whether nobody can act any more by the generation before: there was none, or a plan of this one was written, by
+    /// somebody who held off before it took its lease. Who finds `meta` without such a plan may come right after it was
+    /// written, and a node that has not heard of it may act for 3/4 of a lease.
+    fn is_generation_under_way(&self) -> bool {
+        !self.who.generation.has_former() || self.plan_is_current() || !guard::holds(Guard::HoldOff)
     }
 
     /// Takes the lease of this name, unless somebody else may still hold it.
@@ -373,7 +380,7 @@ impl Machine {
     pub(super) fn life_wakes(&self) -> Vec<Time> {
         let mut wakes = Vec::new();
         match &self.stage {
-            Stage::Waiting { until } => wakes.push(*until),
+            Stage::HoldingOff { until } => wakes.push(*until),
             Stage::Lingering { since, .. } => {
                 wakes.extend([*since + self.timing.linger, *since + self.timing.let_go_limit]);
             }

@@ -79,7 +79,7 @@ impl Machine {
     /// A node that has done nothing yet.
     pub fn new(who: Identity, timing: Timing, now: Time) -> Self {
         let slots = Slots::new(who.partitions);
-        let stage = Stage::Waiting { until: now + timing.hold_off };
+        let stage = Stage::HoldingOff { until: now + timing.lease };
         Self {
             who,
             timing,

@@ -247,6 +247,10 @@ impl Machine {
         let accepted = result.is_ok();
         self.out.push(Action::AnswerOffer { op, result });
         if accepted {
+            // An offer may come ahead of the plan that it follows: by the older one, the partition would go straight back.
+            if !self.planned(offer.partition).is_some_and(|planned| self.is_me(&planned)) {
+                self.slots[offer.partition.index()].move_retry_at = self.now + self.timing.backoff;
+            }
             self.claim(offer.partition, offer.revision, offer.epoch.next(), Origin::Switch, None);
         }
     }

@@ -118,10 +118,19 @@ impl Rig {
     }
 
     pub(super) fn with(partitions: u16, timing: Timing) -> Self {
+        Self::of(partitions, timing, Generation::new(1))
+    }
+
+    /// In a ring whose store was another one before.
+    pub(super) fn after_a_reset(partitions: u16) -> Self {
+        Self::of(partitions, timing(), Generation::new(2))
+    }
+
+    fn of(partitions: u16, timing: Timing, generation: Generation) -> Self {
         let who = Identity {
             node: name("n1"),
             incarnation_id: own_uuid(),
-            generation: Generation::new(1),
+            generation,
             partitions: PartitionCount::new(partitions).unwrap(),
             zone: None,
             weight: 1,

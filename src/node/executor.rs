@@ -195,7 +195,6 @@ impl Executor {
     fn handed_for(&self, owned: &[(PartitionId, Epoch)]) -> Result<Vec<(PartitionId, Handed)>, String> {
         let find = |(partition, epoch): &(PartitionId, Epoch)| match self.handed.get(partition) {
             Some((handed_at, handed)) if handed_at == epoch => Ok((*partition, handed.clone())),
-            _ if !guard::holds(Guard::StateForSwitch) => Ok((*partition, Handed::nothing(self.parts.clock.now()))),
             _ => Err(format!("the state of partition {partition} for epoch {epoch} is not here")),
         };
         let handed: Result<Vec<_>, String> = owned.iter().map(find).collect();

@@ -107,8 +107,8 @@ impl Scenario {
         // What a planned move could lose is on its way meanwhile; the other climates have delays of their own.
         let calm = climate == Climate::Planned;
         let in_calm = |rng: &mut SmallRng, ms: &[u64]| Duration::from_millis(if calm { one_of(rng, ms) } else { 0 });
-        let bus_delay = in_calm(&mut rng, &[0, 1, 3, 10]);
-        let watch_lag = in_calm(&mut rng, &[0, 0, 20, 300]);
+        let bus_delay = in_calm(&mut rng, &[0, 0, 0, 3, 10]);
+        let watch_lag = in_calm(&mut rng, &[0, 0, 20, 600]);
         // Where nothing may fail, nobody may be told that it is too much.
         let parked = if calm { PARKED_USUAL } else { one_of(&mut rng, &[PARKED_USUAL, 4, 12]) };
         Self {
@@ -116,7 +116,7 @@ impl Scenario {
             climate,
             partitions: one_of(&mut rng, &[1, 2, 3, 5, 8, 8, 16, 16, 32, 64]),
             timing,
-            store_delay: Duration::from_millis(one_of(&mut rng, &[0, 1, 1, 3, 20])),
+            store_delay: Duration::from_millis(one_of(&mut rng, &[0, 1, 1, 3, 20, 60])),
             nodes,
             first_nodes,
             load: load(&mut rng),

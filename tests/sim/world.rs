@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nats_ring::cache::{CacheConfig, CacheService};
+use nats_ring::cache::{CacheConfig, CacheService, CacheStats};
 use nats_ring::node::{NodeError, Ring};
 use nats_ring::rpc::server::ServerLimits;
 use nats_ring::service::Service;
@@ -344,8 +344,8 @@ impl World {
         (!fitting.is_empty()).then(|| fitting[who % fitting.len()])
     }
 
-    /// Each node: how many entries it holds, and how many keys there are of the partitions that the store says it owns.
-    pub(crate) fn holdings(&self) -> Vec<(String, u64, usize)> {
+    /// Each node: what it holds, and how many keys there are of the partitions that the store says it owns.
+    pub(crate) fn holdings(&self) -> Vec<(String, CacheStats, usize)> {
         let partitions: Vec<PartitionId> =
             self.keys.iter().map(|key| self.ring.partition_for(key)).collect();
         let state = self.state();
@@ -354,7 +354,7 @@ impl World {
                 self.witness.ask(|judge| judge.claims.holder(**p).is_some_and(|id| id.node.as_str() == member.name))
             };
             let keys = partitions.iter().filter(owns).count();
-            (member.name.clone(), member.service.cache.stats().entries, keys)
+            (member.name.clone(), member.service.cache.stats(), keys)
         };
         state.members.iter().map(of).collect()
     }

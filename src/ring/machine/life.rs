@@ -90,7 +90,7 @@ impl Machine {
         }
         if matches!(self.stage, Stage::Seeking { .. })
             && self.leases_seen
-            && (self.ring_seen || !guard::holds(Guard::AbsentClaim))
+            && (self.ring_seen || !guard::holds(Guard::SnapshotAsUnit))
         {
             self.seek();
         }

@@ -208,7 +208,7 @@ impl Machine {
     /// Brings everything towards the plan that can be brought.
     fn advance(&mut self) {
         self.advance_life();
-        if self.lease.is_none() || (guard::holds(Guard::AbsentClaim) && !self.ring_seen) {
+        if self.lease.is_none() || (guard::holds(Guard::SnapshotAsUnit) && !self.ring_seen) {
             return;
         }
         if !self.takes_part() {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use nats_ring::rpc::Message;
-use nats_ring::rpc::envelope::{CallHead, ReplyHead, open};
+use nats_ring::rpc::envelope::{CallHead, MAX_HOPS, ReplyHead, open};
 use nats_ring::testing::{NodeProcess, Write};
 use nats_ring::types::{Epoch, Time};
 
@@ -15,6 +15,7 @@ use crate::history::Hook;
 const EXECUTES: &str = "nothing is executed through a closed gate";
 const CALLS: &str = "no hook of an owner is called through a closed gate";
 const ABLE: &str = "who is told that it owns may act";
+const HOPS: &str = "a request is passed on three times at most";
 const ONWARDS: &str = "a request is passed on to a later owner, never back";
 const ANSWERS: &str = "nothing is handed to the bus as a reply through a closed gate";
 const ONCE: &str = "a request is answered by one execution at most";
@@ -77,6 +78,7 @@ impl Gates {
         let Some(reply) = message.reply.as_ref().filter(|_| message.subject.ends_with(".call")) else { return Ok(()) };
         let Ok((head, _)) = open::<CallHead>(&message.payload) else { return Ok(()) };
         self.passed_on.insert((reply.clone(), head.hops), head.epoch);
+        ensure(head.hops <= MAX_HOPS, HOPS, || format!("{} is passed on for the {}th time", message.subject, head.hops))?;
         let before = head.hops.checked_sub(1).and_then(|hops| self.passed_on.get(&(reply.clone(), hops)));
         ensure(before.is_none_or(|before| *before <= head.epoch), ONWARDS, || {
             format!("{} for epoch {}, after epoch {before:?} was known", message.subject, head.epoch)

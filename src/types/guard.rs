@@ -210,10 +210,6 @@ guards! {
     ///
     /// Without it: its partition is parked for as long as it hangs.
     HookLimit = "hook-limit",
-    /// A node takes an offer only where it has nothing under way for the partition (`ring::machine::moves`).
-    ///
-    /// Without it: calls of the service overlap, state that is in use is replaced.
-    AcceptWhenFree = "accept-when-free",
 }
 
 /// Whether the rule is kept: always, in a build that people run.

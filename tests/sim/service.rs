@@ -96,6 +96,7 @@ impl Drop for Running<'_> {
 impl Recorded {
     fn began<'a>(&'a self, hook: Hook, grants: &[Grant]) -> Running<'a> {
         let places: Vec<_> = grants.iter().map(|grant| (grant.partition, Term::from(&grant.token))).collect();
+        let ring = grants.first().map(|grant| grant.token.ring);
         for (partition, term) in places.iter().copied() {
             self.witness.note(Some(self.process), || What::HookBegan { hook, partition, term });
             self.witness.judge(|judge, _| {
@@ -105,7 +106,7 @@ impl Recorded {
                     Hook::Release(Release::Lost) => judge.register.dropped(self.process, partition),
                     Hook::Release(Release::Handoff) | Hook::Snapshot | Hook::Discard => {}
                 }
-                judge.hooks.began(self.process, partition, hook, term)
+                judge.hooks.began((self.process, partition), hook, (ring, term))
             });
         }
         self.may_call(hook, &places);
@@ -129,7 +130,7 @@ impl Recorded {
     fn began_discard(&self, partition: PartitionId) -> Running<'_> {
         let (hook, term) = (Hook::Discard, Term::default());
         self.witness.note(Some(self.process), || What::HookBegan { hook, partition, term });
-        self.witness.judge(|judge, _| judge.hooks.began(self.process, partition, hook, term));
+        self.witness.judge(|judge, _| judge.hooks.began((self.process, partition), hook, (None, term)));
         Running { of: self, hook, places: vec![(partition, term)], ok: false }
     }
 }

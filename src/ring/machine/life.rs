@@ -43,8 +43,7 @@ pub(super) struct Acquisition {
     first_sent: Time,
     last_sent: Time,
     unsettled: bool,
-    /// When to send it again; `None` where only the watch can tell.
-    retry_at: Option<Time>,
+    retry_at: Time,
 }
 
 impl Machine {
@@ -149,7 +148,7 @@ impl Machine {
             first_sent: now,
             last_sent: now,
             unsettled: false,
-            retry_at: Some(now),
+            retry_at: now,
         });
     }
 
@@ -206,11 +205,13 @@ impl Machine {
             Err(CasError::Conflict) if !acquisition.unsettled => {
                 self.stage = Stage::Seeking { beats: 0, announced: false };
             }
-            Err(CasError::Conflict) => acquisition.retry_at = None,
+            // One sent before may have landed, as the watch will tell; or it was lost, and a change of the store's leader
+            // refused this one: the same write again settles that.
+            Err(CasError::Conflict) => acquisition.retry_at = retry_at,
             Err(error) => {
                 // It may still land: the same write again settles it, or the watch does.
                 acquisition.unsettled |= matches!(error, CasError::Unknown(_));
-                acquisition.retry_at = Some(retry_at);
+                acquisition.retry_at = retry_at;
             }
         }
     }
@@ -239,7 +240,7 @@ impl Machine {
                 false => self.stage = Stage::Seeking { beats: 0, announced: false },
             };
         }
-        if acquisition.retry_at.is_some_and(|at| self.now >= at) {
+        if self.now >= acquisition.retry_at {
             self.last_op += 1;
             let op = OpId(self.last_op);
             (acquisition.op, acquisition.last_sent) = (Some(op), self.now);
@@ -385,7 +386,7 @@ impl Machine {
                 wakes.extend([*since + self.timing.linger, *since + self.timing.let_go_limit]);
             }
             Stage::GivingUp { until, .. } | Stage::Losing { until, .. } => wakes.push(*until),
-            Stage::Acquiring(acquisition) if acquisition.op.is_none() => wakes.extend(acquisition.retry_at),
+            Stage::Acquiring(acquisition) if acquisition.op.is_none() => wakes.push(acquisition.retry_at),
             Stage::Seeking { .. } => {
                 let own = self.view.leases.get(&self.who.node);
                 wakes.extend(own.map(|seen| self.observer.expires_at(&self.who.node, seen)));

@@ -270,7 +270,7 @@ impl Machine {
         if slot.is_excluded(self.now) {
             return Err("this partition could not be started here a moment ago".to_owned());
         }
-        if !matches!(slot.phase, Phase::Away) && guard::holds(Guard::AcceptWhenFree) {
+        if !matches!(slot.phase, Phase::Away) {
             return Err("this partition is busy here".to_owned());
         }
         let newer = self.view.claims.get(&partition).is_some_and(|seen| seen.revision > offer.revision);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nats_ring::service::Release;
 use nats_ring::types::PartitionId;
+use uuid::Uuid;
 
 use super::{Held, ensure};
 use crate::history::{Hook, ProcessId, Term};
@@ -29,6 +30,8 @@ enum Calls {
 #[derive(Debug, Clone, Copy, Default)]
 struct Place {
     calls: Calls,
+    /// The ring's number, by which terms are compared: a bucket made anew by who knew none before is another ring.
+    ring: Option<Uuid>,
     running: Option<Hook>,
     /// When the last call ended.
     ended: Option<Duration>,
@@ -42,8 +45,17 @@ pub(crate) struct Hooks {
 
 impl Hooks {
     /// A hook is called.
-    pub(crate) fn began(&mut self, process: ProcessId, partition: PartitionId, hook: Hook, term: Term) -> Held {
+    pub(crate) fn began(
+        &mut self,
+        (process, partition): (ProcessId, PartitionId),
+        hook: Hook,
+        (ring, term): (Option<Uuid>, Term),
+    ) -> Held {
         let place = self.places.entry((process, partition)).or_default();
+        // What was released in another ring counts no more; what is owned there must still be.
+        if ring.is_some() && place.ring != ring && !matches!(place.calls, Calls::Owned { .. }) {
+            (place.ring, place.calls) = (ring, Calls::None);
+        }
         let how = |place: &Place| format!("partition {partition}: {hook:?} at {term} after {place:?}");
         ensure(place.running.is_none(), OVERLAP, || how(place))?;
         ensure(alternates(place.calls, hook, term), ALTERNATE, || how(place))?;

@@ -37,6 +37,17 @@ fn a_creation_that_may_have_landed_earlier_counts_from_the_first_one_sent() {
     assert_eq!(rig.see(lease("n1", 1, 0, LeaseState::Live))[0], format!("gate until {}", LEASE_MS * 3 / 4));
 }
 
+/// A store under a change of leader refuses without reason: no later revision will ever be seen then.
+#[test]
+fn a_creation_that_was_lost_and_then_refused_without_reason_is_sent_again() {
+    let mut rig = seeking(vec![]);
+    rig.feed(Input::RingSnapshot(vec![]));
+    rig.ms = BEAT_MS;
+    assert_eq!(rig.fail("lease.n1", no_answer()), ["cas lease.n1@0 #1 beat 0 Live"]);
+    assert!(rig.fail("lease.n1", CasError::Conflict).is_empty());
+    assert_eq!(rig.wake_at(BEAT_MS + BEAT_MS / 4 + 1), ["cas lease.n1@0 #1 beat 0 Live"]);
+}
+
 /// A plan of that generation.
 fn planned_in(generation: u64) -> (Key, Record) {
     let (key, record) = plan(1, &[(id("n2", 1), 1)], &[], "n2");

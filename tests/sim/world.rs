@@ -254,8 +254,20 @@ impl World {
         };
         let (gone, calls) = (CancellationToken::new(), TaskTracker::new());
         let (draining, paused, cut, wedged) = (false, false, false, false);
-        let member =
-            Member { name, process, spec, ring: ring.clone(), mood, service, gone, draining, paused, cut, wedged, calls };
+        let member = Member {
+            name,
+            process,
+            spec,
+            ring: ring.clone(),
+            mood,
+            service,
+            gone,
+            draining,
+            paused,
+            cut,
+            wedged,
+            calls,
+        };
         self.state().members.push(member);
         // A handle keeps its node alive; the world's own is the one that counts.
         tokio::spawn(async move {
@@ -346,8 +358,7 @@ impl World {
 
     /// Each node: what it holds, and how many keys there are of the partitions that the store says it owns.
     pub(crate) fn holdings(&self) -> Vec<(String, CacheStats, usize)> {
-        let partitions: Vec<PartitionId> =
-            self.keys.iter().map(|key| self.ring.partition_for(key)).collect();
+        let partitions: Vec<PartitionId> = self.keys.iter().map(|key| self.ring.partition_for(key)).collect();
         let state = self.state();
         let of = |member: &Member| {
             let owns = |p: &&PartitionId| {

@@ -14,7 +14,7 @@ use crate::history::Hook;
 
 const EXECUTES: &str = "nothing is executed through a closed gate";
 const CALLS: &str = "no hook of an owner is called through a closed gate";
-const ABLE: &str = "who is told that it owns may act";
+const ABLE: &str = "who is told that it owns has time left to start";
 const HOPS: &str = "a request is passed on three times at most";
 const ONWARDS: &str = "a request is passed on to a later owner, never back";
 const ANSWERS: &str = "nothing is handed to the bus as a reply through a closed gate";
@@ -64,12 +64,17 @@ impl Gates {
         })
     }
 
-    /// It hears, in time, that its claim is in the store.
+    /// It hears that its claim is in the store. Of the half lease that it was sent with, a third of one is left where the
+    /// answer took less than a tenth.
     pub(crate) fn claimed(&self, write: &Write, local: Time) -> Held {
-        let in_time = local.since(write.sent_local) < (self.act * 2 / 3).mul_f64(0.9);
-        ensure(!in_time || self.is_open(&write.by, local), ABLE, || {
+        let lease = self.act * 4 / 3;
+        let soon = local.since(write.sent_local) < lease / 10;
+        ensure(!soon || self.is_open(&write.by, local + lease / 3), ABLE, || {
             let (by, sent) = (&write.by, self.beats.get(&write.by));
-            format!("{by} hears at {local:?} of its clock that it has {}, its last heartbeat was sent at {sent:?}", write.key)
+            format!(
+                "{by} hears at {local:?} of its clock that it has {}, its last heartbeat was sent at {sent:?}",
+                write.key
+            )
         })
     }
 
@@ -78,7 +83,9 @@ impl Gates {
         let Some(reply) = message.reply.as_ref().filter(|_| message.subject.ends_with(".call")) else { return Ok(()) };
         let Ok((head, _)) = open::<CallHead>(&message.payload) else { return Ok(()) };
         self.passed_on.insert((reply.clone(), head.hops), head.epoch);
-        ensure(head.hops <= MAX_HOPS, HOPS, || format!("{} is passed on for the {}th time", message.subject, head.hops))?;
+        ensure(head.hops <= MAX_HOPS, HOPS, || {
+            format!("{} is passed on for the {}th time", message.subject, head.hops)
+        })?;
         let before = head.hops.checked_sub(1).and_then(|hops| self.passed_on.get(&(reply.clone(), hops)));
         ensure(before.is_none_or(|before| *before <= head.epoch), ONWARDS, || {
             format!("{} for epoch {}, after epoch {before:?} was known", message.subject, head.epoch)

@@ -124,7 +124,9 @@ impl Leases {
 
     /// Whoever executes has not given its lease up, and was not evicted.
     pub(crate) fn executed(&self, by: &NodeId) -> Held {
-        ensure(self.is_live(by) != Some(false), ENDED, || format!("{by}, its lease is {:?}", self.written.get(&by.node)))
+        ensure(self.is_live(by) != Some(false), ENDED, || {
+            format!("{by}, its lease is {:?}", self.written.get(&by.node))
+        })
     }
 
     /// It ended by itself.

@@ -27,9 +27,9 @@ use gate::Gates;
 use grants::Grants;
 use hooks::Hooks;
 use leases::Leases;
+pub(crate) use outage::Outage;
 use owners::Owners;
 use plans::Plans;
-pub(crate) use outage::Outage;
 pub(crate) use plans::is_best;
 use register::Register;
 

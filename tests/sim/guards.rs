@@ -40,7 +40,7 @@ const SHOWN: &[(Guard, Shown)] = &[
     (Guard::GateBefore, By(1)),
     (Guard::GateAfter, By(51)),
     (Guard::SelfFence, By(1)),
-    (Guard::HalfLeaseToClaim, NotHere(2500)),
+    (Guard::HalfLeaseToClaim, By(789)),
     (Guard::ClaimRevision, By(18)),
     (Guard::LeaseRevision, By(1)),
     (Guard::PlanRevision, By(18)),

@@ -342,6 +342,7 @@ impl World {
         let at = state.members.iter().position(|member| member.process == process)?;
         let member = state.members.remove(at);
         member.gone.cancel();
+        self.witness.ask(|judge| judge.grants.ended(process));
         Some(member)
     }
 

@@ -36,7 +36,7 @@ const CAUGHT: &[(Guard, u64)] = &[
     (Guard::LeaseRevision, 6),
     (Guard::FullLeaseSilence, 1),
     (Guard::ObserverGap, 16),
-    (Guard::TakeoverByPlan, 101),
+    (Guard::TakeoverByPlan, 16),
     (Guard::AbandonByClaim, 1),
     (Guard::OwnIncarnation, 101),
     (Guard::NameObserved, 1),

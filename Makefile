@@ -9,7 +9,7 @@ BINARY ?= $(TARGET)/release/nats-ring
 RUN_DIR ?= $(TARGET)/run
 DEV_FLAGS ?=
 # The program optimised, as the benches build it anyway.
-CAMPAIGN := $(CARGO) test --release --locked --test campaign -- --ignored --exact --nocapture
+CAMPAIGN := $(CARGO) test --release --locked --test campaign --
 # Some of the campaign's nodes.
 WRITER := $(CARGO) build --release --locked --example fenced_writer
 HAS_BENCHES := $(wildcard benches/*.rs)
@@ -55,10 +55,10 @@ endif
 
 faults: install ## breaks processes, servers and links of a ring under clients, judges what they saw; MINUTES=10 SEED=7
 	$(WRITER)
-	MINUTES='$(MINUTES)' SEED='$(SEED)' $(CAMPAIGN) campaign
+	MINUTES='$(MINUTES)' SEED='$(SEED)' PLANT='$(PLANT)' $(CAMPAIGN) faults
 
 busy: install ## a ring while other processes take the whole machine: nobody is evicted; MINUTES=5
-	MINUTES='$(MINUTES)' $(CAMPAIGN) busy::busy
+	MINUTES='$(MINUTES)' $(CAMPAIGN) busy
 
 sim: ## simulated rings: SEEDS=a..b a campaign, nothing to go on with the last one, SEED=n one seed with its timeline
 ifdef SEED
@@ -102,8 +102,8 @@ endif
 # Real faults for three minutes, full load for one.
 faults-short: install
 	$(WRITER)
-	MINUTES=3 SEED='$(SEED)' $(CAMPAIGN) campaign
-	MINUTES=1 $(CAMPAIGN) busy::busy
+	MINUTES=3 SEED='$(or $(SEED),1)' $(CAMPAIGN) faults
+	MINUTES=1 $(CAMPAIGN) busy
 
 sim-short:
 	SIM_SEEDS=1..1001 $(CARGO) test --release --locked --test sim campaign -- --exact --nocapture

@@ -15,6 +15,8 @@ use crate::common::node::NodeProcess;
 use crate::history::{Clock, History, Moment};
 use crate::minutes;
 use crate::observer::Observer;
+use crate::plant::Recorded;
+use crate::round::PARTITIONS;
 
 const NODES: usize = 3;
 /// Processes that do nothing but turn, for each core.
@@ -116,7 +118,8 @@ async fn under_load() -> Vec<String> {
         ownership.changes(),
         counts.share_ok() * 100.0
     );
-    let mut wrong = Vec::new();
+    let recorded = Recorded { operations: history.operations(), cache: changes, ..Recorded::default() };
+    let mut wrong = recorded.judged(PARTITIONS);
     // Renewed every half second: a watch that saw nothing would have seen no eviction either.
     if (renewals as u64) <= NODES as u64 * length.as_secs() {
         wrong.push(format!("only {renewals} renewals were seen in {length:?}"));

@@ -158,7 +158,7 @@ fn is_set(operation: &Operation) -> bool {
 
 /// An incarnation that no node has.
 fn stranger() -> Incarnation {
-    Incarnation { start: 1, id: Uuid::from_u128(0xbad) }
+    Incarnation { start: u64::MAX, id: Uuid::from_u128(0xbad) }
 }
 
 /// The number of a read that can be made stale, and the value that then nobody can explain: one that was overwritten, by a

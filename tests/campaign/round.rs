@@ -25,7 +25,8 @@ const SAID_EVERY: Duration = Duration::from_secs(10);
 const HELD_UP_ONE_IN: u32 = 10;
 /// More than fit in a round.
 const STEPS_MAX: usize = 100;
-const PARTITIONS: usize = 64;
+/// Of both rings.
+pub const PARTITIONS: usize = 64;
 
 /// What to run.
 pub struct Round {

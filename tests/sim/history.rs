@@ -115,8 +115,10 @@ pub(crate) struct Line {
 
 impl Observer for Witness {
     fn saw(&self, at: Duration, what: &Observed<'_>) {
-        self.note(None, || What::Seen(describe(what)));
         let mut seen = self.seen();
+        if let Some(kept) = &mut seen.kept {
+            kept.add(Line { at, process: None, what: What::Seen(describe(what)) });
+        }
         let held = seen.judge.saw(at, what);
         seen.keep_broken(held, at);
         (seen.moment, seen.at_once) = (at, if seen.moment == at { seen.at_once + 1 } else { 0 });

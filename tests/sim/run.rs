@@ -164,7 +164,7 @@ async fn live(world: &Arc<World>) -> Result<(), Broken> {
     let clients = start_clients(world);
     happen(world, began).await?;
     world.heal().await;
-    // A node that was stopped a moment ago looks to itself as it did then.
+    // A heartbeat that was swallowed before is sent again only once its time-out is over.
     world.ring.advance(world.scenario.timing.lease / 3).await;
     settle(world, "after everything has healed").await?;
     is_balanced(world)?;

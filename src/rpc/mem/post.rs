@@ -229,19 +229,24 @@ impl State {
             }
             return;
         }
-        for id in chosen {
+        let mut message = Some(message);
+        let last = chosen.len() - 1;
+        for (nth, id) in chosen.into_iter().enumerate() {
             if self.is_lost() {
                 continue;
             }
             let Some((to, port)) = self.interest.count(id) else { continue };
             let copies = if self.is_doubled() { 2 } else { 1 };
-            for _ in 0..copies {
+            for copy in 1..=copies {
+                // Whoever is the last gets the message itself.
+                let message = if nth == last && copy == copies { message.take() } else { message.clone() };
+                let Some(message) = message else { continue };
                 let delay = self.draw(port.delay()) + self.draw(self.faults.delay_in);
                 let way = Way::In(id);
                 if delay.is_zero() && self.post.is_free(&way) {
-                    self.hand(&to, &port, message.clone());
+                    self.hand(&to, &port, message);
                 } else {
-                    let (to, port, message) = (to.clone(), Arc::clone(&port), message.clone());
+                    let (to, port) = (to.clone(), Arc::clone(&port));
                     self.post_later(delay, way, Parcel::Subscriber { to, port, message });
                 }
             }

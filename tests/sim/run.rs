@@ -189,7 +189,7 @@ async fn live(world: &Arc<World>) -> Result<(), Broken> {
 async fn nothing_is_left_behind(world: &World) -> Result<(), Broken> {
     // What was let go of last is dropped within a second.
     world.ring.advance(DROPPED_WITHIN).await;
-    let more = world.holdings().into_iter().find(|(_, held, keys)| held.entries > *keys as u64);
+    let more = world.holdings().await.into_iter().find(|(_, held, keys)| held.entries > *keys as u64);
     ensure(more.is_none(), "nobody keeps what it does not own", || {
         let (name, held, keys) = more.unwrap_or_default();
         format!("{name} holds more than the {keys} keys of what it owns: {held:?}")

@@ -358,13 +358,12 @@ impl World {
     }
 
     /// Each node: what it holds, and how many keys there are of the partitions that the store says it owns.
-    pub(crate) fn holdings(&self) -> Vec<(String, CacheStats, usize)> {
+    pub(crate) async fn holdings(&self) -> Vec<(String, CacheStats, usize)> {
+        let owners = self.ring.owners().await;
         let partitions: Vec<PartitionId> = self.keys.iter().map(|key| self.ring.partition_for(key)).collect();
         let state = self.state();
         let of = |member: &Member| {
-            let owns = |p: &&PartitionId| {
-                self.witness.ask(|judge| judge.claims.holder(**p).is_some_and(|id| id.node.as_str() == member.name))
-            };
+            let owns = |p: &&PartitionId| owners.get(*p).is_some_and(|(node, _)| node.as_str() == member.name);
             let keys = partitions.iter().filter(owns).count();
             (member.name.clone(), member.service.cache.stats(), keys)
         };

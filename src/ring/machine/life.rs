@@ -256,6 +256,8 @@ impl Machine {
         self.stage = Stage::Running;
         self.observer.restart(self.now);
         self.emit(Event::LeaseAcquired { incarnation });
+        // The watch may have been ahead of the acknowledgement: whoever was stopped in between was evicted meanwhile.
+        self.own_lease_changed(Some(incarnation));
     }
 
     /// Renews the lease. Nothing is renewed while the data connection has been down for half a lease: a node that

@@ -37,6 +37,16 @@ fn a_creation_that_may_have_landed_earlier_counts_from_the_first_one_sent() {
     assert_eq!(rig.see(lease("n1", 1, 0, LeaseState::Live))[0], format!("gate until {}", LEASE_MS * 3 / 4));
 }
 
+/// It was stopped between the creation of its lease and its acknowledgement, for longer than a lease.
+#[test]
+fn a_node_evicted_before_its_creation_is_acknowledged_is_lost_at_once() {
+    let mut rig = seeking(vec![]);
+    rig.feed(Input::RingSnapshot(vec![]));
+    rig.ms = 2 * LEASE_MS;
+    let actions = rig.ack_after("lease.n1", lease("n1", 1, 0, LeaseState::Evicted));
+    assert_eq!(actions.last().map(String::as_str), Some("finish Evicted"), "{actions:?}");
+}
+
 /// A store under a change of leader refuses without reason: no later revision will ever be seen then.
 #[test]
 fn a_creation_that_was_lost_and_then_refused_without_reason_is_sent_again() {

@@ -230,6 +230,14 @@ impl Rig {
         actions
     }
 
+    /// It is applied, and followed by `later`, which the watch shows before the acknowledgement comes.
+    pub(super) fn ack_after(&mut self, key: &str, later: (Key, Record)) -> Vec<String> {
+        let Pending { op, key, record } = self.taken(key);
+        let revision = self.put((key, record)).revision;
+        self.see(later);
+        self.feed(Input::Cas { op, result: Ok(revision) })
+    }
+
     pub(super) fn fail(&mut self, key: &str, error: CasError) -> Vec<String> {
         let op = self.taken(key).op;
         self.feed(Input::Cas { op, result: Err(error) })

@@ -13,6 +13,11 @@ use memchr::{memchr, memmem};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+mod update;
+
+pub use update::{IncrementRequest, incremented, parse_get_or_set, parse_increment};
+pub(super) use update::{got_or_set_stored, set_instead};
+
 use super::client::{CacheEntry, EntryInfo};
 use super::condition::{Condition, Matching};
 use super::content_type::{self, is_json, is_text};
@@ -58,6 +63,8 @@ struct Fields<'a> {
     if_absent: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     consistency: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    by: Option<&'a RawValue>,
 }
 
 /// A field with the value `null` is there; an `Option` alone would take it for missing.
@@ -78,9 +85,14 @@ pub fn parse_key(operation: &str, body: &[u8]) -> Result<Bytes, ServiceError> {
 /// # Errors
 /// `bad_request` or `too_large`, naming field, value and limit.
 pub fn parse_set(body: &[u8], limits: &Limits) -> Result<SetRequest, ServiceError> {
-    let fields = fields("set", body)?;
-    let key = key_of("set", &fields)?;
-    let value = fields.value.ok_or_else(|| bad_request("set: field \"value\" is missing; it may be any JSON"))?;
+    parse_value("set", body, limits)
+}
+
+fn parse_value(operation: &str, body: &[u8], limits: &Limits) -> Result<SetRequest, ServiceError> {
+    let fields = fields(operation, body)?;
+    let key = key_of(operation, &fields)?;
+    let missing = || bad_request(format!("{operation}: field \"value\" is missing; it may be any JSON"));
+    let value = fields.value.ok_or_else(missing)?;
     limits.check_value(value.get().as_bytes())?;
     let ttl = fields.ttl.map(ttl_of).transpose()?.flatten();
     let if_none_match = fields.if_absent.map(if_absent_of).transpose()?.flatten();
@@ -232,8 +244,13 @@ pub fn found(entry: &CacheEntry, node: &NodeName) -> Bytes {
 }
 
 pub(super) fn found_stored(value: &[u8], content_type: &[u8], node: &NodeName, version: Version) -> Bytes {
+    with_value(br#"{"found":true,"value":"#, value, content_type, node, version)
+}
+
+/// An answer with a value, after what it begins with.
+fn with_value(begin: &[u8], value: &[u8], content_type: &[u8], node: &NodeName, version: Version) -> Bytes {
     let mut body = Vec::with_capacity(value.len() + 160);
-    body.extend_from_slice(br#"{"found":true,"value":"#);
+    body.extend_from_slice(begin);
     if is_json(content_type) {
         // As it was checked when it was stored.
         body.extend_from_slice(value);

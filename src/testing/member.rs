@@ -13,7 +13,7 @@ use super::observer::{NodeProcess, Observed, ProcessChange};
 use super::wire::{Line, Wired};
 use super::world::World;
 use crate::coord::mem::MemStore;
-use crate::node::{Copying, NodeParts, Ring};
+use crate::node::{Copying, CreatedWith, NodeParts, Ring};
 use crate::rpc::Message;
 use crate::rpc::mem::{MemBus, MemSwitch, Tap};
 use crate::rpc::server::Unobserved;
@@ -95,6 +95,7 @@ pub(super) fn twins(
         http: None,
         partitions: settings.partitions,
         key_hash: settings.key_hash,
+        created_with: CreatedWith::default(),
         timing: settings.timing.clone(),
         service,
         store: Arc::new(wired(0)),

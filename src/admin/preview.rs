@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::answers::{NodeShare, NodeState, Overview, PartitionMove, Preview, Reason, Safety};
-use super::overview::overview;
+use super::overview::{copies_wanted, live_replicas, overview};
 use super::state::State;
 use super::{Admin, AdminError};
 use crate::coord::{LeaseState, PlanMember, Revision};
@@ -100,7 +100,8 @@ impl Admin {
     /// Whether this node may be stopped (TERM, then wait for its end) without a request refused or an entry lost: the
     /// question between two steps of a rolling restart. Yes where every partition is owned as planned, the plan is made
     /// with the present configuration, no node is joining, draining or silent (they are watched for up to a lease), and
-    /// others could take all that this one owns. It is an answer about this moment: ask for one node at a time.
+    /// others could take all that this one owns; and where copies are kept, each partition that this one has a copy of has
+    /// another one in sync. It is an answer about this moment: ask for one node at a time.
     ///
     /// # Errors
     /// [`AdminError::UnknownNode`].
@@ -121,12 +122,34 @@ impl Admin {
                 let message = format!("there is {what} to take what '{node}' owns: its entries would be lost");
                 reasons.push(Reason { code: "nobody_else", message });
             }
+            reasons.extend(only_copies(&state, &id));
         }
         Ok(Safety { node: node.clone(), safe: reasons.is_empty(), reasons })
     }
 }
 
-/// What keeps a ring from being at rest; `but` may drain.
+/// Where copies are kept: what this node alone has one of that is in sync.
+fn only_copies(state: &State, id: &NodeId) -> Option<Reason> {
+    let config = state.config_in_force();
+    let alone = |partition: &PartitionId| {
+        let replicas = live_replicas(state, *partition);
+        replicas.contains(&id) && replicas.len() == 1
+    };
+    let only: Vec<PartitionId> = state.partitions().ids().filter(alone).collect();
+    if only.is_empty() || copies_wanted(state, &config) == 1 {
+        return None;
+    }
+    let message = format!("'{}' has the only copy in sync of {}", id.node, list(&only));
+    Some(Reason { code: "only_copy", message })
+}
+
+/// What keeps copies from being where the plan wants them.
+pub(super) fn copying(seen: &Overview) -> Option<Reason> {
+    let message = || format!("copies are being made or dropped of {}", list(&seen.copying));
+    (!seen.copying.is_empty()).then(|| Reason { code: "copying", message: message() })
+}
+
+/// What keeps a ring from being at rest, its copies apart; `but` may drain.
 pub(super) fn restlessness(seen: &Overview, but: Option<&NodeName>) -> Vec<Reason> {
     let mut reasons = Vec::new();
     let mut because = |code, message: String| reasons.push(Reason { code, message });

@@ -23,7 +23,7 @@ use super::condition::{Condition, Matching};
 use super::content_type::{self, is_json, is_text};
 use super::levels;
 use super::limits::{Limits, bad_request, check_key, ttl_from_seconds};
-use crate::service::ServiceError;
+use crate::service::{Copies, ServiceError};
 use crate::types::{Consistency, NodeName, PartitionId, Version};
 
 /// The body of a `set`.
@@ -303,16 +303,19 @@ fn changed(what: &str, version: Option<Version>, node: &NodeName) -> Bytes {
 }
 
 /// `{"found":true,"partition":…,"node":…,"version":…,"age":…,"ttl":…,"bytes":…,"content_type":…}`, times in seconds, `ttl`
-/// null where there is none; `{"found":false,"partition":…,"node":…}` where there is no entry.
-pub fn inspected(entry: Option<&EntryInfo>, partition: PartitionId, node: &NodeName) -> Bytes {
+/// null where there is none; `{"found":false,"partition":…,"node":…}` where there is no entry. In both cases `"replicas"` are
+/// the copies asked for, `"in_sync"` those there are, and `"consistency"` is the level in force.
+pub fn inspected(entry: Option<&EntryInfo>, partition: PartitionId, node: &NodeName, copies: &Copies) -> Bytes {
+    let Copies { in_sync, factor, consistency } = copies;
+    let copies = format!(r#""replicas":{factor},"in_sync":{in_sync},"consistency":"{consistency}""#);
     let Some(entry) = entry else {
-        return format!(r#"{{"found":false,"partition":{partition},"node":"{node}"}}"#).into();
+        return format!(r#"{{"found":false,"partition":{partition},"node":"{node}",{copies}}}"#).into();
     };
     let ttl = entry.remaining_ttl.map_or("null".to_owned(), seconds);
     let content_type = json_string(entry.content_type.as_str());
     let (version, age, bytes) = (entry.version, seconds(entry.age), entry.bytes);
     format!(
-        r#"{{"found":true,"partition":{partition},"node":"{node}","version":"{version}","age":{age},"ttl":{ttl},"bytes":{bytes},"content_type":{content_type}}}"#
+        r#"{{"found":true,"partition":{partition},"node":"{node}","version":"{version}","age":{age},"ttl":{ttl},"bytes":{bytes},"content_type":{content_type},{copies}}}"#
     )
     .into()
 }

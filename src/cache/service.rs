@@ -180,7 +180,8 @@ impl CacheService {
             "inspect" => {
                 let (answer, version) = self.store.inspect(grant, key, |item, now| {
                     let seen = item.map(|item| EntryInfo::of(&seen(&item, now))).transpose()?;
-                    Ok::<_, ServiceError>(plain::inspected(seen.as_ref(), grant.partition, &self.node))
+                    let copies = levels::copies(grant);
+                    Ok::<_, ServiceError>(plain::inspected(seen.as_ref(), grant.partition, &self.node, &copies))
                 })?;
                 (answer?, version)
             }

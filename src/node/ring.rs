@@ -217,6 +217,15 @@ impl Ring {
         self.inner.router.table().route(partition)
     }
 
+    /// Who has a copy of the partition in sync, as far as is known here: the owner first.
+    pub fn replicas(&self, partition: PartitionId) -> Vec<NodeName> {
+        if !self.inner.shape.partitions.contains(partition) {
+            return Vec::new();
+        }
+        let driven = self.inner.shown.borrow().driven.clone();
+        driven.map(|driven| driven.machine().copies_report(partition).in_sync).unwrap_or_default()
+    }
+
     /// Messages dropped because a subscription's reader was too slow.
     pub fn dropped_messages(&self) -> u64 {
         self.inner.parts.bus.dropped()

@@ -164,7 +164,8 @@ impl Machine {
         (holder.map(|id| id.node.clone()), epoch, standing)
     }
 
-    fn copies_report(&self, partition: PartitionId) -> CopiesReport {
+    /// Who has copies of a partition.
+    pub fn copies_report(&self, partition: PartitionId) -> CopiesReport {
         let names = |ids: &[NodeId]| ids.iter().map(|id| id.node.clone()).collect();
         let claim = self.view.claims.get(&partition).map(|seen| &seen.record);
         let copies = &self.slot(partition).copies;

@@ -13,8 +13,8 @@ use super::condition::Condition;
 use super::content_type;
 use super::item::Item;
 use super::keyed;
-use super::limits::{Limits, bad_request, check_key, check_ttl};
 use super::levels;
+use super::limits::{Limits, bad_request, check_key, check_ttl};
 use super::native::{self, Answer, Found, Operation, Seen, encode};
 use super::plain::{self, IncrementRequest, TouchRequest, check_json};
 use super::snapshot::{self, SnapshotError};
@@ -125,9 +125,9 @@ impl CacheService {
                 let (version, upto) = self.store.set_ttl(grant, key, None, &condition)?;
                 (encode(&Answer::Changed(version), 0), upto)
             }
-            Operation::Inspect => self.store.inspect(grant, key, |item, now| {
-                encode(&Answer::Inspected(item.map(|item| seen(&item, now))), 0)
-            })?,
+            Operation::Inspect => self
+                .store
+                .inspect(grant, key, |item, now| encode(&Answer::Inspected(item.map(|item| seen(&item, now))), 0))?,
             Operation::Increment { by, ttl_ms } => {
                 let (value, version) = self.store.increment(grant, key, by, ttl_of(ttl_ms)?)?;
                 (encode(&Answer::Incremented { value, version }, 0), version)

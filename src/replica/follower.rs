@@ -50,7 +50,7 @@ struct Whole {
 impl Whole {
     /// Whether it holds exactly what was written up to its place.
     fn is_sharp(&self) -> bool {
-        !holds(Guard::ReplicaWhole) || self.blurred_until.is_none_or(|until| self.log.tail() >= until)
+        self.blurred_until.is_none_or(|until| self.log.tail() >= until)
     }
 }
 
@@ -175,7 +175,9 @@ impl Follower {
         }
         (self.promised, self.newest) = (epoch, 0);
         match &mut self.holding {
-            Holding::Whole(whole) if whole.is_sharp() => (whole.blurred_until, whole.stream) = (None, None),
+            Holding::Whole(whole) if whole.is_sharp() || !holds(Guard::ReplicaWhole) => {
+                (whole.blurred_until, whole.stream) = (None, None)
+            }
             _ => self.holding = Holding::Nothing,
         }
     }
@@ -192,27 +194,26 @@ impl Follower {
 
     fn append(&mut self, epoch: Epoch, prev: Version, mut changes: Vec<Change>) -> (Vec<Apply>, Told) {
         let versions = || std::iter::once(prev).chain(changes.iter().map(|change| change.version));
-        if let Some((before, next)) = versions().zip(versions().skip(1)).find(|(before, next)| !follows(*before, *next)) {
+        if let Some((before, next)) = versions().zip(versions().skip(1)).find(|(before, next)| !follows(*before, *next))
+        {
             return nothing(refused(&format!("{next} cannot come right after {before}: a defect of who sent it")));
         }
         let Holding::Whole(whole) = &mut self.holding else { return nothing(Told::Elsewhere { at: None }) };
         let at = whole.log.tail();
-        let already = if holds(Guard::ReplicaPrev) {
-            versions().position(|version| version == at)
-        } else {
-            Some(changes.iter().take_while(|change| change.version <= at).count())
-        };
-        let Some(already) = already else {
+        let last = changes.last().map_or(prev, |change| change.version);
+        let already = match versions().position(|version| version == at) {
+            Some(already) => already,
+            None if !holds(Guard::ReplicaPrev) => changes.iter().filter(|change| change.version <= at).count(),
             // Either all of it is there, for this owner's writes are one row, or the copy is of another history.
-            let has_all = at.epoch == epoch && prev < at;
-            return nothing(if has_all { Told::At(at) } else { Told::Elsewhere { at: Some(at) } });
+            None if at.epoch == epoch && prev < at => return nothing(Told::At(at)),
+            None => return nothing(Told::Elsewhere { at: Some(at) }),
         };
         changes.drain(..already);
         for change in &changes {
             whole.log.push(change.clone());
         }
         let apply = if changes.is_empty() { Vec::new() } else { vec![Apply::Changes(changes)] };
-        (apply, Told::At(whole.log.tail()))
+        (apply, Told::At(last))
     }
 
     fn begin(&mut self, stream: u64, since: Version) -> (Vec<Apply>, Told) {

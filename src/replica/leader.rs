@@ -126,9 +126,8 @@ impl Leader {
     pub fn set_members(&mut self, members: &Members) {
         let tail = self.log.tail();
         let in_pending = |node: &NodeId| members.pending.as_ref().is_some_and(|pending| pending.contains(node));
-        let listed = |node: &NodeId| {
-            members.in_sync.contains(node) || in_pending(node) || members.learners.contains(node)
-        };
+        let listed =
+            |node: &NodeId| members.in_sync.contains(node) || in_pending(node) || members.learners.contains(node);
         self.peers.retain(|node, _| listed(node));
         for node in members.in_sync.iter().chain(members.pending.iter().flatten()).chain(&members.learners) {
             let peer = self.peers.entry(node.clone()).or_insert_with(Peer::new);
@@ -279,8 +278,7 @@ impl Leader {
     /// When [`Leader::due`] has something to do that no answer brings about.
     pub fn next_wake(&self) -> Option<Time> {
         let tail = self.log.tail();
-        let of =
-            |peer: &Peer| peer.sends_at(tail).into_iter().chain(peer.silent_at(self.bounds.silent_after)).min();
+        let of = |peer: &Peer| peer.sends_at(tail).into_iter().chain(peer.silent_at(self.bounds.silent_after)).min();
         if self.replaced { None } else { self.peers.values().filter_map(of).min() }
     }
 
@@ -355,7 +353,8 @@ impl Leader {
     /// After any change: what is committed by now, who has caught up, and from where on the log is needed.
     fn settle(&mut self) {
         let counted = self.peers.values().filter(|peer| peer.counts());
-        let all_have = counted.map(Peer::acknowledged).try_fold(self.log.tail(), |least, at| at.map(|at| least.min(at)));
+        let all_have =
+            counted.map(Peer::acknowledged).try_fold(self.log.tail(), |least, at| at.map(|at| least.min(at)));
         self.committed = self.committed.max(all_have.unwrap_or_default());
         for (node, peer) in &mut self.peers {
             let Some(at) = peer.acknowledged().filter(|_| peer.may_be_cleared() && peer.flight.is_none()) else {

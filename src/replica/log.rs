@@ -40,10 +40,18 @@ pub(super) fn follows(before: Version, next: Version) -> bool {
 pub struct Log {
     /// What comes right before the oldest write kept.
     base: Version,
-    changes: VecDeque<Change>,
-    bytes: usize,
+    kept: VecDeque<Kept>,
+    /// Of all writes up to the base, as [`Kept::up_to`] counts.
+    up_to_base: u64,
     max_bytes: usize,
     pin: Option<Pin>,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    change: Change,
+    /// Bytes of all writes that ever were in the log, up to this one: what lies between two is a difference.
+    up_to: u64,
 }
 
 /// Writes that are kept beyond the log's own bound, because a follower still needs them.
@@ -56,12 +64,12 @@ struct Pin {
 impl Log {
     /// An empty log of a copy that has everything up to `base`.
     pub fn starting_at(base: Version, max_bytes: usize) -> Self {
-        Self { base, changes: VecDeque::new(), bytes: 0, max_bytes, pin: None }
+        Self { base, kept: VecDeque::new(), up_to_base: 0, max_bytes, pin: None }
     }
 
     /// The newest version; the base where nothing was written since.
     pub fn tail(&self) -> Version {
-        self.changes.back().map_or(self.base, |newest| newest.version)
+        self.kept.back().map_or(self.base, |newest| newest.change.version)
     }
 
     /// What comes right before the oldest write kept.
@@ -71,7 +79,7 @@ impl Log {
 
     /// What is kept, in bytes.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        (self.up_to_tail() - self.up_to_base) as usize
     }
 
     /// Whether this is the base or the version of a write that is kept.
@@ -86,25 +94,23 @@ impl Log {
 
     /// Adds the next write, which [`Log::accepts`]; the oldest go.
     pub fn push(&mut self, change: Change) {
-        self.bytes += change.weight();
-        self.changes.push_back(change);
+        let up_to = self.up_to_tail() + change.weight() as u64;
+        self.kept.push_back(Kept { change, up_to });
         self.trim();
     }
 
     /// The writes right after `version`, as many as fit: the first always does. `None` where `version` is not contained.
     pub fn after(&self, version: Version, max_bytes: usize) -> Option<Vec<Change>> {
-        let mut bytes = 0;
-        let fits = |change: &&Change| {
-            let first = bytes == 0;
-            bytes += change.weight();
-            first || bytes <= max_bytes
-        };
-        Some(self.changes.range(self.index_after(version)?..).take_while(fits).cloned().collect())
+        let start = self.index_after(version)?;
+        let limit = self.up_to(start).saturating_add(max_bytes as u64);
+        let fits = |(nth, kept): &(usize, &Kept)| *nth == 0 || kept.up_to <= limit;
+        let batch = self.kept.range(start..).enumerate().take_while(fits);
+        Some(batch.map(|(_, kept)| kept.change.clone()).collect())
     }
 
     /// Bytes of the writes after `version`; `None` where it is not contained.
     pub fn bytes_after(&self, version: Version) -> Option<usize> {
-        Some(self.changes.range(self.index_after(version)?..).map(Change::weight).sum())
+        Some((self.up_to_tail() - self.up_to(self.index_after(version)?)) as usize)
     }
 
     /// Keeps what comes after a version beyond the log's own bound, up to `max_bytes` in all; `None` ends that.
@@ -114,23 +120,31 @@ impl Log {
     }
 
     fn trim(&mut self) {
-        while self.bytes > self.max_bytes && self.changes.len() > 1 {
-            let Some(oldest) = self.changes.front() else { return };
-            let needed = self.pin.is_some_and(|pin| pin.after < oldest.version && self.bytes <= pin.max_bytes);
-            if needed {
+        while self.bytes() > self.max_bytes && self.kept.len() > 1 {
+            let Some(oldest) = self.kept.front() else { return };
+            let (version, up_to) = (oldest.change.version, oldest.up_to);
+            if self.pin.is_some_and(|pin| pin.after < version && self.bytes() <= pin.max_bytes) {
                 return;
             }
-            self.bytes -= oldest.weight();
-            self.base = oldest.version;
-            self.changes.pop_front();
+            (self.base, self.up_to_base) = (version, up_to);
+            self.kept.pop_front();
         }
     }
 
-    /// Where in `changes` the writes after this version begin.
+    /// Bytes up to the write before this place in `kept`.
+    fn up_to(&self, start: usize) -> u64 {
+        start.checked_sub(1).and_then(|at| self.kept.get(at)).map_or(self.up_to_base, |kept| kept.up_to)
+    }
+
+    fn up_to_tail(&self) -> u64 {
+        self.kept.back().map_or(self.up_to_base, |newest| newest.up_to)
+    }
+
+    /// Where in `kept` the writes after this version begin.
     fn index_after(&self, version: Version) -> Option<usize> {
         if version == self.base {
             return Some(0);
         }
-        self.changes.binary_search_by(|change| change.version.cmp(&version)).ok().map(|at| at + 1)
+        self.kept.binary_search_by(|kept| kept.change.version.cmp(&version)).ok().map(|at| at + 1)
     }
 }

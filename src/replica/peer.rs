@@ -21,14 +21,9 @@ pub(super) enum Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flight {
     /// Writes, or a question.
-    Append {
-        number: u64,
-    },
+    Append { number: u64 },
     /// A copy; it begins at `since` once it has begun.
-    Copy {
-        stream: u64,
-        since: Option<Version>,
-    },
+    Copy { stream: u64, since: Option<Version> },
 }
 
 #[derive(Debug, Clone)]
@@ -75,9 +70,7 @@ impl Peer {
 
     /// Whether a write is committed only once this follower has it.
     pub(super) fn counts(&self) -> bool {
-        self.in_sync
-            || (self.pending && holds(Guard::BothSets))
-            || (self.joining && holds(Guard::CaughtUpCounts))
+        self.in_sync || (self.pending && holds(Guard::BothSets)) || (self.joining && holds(Guard::CaughtUpCounts))
     }
 
     /// Whether it may be cleared: no set names it, nor may one at any moment.

@@ -103,7 +103,9 @@ pub enum Input {
         /// The survivors that have everything this node has now; itself may be left out.
         in_sync: Vec<NodeId>,
     },
-    /// A learner has everything.
+    /// A learner has nearly everything; one that is in the pending set, and not in the recorded one, has all that was
+    /// written when that was told. The first is told once, the second once for each [`Action::Replicate`] that names it
+    /// so: at once, where each write has waited for it since it was told to have caught up.
     CaughtUp {
         /// Of which partition.
         partition: PartitionId,

@@ -77,6 +77,22 @@ const SHOWN: &[(Guard, Shown)] = &[
     (Guard::MoveDeadline, NotHere),
     (Guard::HookLimit, By(112)),
     (Guard::AcceptWhenFree, NotHere),
+    (Guard::ReplicaPrev, NotHere),
+    (Guard::ReplicaPromise, NotHere),
+    (Guard::ReplicaEpoch, NotHere),
+    (Guard::ReplicaLate, NotHere),
+    (Guard::ReplicaWhole, NotHere),
+    (Guard::BothSets, NotHere),
+    (Guard::CaughtUpCounts, NotHere),
+    (Guard::ClearBeforeCopy, NotHere),
+    (Guard::NewestWins, NotHere),
+    (Guard::TakeoverByMember, NotHere),
+    (Guard::MemberByIncarnation, NotHere),
+    (Guard::PendingBeforeChange, NotHere),
+    (Guard::JoinedBeforeChange, NotHere),
+    (Guard::UnsettledSet, NotHere),
+    (Guard::CaughtUpFirst, NotHere),
+    (Guard::CaughtUpSince, NotHere),
 ];
 
 /// A seed that breaks something without guards, and nothing with them.

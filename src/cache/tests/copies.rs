@@ -172,12 +172,7 @@ async fn a_change_that_cannot_be_read_is_refused() {
     assert!(node.cache.copy_chunk(PARTITION, Bytes::from_static(b"\x01\x00\xff"), Duration::ZERO).is_err());
 }
 
-async fn ask(
-    node: &Node,
-    grant: &Grant,
-    operation: &Operation<'_>,
-    level: Consistency,
-) -> Result<Bytes, ServiceError> {
+async fn ask(node: &Node, grant: &Grant, operation: &Operation<'_>, level: Consistency) -> Result<Bytes, ServiceError> {
     let payload = encode_operation(operation, Some(level), 0).unwrap();
     node.cache.handle(grant, request(operation.name(), b"k", payload, Form::Native)).await
 }
@@ -213,7 +208,10 @@ async fn too_few_copies_in_sync_for_a_level_are_refused_before_anything_is_execu
 async fn an_answer_of_a_level_waits_until_the_copies_have_what_it_goes_back_to() {
     let log = Kept::new(3, 3);
     let (node, one) = owner(1, &log).await;
-    assert!(ask(&node, &one, &Operation::Get, Consistency::Quorum).now_or_never().is_none(), "nothing is committed yet");
+    assert!(
+        ask(&node, &one, &Operation::Get, Consistency::Quorum).now_or_never().is_none(),
+        "nothing is committed yet"
+    );
     node.set(&one, b"k", b"1", None).await;
     for level in [Consistency::Quorum, Consistency::Strong] {
         let mut read = Box::pin(ask(&node, &one, &Operation::Get, level));

@@ -79,7 +79,10 @@ pub(in crate::node) struct Led {
 
 impl fmt::Debug for Led {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Led").field("partition", &self.partition()).field("epoch", &self.epoch()).finish_non_exhaustive()
+        f.debug_struct("Led")
+            .field("partition", &self.partition())
+            .field("epoch", &self.epoch())
+            .finish_non_exhaustive()
     }
 }
 

@@ -260,12 +260,18 @@ impl Copies {
 
     /// Another node asks the copy that is here. The service has done what it says when it is answered.
     pub(super) fn asked(&self, partition: PartitionId, ask: Ask) -> Told {
-        let Some(mut slot) = self.slot(partition) else { return Told::Refused(format!("there is no partition {partition}")) };
+        let Some(mut slot) = self.slot(partition) else {
+            return Told::Refused(format!("there is no partition {partition}"));
+        };
         if let Slot::Leads(led) = &*slot {
             if let Ask::Leave { epoch, node } = &ask
                 && *epoch == led.epoch()
             {
-                return if led.is_without(node) { Told::Accepted } else { Told::Refused("it is counted on".to_owned()) };
+                return if led.is_without(node) {
+                    Told::Accepted
+                } else {
+                    Told::Refused("it is counted on".to_owned())
+                };
             }
             if ask.epoch() <= led.epoch() {
                 return led.answer(&ask).unwrap_or(Told::Stale { promised: led.epoch() });

@@ -22,11 +22,7 @@ impl Copies {
     ///
     /// # Errors
     /// Where this node holds no whole copy.
-    pub(in crate::node) async fn recover(
-        &self,
-        grant: &Grant,
-        survivors: Vec<NodeId>,
-    ) -> Result<Vec<NodeId>, String> {
+    pub(in crate::node) async fn recover(&self, grant: &Grant, survivors: Vec<NodeId>) -> Result<Vec<NodeId>, String> {
         let (partition, epoch) = (grant.partition, grant.epoch());
         // First of all: what this node reads of its own copy below can grow by nobody else's writes any more.
         let mut own = self.promise(partition, epoch)?;
@@ -75,13 +71,16 @@ impl Copies {
         node: &NodeId,
         mut own: Version,
     ) -> Result<Version, String> {
-        while let Ok(Told::Fetched(changes)) = self.tools.ask(partition, node, &Ask::Fetch { epoch, after: own }).await {
+        while let Ok(Told::Fetched(changes)) = self.tools.ask(partition, node, &Ask::Fetch { epoch, after: own }).await
+        {
             let Some(mut slot) = self.slot(partition).filter(|_| !changes.is_empty()) else { break };
             let Slot::Follows(follower) = &mut *slot else { break };
             let apply = follower.fetched(own, changes);
             if let Err(error) = self.apply(partition, apply) {
                 follower.failed();
-                return Err(format!("partition {partition}: a write of the former owner cannot be taken over: {error}"));
+                return Err(format!(
+                    "partition {partition}: a write of the former owner cannot be taken over: {error}"
+                ));
             }
             match follower.at() {
                 Some(at) if at > own => own = at,

@@ -83,6 +83,6 @@ impl Judge {
         if *expected == service.entries {
             return Ok(());
         }
-        Err(format!("a copy is what was written: at {at} it holds {:?} instead of {expected:?}", service.entries))
+        Err(format!("at {at} holds {:?} instead of {expected:?}", service.entries))
     }
 }

@@ -1,7 +1,11 @@
 //! Copies of one partition in a simulated world; the room's rules one by one.
 
 mod copying;
+mod following;
+mod guards;
 mod judge;
+mod leading;
+mod network;
 mod owner;
 mod service;
 mod takeover;
@@ -36,7 +40,7 @@ fn seeds_keep_what_is_committed_and_all_copies_come_to_be_equal() {
             Err(why) => panic!("{why}\nREPLICA_SEED={seed} cargo test --lib replica::tests::one_seed -- --nocapture"),
         }
     }
-    println!("{counts:#?}");
+    eprintln!("{counts:#?}");
 }
 
 /// `REPLICA_SEED=<n> cargo test --lib replica::tests::one_seed -- --nocapture` replays one seed with its history.
@@ -45,6 +49,6 @@ fn one_seed() {
     let Some(seed) = number("REPLICA_SEED") else { return };
     let mut world = World::new(seed, true);
     let result = world.run();
-    world.history.iter().flatten().for_each(|line| println!("{line}"));
+    world.history.iter().flatten().for_each(|line| eprintln!("{line}"));
     assert_eq!(result, Ok(()));
 }

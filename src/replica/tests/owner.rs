@@ -14,10 +14,14 @@ const PARK_MS: u64 = 60;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    Recovering { until_ms: u64 },
+    Recovering {
+        until_ms: u64,
+    },
     Serving,
     /// No more writes until all are committed, to hand over.
-    Parking { until_ms: u64 },
+    Parking {
+        until_ms: u64,
+    },
     Offered,
 }
 
@@ -74,7 +78,8 @@ impl World {
             if owner.phase != Phase::Serving || !goes_on {
                 break;
             }
-            let (after, change) = (owner.leader.tail(), Change { version: owner.leader.next_version(), made: Time::ZERO, body: op.encode() });
+            let (after, version) = (owner.leader.tail(), owner.leader.next_version());
+            let change = Change { version, made: Time::ZERO, body: op.encode() };
             at.service.change(&change);
             owner.leader.append(change.clone()).map_err(|e| e.to_string())?;
             let too_many = owner.leader.log_bytes() > BOUNDS.pinned_max_bytes + change.weight();
@@ -162,18 +167,23 @@ impl World {
         self.count("caught up");
         // Of an owner that was replaced without knowing nothing comes: its change of the set is refused.
         let is_owner = self.nodes[node].id == self.claim.owner;
-        if let Some(at) = self.index(&learner) {
-            if is_owner && !self.nodes[at].failed {
-                let copy = self.nodes[at].at().ok_or("caught up without a copy")?;
-                self.judge.has_committed(copy).map_err(|why| format!("caught up, it has all that is committed: {why}"))?;
-            }
+        if let Some(at) = self.index(&learner).filter(|at| is_owner && !self.nodes[*at].failed) {
+            let copy = self.nodes[at].at().ok_or("caught up without a copy")?;
+            let has = self.judge.has_committed(copy);
+            has.map_err(|why| format!("caught up, it has all that is committed: {why}"))?;
         }
         let Role::Owner(owner) = &mut self.nodes[node].role else { return Ok(()) };
         owner.caught_up.insert(learner);
         Ok(())
     }
 
-    pub(super) fn answered(&mut self, to: &Asker, from: &NodeId, tag: Tag, answer: Option<Option<Told>>) -> Result<(), String> {
+    pub(super) fn answered(
+        &mut self,
+        to: &Asker,
+        from: &NodeId,
+        tag: Tag,
+        answer: Option<Option<Told>>,
+    ) -> Result<(), String> {
         let (now, Some(node)) = (self.time(), self.index(&to.id)) else { return Ok(()) };
         match &mut self.nodes[node].role {
             Role::Recovering(recovery) if recovery.epoch == to.epoch => {
@@ -226,7 +236,8 @@ impl World {
         if again {
             owner.silent.clear();
         }
-        let learners: BTreeSet<NodeId> = wanted.into_iter().filter(|node| *node != id && !target.contains(node)).collect();
+        let learners: BTreeSet<NodeId> =
+            wanted.into_iter().filter(|node| *node != id && !target.contains(node)).collect();
         let learners: BTreeSet<NodeId> = learners.into_iter().filter(|node| !owner.silent.contains(node)).collect();
         if learners != owner.members.learners {
             owner.caught_up.retain(|node| learners.contains(node));
@@ -330,7 +341,13 @@ impl World {
     }
 
     /// The target claims, or the owner does, under a new epoch.
-    pub(super) fn switch_arrives(&mut self, from: &Asker, target: &NodeId, revision: u64, tail: Version) -> Result<(), String> {
+    pub(super) fn switch_arrives(
+        &mut self,
+        from: &Asker,
+        target: &NodeId,
+        revision: u64,
+        tail: Version,
+    ) -> Result<(), String> {
         if self.claim.revision != revision || self.owner_gone {
             return Ok(());
         }

@@ -66,7 +66,8 @@ impl Service {
     /// The next few entries of a snapshot, as they are now, and the key that it goes on with.
     pub(super) fn chunk(&self, from: u8, most: usize) -> (Bytes, Option<u8>) {
         let mut rest = self.entries.range(from..);
-        let entries: Vec<_> = rest.by_ref().take(most).map(|(key, (version, value))| (*key, *version, *value)).collect();
+        let entries: Vec<_> =
+            rest.by_ref().take(most).map(|(key, (version, value))| (*key, *version, *value)).collect();
         (postcard::to_stdvec(&entries).unwrap().into(), rest.next().map(|(key, _)| *key))
     }
 }

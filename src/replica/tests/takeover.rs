@@ -164,7 +164,8 @@ impl World {
     /// No copy is left: as an operator said it should, the partition starts empty.
     fn start_empty(&mut self, epoch: Epoch, revision: u64) -> Result<(), String> {
         let gone = self.claim.owner.clone();
-        let Some(node) = (0..self.nodes.len()).find(|node| self.nodes[*node].alive && self.nodes[*node].id != gone) else {
+        let Some(node) = (0..self.nodes.len()).find(|node| self.nodes[*node].alive && self.nodes[*node].id != gone)
+        else {
             self.owner_gone = true;
             return Ok(());
         };
@@ -172,15 +173,23 @@ impl World {
         self.judge.all_lost();
         let owner = self.nodes[node].id.clone();
         self.note(|| format!("{owner} starts empty at {epoch}"));
-        self.claim = Claim { owner: owner.clone(), epoch, recovering: false, replicas: [owner.clone()].into(), revision };
+        self.claim =
+            Claim { owner: owner.clone(), epoch, recovering: false, replicas: [owner.clone()].into(), revision };
         let leader = Leader::new(epoch, Log::starting_at(Version { epoch, sequence: 0 }, BOUNDS.log_bytes), BOUNDS);
         let at = &mut self.nodes[node];
-        (at.service, at.failed, at.role) = (Service::default(), false, Role::Owner(Owner::new(leader, BTreeSet::new())));
+        (at.service, at.failed, at.role) =
+            (Service::default(), false, Role::Owner(Owner::new(leader, BTreeSet::new())));
         self.start_owner(&owner);
         Ok(())
     }
 
-    pub(super) fn recovery_answered(&mut self, node: usize, from: &NodeId, tag: Tag, answer: Option<Told>) -> Result<(), String> {
+    pub(super) fn recovery_answered(
+        &mut self,
+        node: usize,
+        from: &NodeId,
+        tag: Tag,
+        answer: Option<Told>,
+    ) -> Result<(), String> {
         let now = self.now_ms;
         let asker = Asker { id: self.nodes[node].id.clone(), epoch: self.claim.epoch };
         let Role::Recovering(recovery) = &mut self.nodes[node].role else { return Ok(()) };
@@ -236,7 +245,9 @@ impl World {
             self.request(&Asker { id, epoch }, &ahead, Tag::Fetch(after), Ask::Fetch { epoch, after });
             return Ok(());
         }
-        let Role::Recovering(recovery) = std::mem::replace(&mut self.nodes[node].role, Role::Between) else { return Ok(()) };
+        let Role::Recovering(recovery) = std::mem::replace(&mut self.nodes[node].role, Role::Between) else {
+            return Ok(());
+        };
         let Some(leader) = recovery.follower.into_leader(epoch) else {
             // Somebody else takes over from it already, and it has promised that one its epoch.
             let replaced = self.claim.owner != id || self.nodes[node].failed;
@@ -247,7 +258,9 @@ impl World {
         owner.promised = recovery.promised.into_iter().collect();
         for (survivor, told) in &owner.promised {
             let Some(at) = self.index(survivor).and_then(|at| self.nodes[at].at()) else { continue };
-            if at != *told && !self.judge.has(owner.leader.tail(), at) {
+            // Unless somebody else has taken over from this one meanwhile, and it follows that one.
+            let replaced = self.claim.epoch > epoch;
+            if !replaced && at != *told && !self.judge.has(owner.leader.tail(), at) {
                 return Err(format!("who has promised follows nobody else: {survivor} was at {told} and is at {at}"));
             }
         }

@@ -65,17 +65,49 @@ pub(super) struct Claim {
 /// What happens next.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
-    Ask { from: Asker, to: NodeId, tag: Tag, ask: Ask },
+    Ask {
+        from: Asker,
+        to: NodeId,
+        tag: Tag,
+        ask: Ask,
+    },
     /// `None`: none came in time. `Some(None)`: nobody listens there.
-    Answer { to: Asker, from: NodeId, tag: Tag, answer: Option<Option<Told>> },
-    Tick { id: NodeId },
-    Write { id: NodeId },
-    CasArrives { by: Asker, write: Claim },
-    CasSettles { by: Asker, write: Claim },
-    SwitchArrives { from: Asker, target: NodeId, revision: u64, tail: Version },
-    Superseded { id: NodeId, epoch: Epoch },
-    Vanish { id: NodeId },
-    Restart { node: usize },
+    Answer {
+        to: Asker,
+        from: NodeId,
+        tag: Tag,
+        answer: Option<Option<Told>>,
+    },
+    Tick {
+        id: NodeId,
+    },
+    Write {
+        id: NodeId,
+    },
+    CasArrives {
+        by: Asker,
+        write: Claim,
+    },
+    CasSettles {
+        by: Asker,
+        write: Claim,
+    },
+    SwitchArrives {
+        from: Asker,
+        target: NodeId,
+        revision: u64,
+        tail: Version,
+    },
+    Superseded {
+        id: NodeId,
+        epoch: Epoch,
+    },
+    Vanish {
+        id: NodeId,
+    },
+    Restart {
+        node: usize,
+    },
     Trouble,
 }
 
@@ -232,82 +264,13 @@ impl World {
         self.nodes.iter().position(|node| node.id == *id && node.alive)
     }
 
-    /// On its way: mostly quick, sometimes so late that it is given up meanwhile.
-    pub(super) fn delay(&mut self) -> u64 {
-        if self.troubled() && self.chance(0.05) {
-            return self.rng.random_range(20..=400);
-        }
-        self.rng.random_range(1..=6)
-    }
-
-    pub(super) fn request(&mut self, from: &Asker, to: &NodeId, tag: Tag, ask: Ask) {
-        if self.index(to).is_none() {
-            let answer = if self.chance(0.5) { Some(None) } else { None };
-            let wait = if answer.is_some() { 1 } else { TIMEOUT_MS };
-            return self.at(wait, Event::Answer { to: from.clone(), from: to.clone(), tag, answer });
-        }
-        let unanswered = Event::Answer { to: from.clone(), from: to.clone(), tag, answer: None };
-        self.at(TIMEOUT_MS, unanswered);
-        for _ in 0..self.times() {
-            let delay = self.delay();
-            self.at(delay, Event::Ask { from: from.clone(), to: to.clone(), tag, ask: ask.clone() });
-        }
-    }
-
-    /// How often what is sent arrives.
-    fn times(&mut self) -> usize {
-        let loss = self.loss;
-        match self.troubled() {
-            true if self.chance(loss) => 0,
-            true if self.chance(loss) => 2,
-            _ => 1,
-        }
-    }
-
-    fn asked(&mut self, from: &Asker, to: &NodeId, tag: Tag, ask: Ask) -> Result<(), String> {
-        let (now, Some(node)) = (self.time(), self.index(to)) else { return Ok(()) };
-        let fails = self.troubled() && self.chance(0.004);
-        let told = match &mut self.nodes[node].role {
-            Role::Owner(owner) => owner.leader.answer(&ask),
-            Role::Between => return Err("it is asked while it changes".to_owned()),
-            Role::Follower(follower) | Role::Recovering(super::takeover::Recovery { follower, .. }) => {
-                let (apply, told) = follower.ask(now, ask.clone());
-                let (chunks, bytes) = follower.waiting();
-                if chunks >= 8 || bytes > BOUNDS.held_max_bytes {
-                    return Err(format!("what waits is bounded: {chunks} chunks, {bytes} bytes"));
-                }
-                let told = if fails && !apply.is_empty() { follower.failed() } else { told };
-                self.done(node, &ask, &apply, fails);
-                told
-            }
-        };
-        self.note(|| format!("{to} <- {ask:?}: {told:?}"));
-        for _ in 0..self.times() {
-            let delay = self.delay();
-            let answer = Some(Some(told.clone()));
-            self.at(delay, Event::Answer { to: from.clone(), from: to.clone(), tag, answer });
-        }
-        self.check(node)
-    }
-
-    /// The service does what it is told to, or some of it.
-    fn done(&mut self, node: usize, ask: &Ask, apply: &[crate::replica::Apply], fails: bool) {
-        let at = &mut self.nodes[node];
-        let done = if fails { apply.len().saturating_sub(1) } else { apply.len() };
-        apply[..done].iter().for_each(|apply| at.service.apply(apply));
-        if fails && !apply.is_empty() {
-            at.failed = true;
-            self.count("service failed");
-        } else if matches!(ask, Ask::CopyEnd { .. }) && at.at().is_some() {
-            at.failed = false;
-        }
-    }
-
     /// Where a node stands, its service holds exactly that; the set has all that is committed.
     pub(super) fn check(&self, node: usize) -> Result<(), String> {
         let at = &self.nodes[node];
         if let Some(version) = at.sharp_at() {
-            self.judge.is_exact(version, &at.service).map_err(|why| format!("{}: {why}", at.id))?;
+            self.judge
+                .is_exact(version, &at.service)
+                .map_err(|why| format!("a copy is what was written: {} {why}", at.id))?;
         }
         let alive = |id: &&NodeId| self.index(id).is_some();
         for id in self.claim.replicas.iter().filter(alive) {
@@ -343,7 +306,9 @@ impl World {
             Event::Write { id } => self.write(&id),
             Event::CasArrives { by, write } => self.cas_arrives(&by, &write).map(drop),
             Event::CasSettles { by, write } => self.cas_settles(&by, write),
-            Event::SwitchArrives { from, target, revision, tail } => self.switch_arrives(&from, &target, revision, tail),
+            Event::SwitchArrives { from, target, revision, tail } => {
+                self.switch_arrives(&from, &target, revision, tail)
+            }
             Event::Superseded { id, epoch } => self.superseded(&id, epoch),
             Event::Vanish { id } => self.vanish(&id),
             Event::Restart { node } => self.restart(node),
@@ -363,7 +328,8 @@ impl World {
         if owner.leader.committed() != tail {
             return Err(format!("at rest all is committed: {} of {tail}", owner.leader.committed()));
         }
-        let behind = self.claim.replicas.iter().find(|id| self.index(id).and_then(|at| self.nodes[at].sharp_at()) != Some(tail));
+        let behind =
+            self.claim.replicas.iter().find(|id| self.index(id).and_then(|at| self.nodes[at].sharp_at()) != Some(tail));
         match behind {
             Some(id) => Err(format!("at rest all copies are equal: {id} is not at {tail}")),
             None => (0..self.nodes.len()).try_for_each(|node| self.check(node)),

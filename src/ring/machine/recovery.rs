@@ -124,13 +124,13 @@ impl Machine {
             return;
         }
         let Phase::Recovering { epoch: known, revision, held: None, .. } = &self.slot(partition).phase else { return };
-        let (known, expected, retry_at) = (*known, *revision, self.now);
+        let (known, expected, now) = (*known, *revision, self.now);
         let Some(seen) = self.view.claims.get(&partition).filter(|_| known == epoch) else { return };
         let recorded = &seen.record.replicas;
         let replicas = self.set_of(in_sync.into_iter().filter(|id| recorded.contains(id)));
         let claim = Claim { replicas, state: ClaimState::Held, ..seen.record.clone() };
         if let Phase::Recovering { held, .. } = &mut self.slots[partition.index()].phase {
-            *held = Some(Box::new(ClaimChange { op: None, expected, claim, retry_at }));
+            *held = Some(Box::new(ClaimChange::new(expected, claim, now)));
         }
     }
 

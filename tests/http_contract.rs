@@ -392,18 +392,17 @@ async fn the_ring_lists_partitions_and_nodes_with_null_for_no_owner() {
     fake.set_status(|s| {
         s.partitions[3].owner = None;
         s.partitions[3].state = PartitionState::Unowned;
-        let learner = LearnerStatus {
-            node: name("node-3"),
-            caught_up: false,
-            copied_bytes: 5000,
-            bytes_per_second: Some(2500),
-        };
+        let learner =
+            LearnerStatus { node: name("node-3"), caught_up: false, copied_bytes: 5000, bytes_per_second: Some(2500) };
         s.partitions[2].learners = vec![learner];
         s.partitions[2].under_replicated = true;
     });
     let ring = ask(&fake, "GET /ring").await.json();
     assert_eq!(ring["version"], 9);
-    assert_eq!((&ring["replicas"], &ring["consistency"], &ring["on_loss"]), (&json!(3), &json!("eventual"), &json!("accept")));
+    assert_eq!(
+        (&ring["replicas"], &ring["consistency"], &ring["on_loss"]),
+        (&json!(3), &json!("eventual"), &json!("accept"))
+    );
     let partition = |number: u16, owner: Option<&str>, state: &str| {
         json!({
             "partition": number, "owner": owner, "epoch": 3, "state": state, "replicas": ["node-2", "node-1"],

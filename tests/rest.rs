@@ -159,7 +159,8 @@ async fn get_or_set_answers_201_with_what_was_sent_or_200_with_what_was_there() 
     let (fake, clock) = fake().await;
     let line = "POST /v1/keys/a/b/get-or-set";
     let sent = ["content-type: text/html", "cache-control: max-age=9"];
-    let expected = [("content-type", Some("text/html")), ("etag", Some("\"3.1\"")), ("cache-control", Some("max-age=9"))];
+    let expected =
+        [("content-type", Some("text/html")), ("etag", Some("\"3.1\"")), ("cache-control", Some("max-age=9"))];
     ask(&fake, line, &sent, "<b>").await.is(201, &expected, b"<b>");
     clock.advance(Duration::from_secs(3));
     ask(&fake, line, &[], "other").await.is(200, &[expected[0], expected[1], ("age", Some("3"))], b"<b>");

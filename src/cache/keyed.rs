@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn an_increment_takes_its_number_nothing_or_its_object() {
-        let of = |payload: &'static str, headers: &[(String, String)]| body("incr", "k", payload.into(), headers, &LIMITS);
+        let of =
+            |payload: &'static str, headers: &[(String, String)]| body("incr", "k", payload.into(), headers, &LIMITS);
         for (payload, expected) in [
             ("", r#"{"key":"k","by":1}"#),
             (" -5\n", r#"{"key":"k","by":-5}"#),

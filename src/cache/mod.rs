@@ -41,8 +41,8 @@ mod tests;
 mod update;
 
 pub use client::{
-    CacheClient, CacheEntry, ChangeReply, DeleteReply, EntryInfo, GetOrSetReply, GetReply, IncrementReply, InspectReply,
-    NewEntry, SetReply,
+    CacheClient, CacheEntry, ChangeReply, DeleteReply, EntryInfo, GetOrSetReply, GetReply, IncrementReply,
+    InspectReply, NewEntry, SetReply,
 };
 pub use condition::{Condition, MAX_VERSIONS, Matching, PRECONDITION_FAILED};
 pub use content_type::{ContentType, MAX_CONTENT_TYPE_BYTES};

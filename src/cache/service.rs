@@ -25,8 +25,7 @@ use crate::service::{BoxError, Chunks, Form, Grant, Release, Request, Service, S
 use crate::types::{Chance, Clock, NodeName, PartitionId, Process, Time, Version};
 
 /// What can be asked of the owner of a key: in its native form, and by plain clients as `<ring>.<operation>`.
-pub const OPERATIONS: [&str; 8] =
-    ["get", "set", "delete", "touch", "persist", "inspect", "incr", "get-or-set"];
+pub const OPERATIONS: [&str; 8] = ["get", "set", "delete", "touch", "persist", "inspect", "incr", "get-or-set"];
 
 /// What a cache is made with.
 #[derive(Debug, Clone)]

@@ -135,7 +135,8 @@ fn missing() -> ApiError {
 }
 
 fn not_for_post(path: &str) -> Response {
-    let message = format!("POST {path} is not there; use GET, HEAD, PUT or DELETE, or POST to …/{}", ACTIONS.join(", …/"));
+    let message =
+        format!("POST {path} is not there; use GET, HEAD, PUT or DELETE, or POST to …/{}", ACTIONS.join(", …/"));
     let mut response = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).into_response();
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET,HEAD,PUT,DELETE"));
     response

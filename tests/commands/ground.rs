@@ -32,7 +32,8 @@ impl Ground {
         for node in &ring.nodes {
             node.wait_ready(READY).await;
         }
-        eventually(READY, "all nodes see the partitions shared out evenly, with their copies", || ring.shared_out()).await;
+        eventually(READY, "all nodes see the partitions shared out evenly, with their copies", || ring.shared_out())
+            .await;
         ring
     }
 

@@ -111,7 +111,9 @@ async fn a_ttl_ends_an_entry(ring: &Ground) {
 }
 
 async fn numbers_are_added_to(ring: &Ground) {
-    for (arguments, sum) in [(&["incr", "n"][..], "1\n"), (&["incr", "n", "41"], "42\n"), (&["incr", "n", "-2"], "40\n")] {
+    for (arguments, sum) in
+        [(&["incr", "n"][..], "1\n"), (&["incr", "n", "41"], "42\n"), (&["incr", "n", "-2"], "40\n")]
+    {
         let run = ring.run(arguments).await;
         assert_eq!((run.code, run.out.as_str()), (Some(0), sum), "{run:?}");
     }

@@ -49,9 +49,12 @@ async fn the_status_is_that_of_a_ring_at_rest(ring: &Ground) {
         ("orphaned", json!(0)),
         ("moving", json!(0)),
         ("warnings", json!([])),
-        ("config", json!({
-            "paused": false, "cordoned": [], "pins": {}, "replicas": 3, "consistency": "eventual", "on_loss": "accept",
-        })),
+        (
+            "config",
+            json!({
+                "paused": false, "cordoned": [], "pins": {}, "replicas": 3, "consistency": "eventual", "on_loss": "accept",
+            }),
+        ),
         ("copies_wanted", json!(3)),
         ("under_replicated", json!(0)),
         ("copying", json!(0)),

@@ -14,8 +14,8 @@ use nats_ring::node::{MemberStatus, PartitionState, PartitionStatus, Phase, Stat
 use nats_ring::rpc::{CallError, Caller, Reply};
 use nats_ring::service::{self, Form, Gate, Grant, Service, Validity};
 use nats_ring::types::{
-    BootClock, Clock, CopyRules, Epoch, FencingToken, Generation, Incarnation, KeyHash, NodeName, PartitionCount, PartitionId,
-    RingName, Time,
+    BootClock, Clock, CopyRules, Epoch, FencingToken, Generation, Incarnation, KeyHash, NodeName, PartitionCount,
+    PartitionId, RingName, Time,
 };
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};

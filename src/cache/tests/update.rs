@@ -107,7 +107,8 @@ async fn the_copies_get_the_sum_and_nothing_of_what_was_only_read() {
         node.native(&grant, key, &operation).await.unwrap();
     }
     let changes = log.take();
-    let effects: Vec<_> = changes.iter().map(|change| (change.version, Effect::decode(&change.body).unwrap())).collect();
+    let effects: Vec<_> =
+        changes.iter().map(|change| (change.version, Effect::decode(&change.body).unwrap())).collect();
     let set = |key, value, ttl_ns| Effect::Set { key, value, content_type: b"", ttl_ns };
     let expected = [
         (version(1, 1), set(&b"n"[..], &b"4"[..], None)),
@@ -144,9 +145,7 @@ async fn the_client_has_both_typed() {
 fn add_all(node: &Node, grant: &Grant, lists: &[Vec<i32>]) -> Vec<i64> {
     let run = |list: &[i32]| {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let sums = list.iter().map(|by| {
-            runtime.block_on(node.increment(grant, b"sum", i64::from(*by))).unwrap()
-        });
+        let sums = list.iter().map(|by| runtime.block_on(node.increment(grant, b"sum", i64::from(*by))).unwrap());
         sums.collect::<Vec<_>>()
     };
     thread::scope(|scope| {

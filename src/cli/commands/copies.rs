@@ -22,8 +22,8 @@ Examples:
   nats-ring consistency quorum
   nats-ring consistency eventual --json | jq .changed";
 pub(super) const ON_LOSS_EXAMPLES: &str = "\
-Of a partition whose copies are all gone. accept: it starts empty. wait: it is not served until a node comes back with a
-copy, or the loss is accepted; for those that wait, accept is that.
+Of a partition whose copies are all gone. accept: it starts empty. wait: it is not served until the loss is accepted, and
+starts empty then: nothing that is gone comes back by waiting, but you know of it.
 
 Examples:
   nats-ring on-loss wait

@@ -259,7 +259,11 @@ pub(super) async fn delete(args: LevelKeyArgs) -> Done {
         return output.line(answer.get());
     }
     let deleted = is(&answer, "deleted", "true")?;
-    output.line(&if deleted { format!("deleted '{}'", args.of.key) } else { format!("'{}' was not there", args.of.key) })
+    output.line(&if deleted {
+        format!("deleted '{}'", args.of.key)
+    } else {
+        format!("'{}' was not there", args.of.key)
+    })
 }
 
 pub(super) async fn incr(args: IncrArgs) -> Done {
@@ -296,7 +300,8 @@ fn followers(answer: &RawValue) -> Result<String, Failure> {
     let replicas: Vec<String> = serde_json::from_str(replicas.get())
         .map_err(|error| Failure::internal("a node's answer is not as it should be", error))?;
     let owner = field(answer, "owner")?.map(shown);
-    let others: Vec<&str> = replicas.iter().map(String::as_str).filter(|name| owner.as_deref() != Some(*name)).collect();
+    let others: Vec<&str> =
+        replicas.iter().map(String::as_str).filter(|name| owner.as_deref() != Some(*name)).collect();
     Ok(if others.is_empty() { String::new() } else { format!(", in sync with {}", others.join(", ")) })
 }
 

@@ -2,7 +2,7 @@
 
 use super::copies::{HELD, all, claim, planned, ring, wants};
 use super::rig::{Rig, id, no_answer};
-use crate::coord::{CasError, ClaimState, OnLoss, RingConfig};
+use crate::coord::{CasError, ClaimState, OnLoss, Record, RingConfig};
 use crate::ring::event::Event;
 use crate::ring::io::Input;
 use crate::types::{Epoch, NodeId, PartitionId};
@@ -24,7 +24,7 @@ fn orphaned_as(set: &[NodeId], gone: &[NodeId], row: &str, config: RingConfig, s
 }
 
 fn recovered(in_sync: &[NodeId]) -> Input {
-    Input::Recovered { partition: P, epoch: Epoch::new(4), in_sync: in_sync.to_vec() }
+    Input::Recovered { partition: P, epoch: Epoch::new(4), result: Ok(in_sync.to_vec()) }
 }
 
 fn claims(rig: &Rig) -> usize {
@@ -48,6 +48,21 @@ fn a_member_takes_over_recovers_records_who_has_everything_and_serves() {
     assert!(rig.feed(recovered(&[])).is_empty(), "said once");
     assert_eq!(rig.ack("own.0"), ["replicate 0 e4 n1#1 n2#1 of 3", "on_own 0:e4 Takeover"]);
     assert_eq!(rig.hook(Ok(())), ["serve 0 e4", "replicate 0 e4 n1#1 n2#1 + n3#1 of 3"]);
+}
+
+#[test]
+fn a_member_without_a_whole_copy_gives_the_partition_back_to_the_others_of_the_set() {
+    let mut rig = recovering();
+    let revision = rig.last;
+    let nothing = Input::Recovered { partition: P, epoch: Epoch::new(4), result: Err("half a copy".to_owned()) };
+    let actions = rig.feed(nothing);
+    assert!(actions.contains(&format!("cas own.0@{revision} n1#1 e4 Released")), "{actions:?}");
+    let released = rig.pending.iter().find_map(|pending| match &pending.record {
+        Record::Own(claim) => Some(claim.replicas.clone()),
+        _ => None,
+    });
+    assert_eq!(released, Some(vec![id("n2", 1)]));
+    assert!(rig.events.contains(&Event::RecoveryFailed { partition: P, reason: "half a copy".to_owned() }));
 }
 
 #[test]

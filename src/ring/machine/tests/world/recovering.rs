@@ -26,8 +26,13 @@ impl World {
             return;
         }
         held.promised = epoch;
-        let (in_sync, learners, consistency) = (survivors.to_vec(), Vec::new(), Consistency::Eventual);
-        let set = CopySet { in_sync, pending: None, learners, factor: 1, consistency };
+        let set = CopySet {
+            in_sync: survivors.to_vec(),
+            pending: None,
+            learners: Vec::new(),
+            factor: 1,
+            consistency: Consistency::Eventual,
+        };
         let mut lead = Lead::new(epoch, set);
         lead.gathering = Some(Gathering::default());
         held.lead = Some(lead);
@@ -75,7 +80,7 @@ impl World {
             let length = self.held(at.process, at.partition).log.as_ref().map_or(0, Vec::len);
             let in_sync = everything.into_iter().filter(|(_, follower)| follower.acked == Some(length));
             let in_sync = in_sync.map(|(id, _)| id).collect();
-            let input = Input::Recovered { partition: at.partition, epoch: at.epoch, in_sync };
+            let input = Input::Recovered { partition: at.partition, epoch: at.epoch, result: Ok(in_sync) };
             return self.deliver(at.process, at.session, input);
         }
         let Some(gathering) = &mut lead.gathering else { return Ok(()) };

@@ -41,7 +41,7 @@ const EXPECTED: &[(&str, &[&str])] = &[
     ("nats req cache-platform.touch", &["\"touched\":true"]),
     ("nats req cache-platform.inspect", &["\"found\":true", "\"age\":", "\"ttl\":"]),
     ("nats req cache-platform.set", &["\"success\":true"]),
-    ("nats req cache-platform.get", &["\"found\":true", "\"Bob\""]),
+    ("nats req cache-platform.get '", &["\"found\":true", "\"Bob\""]),
     ("nats req cache-platform.owner", &["\"partition\":"]),
     ("nats req cache-platform.delete", &["\"deleted\":true"]),
     ("nats req cache-platform.incr", &["\"value\":5", "\"value\":6"]),

@@ -13,7 +13,7 @@ those that are not asked for any more are dropped.
 Examples:
   nats-ring replicas 3
   nats-ring replicas 2 --wait 5m                  # until every partition has them
-  nats-ring status --json | jq .config.replicas";
+  nats-ring replicas 3 --json | jq -r '.notes[]'  # whether there are nodes enough";
 pub(super) const CONSISTENCY_EXAMPLES: &str = "\
 For requests that name none. eventual: the owner has it. quorum: every copy in sync has it, and they are a majority of the
 copies asked for. strong: the same, and they are all of them. What cannot be reached is refused, not executed.

@@ -1,6 +1,7 @@
 //! Drives the copies of one partition that this node owns: sends what is due, hands back what comes of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
@@ -34,6 +35,8 @@ pub(super) struct Tools {
     /// So many copies are made at once.
     pub(super) copying: Semaphore,
     pub(super) pace: Pace,
+    /// Bytes of copies that others have acknowledged.
+    pub(super) copied_bytes: AtomicU64,
 }
 
 impl Tools {
@@ -109,6 +112,7 @@ async fn copy(led: &Led, tools: &Tools, to: &NodeId, stream: u64) -> Result<(), 
     let since = led.copy_begins(to, stream).ok_or(Failure::Timeout)?;
     expect(tools.ask_again(partition, to, &Ask::CopyBegin { epoch, stream, since }).await?)?;
     let max_bytes = tools.bus.max_payload().saturating_sub(AROUND_CHUNK_BYTES);
+    led.copying_begins(to, tools.clock.now());
     let chunks = tools.service.snapshot(&led.grant, max_bytes).await.map_err(failed)?;
     let numbered = chunks.map_err(failed).boxed().zip(futures::stream::iter(0_u32..));
     let paced = numbered.then(|(chunk, number)| async move {
@@ -122,7 +126,8 @@ async fn copy(led: &Led, tools: &Tools, to: &NodeId, stream: u64) -> Result<(), 
         let bytes = body.len();
         let age = tools.clock.now().since(made);
         expect(tools.ask_again(partition, to, &Ask::chunk(epoch, stream, number, age, body)).await?)?;
-        led.copied_bytes(bytes);
+        led.copied_bytes(to, tools.clock.now(), bytes);
+        tools.copied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(())
     });
     let window = CHUNK_WINDOW as usize;

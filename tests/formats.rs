@@ -188,6 +188,23 @@ fn fields_that_the_next_release_adds_to_a_record_change_nothing_of_what_is_known
 }
 
 #[test]
+fn what_replication_adds_is_written_only_where_it_says_something() {
+    let lines: Vec<_> = RECORDS.lines().filter_map(|line| line.strip_prefix("copies ")?.split_once(' ')).collect();
+    for (key, json) in &lines {
+        let record = Record::decode(&Key::parse(key).unwrap(), json.as_bytes()).unwrap();
+        assert_eq!(record.encode(), json.as_bytes(), "{key}");
+        match record {
+            Record::Member(member) => assert!(member.replicates),
+            Record::Plan(plan) => assert!(plan.members[0].replicates && plan.config.factor().get() == 5),
+            Record::Config(Ok(config)) => assert_eq!(config.factor().get(), 5),
+            Record::Own(claim) => assert_eq!((claim.replicas.len(), claim.state), (2, ClaimState::Recovering)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(lines.len(), 4);
+}
+
+#[test]
 fn a_record_that_would_be_misread_is_refused_by_key_and_by_both_formats() {
     for (key, json) in lines(RECORDS, "refused") {
         let refused = match Record::decode(&Key::parse(key).unwrap(), json.as_bytes()) {

@@ -86,6 +86,9 @@ fn log(node: &NodeName, event: &Event) {
             tracing::debug!(%node, %partition, %replica, ?why, "replica no longer in sync");
         }
         Event::Recovering { partition } => tracing::debug!(%node, %partition, "taken over; gathering its state"),
+        Event::RecoveryFailed { partition, reason } => {
+            tracing::error!(%node, %partition, reason, "the copy here cannot be gone on with; given back");
+        }
         Event::Lost { partition, accepted: true } => {
             tracing::error!(%node, %partition, "no copy survived: the partition starts empty");
         }

@@ -230,11 +230,8 @@ impl Executor {
         let grant = self.new_grant(partition, epoch);
         let copies = Arc::clone(&self.copies);
         self.later(async move {
-            let in_sync = copies.recover(&grant, survivors).await.unwrap_or_else(|error| {
-                tracing::warn!(%partition, error, "the partition cannot be brought together here");
-                Vec::new()
-            });
-            Input::Recovered { partition, epoch, in_sync }
+            let result = copies.recover(&grant, survivors).await;
+            Input::Recovered { partition, epoch, result }
         });
     }
 

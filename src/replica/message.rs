@@ -62,13 +62,6 @@ pub enum Ask {
         /// The owner's tail after its snapshot ended: chunks may hold what was written up to there.
         until: Version,
     },
-    /// From a copy that belongs there no more to its owner: whether it may go. Nobody who is counted on may.
-    Leave {
-        /// The owner's.
-        epoch: Epoch,
-        /// Whose copy.
-        node: NodeId,
-    },
     /// Takeover: refuse every lower epoch from now on, say where you stand.
     Promise {
         /// The new owner's.
@@ -80,6 +73,13 @@ pub enum Ask {
         epoch: Epoch,
         /// Where the new owner stands.
         after: Version,
+    },
+    /// From a copy that belongs there no more to its owner: whether it may go. Nobody who is counted on may.
+    Leave {
+        /// The owner's.
+        epoch: Epoch,
+        /// Whose copy.
+        node: NodeId,
     },
 }
 

@@ -178,6 +178,13 @@ pub enum Event {
         /// Which.
         partition: PartitionId,
     },
+    /// This node took a partition over, but what it has of it is no whole copy: another member goes on, if there is one.
+    RecoveryFailed {
+        /// Which.
+        partition: PartitionId,
+        /// Why.
+        reason: String,
+    },
     /// No copy of a partition survived.
     Lost {
         /// Which.

@@ -100,10 +100,13 @@ pub enum Input {
         partition: PartitionId,
         /// Recovered at this epoch.
         epoch: Epoch,
-        /// The survivors that have everything this node has now; itself may be left out.
-        in_sync: Vec<NodeId>,
+        /// The survivors that have everything this node has now, itself may be left out; or why this node has nothing to go on
+        /// from.
+        result: Result<Vec<NodeId>, String>,
     },
-    /// A learner has everything.
+    /// A learner has nearly everything; one that is in the pending set, and not in the recorded one, has all that was
+    /// written when that was told. The first is told once, the second once for each [`Action::Replicate`] that names it
+    /// so: at once, where each write has waited for it since it was told to have caught up.
     CaughtUp {
         /// Of which partition.
         partition: PartitionId,

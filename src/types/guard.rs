@@ -270,6 +270,11 @@ guards! {
     ///
     /// Without it: a member is recorded that lacks what was acknowledged meanwhile.
     PendingBeforeChange = "pending-before-change",
+    /// A change of the set is sent once those it adds have all that was written before both sets had to have each write
+    /// (`ring::machine::copies`).
+    ///
+    /// Without it: a member is recorded that lacks the last of what was acknowledged before.
+    JoinedBeforeChange = "joined-before-change",
     /// A change of the set that timed out may still land: it is sent again until it is settled
     /// (`ring::machine::copies`).
     ///
@@ -277,11 +282,12 @@ guards! {
     UnsettledSet = "unsettled-set",
     /// A learner is added to the set once it has everything (`ring::machine::copies`).
     ///
-    /// Without it: a member is recorded that has nothing yet.
+    /// Without it: every write waits for a whole copy, which is given up for taking too long, again and again.
     CaughtUpFirst = "caught-up-first",
-    /// Who was taken out of the learners and put back has to catch up anew (`ring::machine::copies`).
+    /// What counts of a follower is what was told after it was named, as learner or added member
+    /// (`ring::machine::copies`).
     ///
-    /// Without it: what it told before counts, though it may have dropped its copy since.
+    /// Without it: what it had counts, though it was taken out since and may have dropped it.
     CaughtUpSince = "caught-up-since",
 }
 

@@ -86,6 +86,13 @@ const SHOWN: &[(Guard, Shown)] = &[
     (Guard::CaughtUpCounts, NotHere),
     (Guard::ClearBeforeCopy, NotHere),
     (Guard::NewestWins, NotHere),
+    (Guard::TakeoverByMember, NotHere),
+    (Guard::MemberByIncarnation, NotHere),
+    (Guard::PendingBeforeChange, NotHere),
+    (Guard::JoinedBeforeChange, NotHere),
+    (Guard::UnsettledSet, NotHere),
+    (Guard::CaughtUpFirst, NotHere),
+    (Guard::CaughtUpSince, NotHere),
 ];
 
 /// A seed that breaks something without guards, and nothing with them.

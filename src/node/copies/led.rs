@@ -43,6 +43,8 @@ struct Inside {
     copies: Copies,
     /// The last set that was told.
     set: Option<OpId>,
+    /// Those it adds: the ring waits to hear once more that they have everything, now that both sets count.
+    to_confirm: BTreeSet<NodeId>,
 }
 
 /// A partition led by this node.
@@ -74,7 +76,12 @@ impl Led {
     pub(super) fn new(grant: Grant, leader: Leader) -> Arc<Self> {
         Arc::new(Self {
             grant,
-            inside: Mutex::new(Inside { leader: Some(leader), copies: Copies::ONE, set: None }),
+            inside: Mutex::new(Inside {
+                leader: Some(leader),
+                copies: Copies::ONE,
+                set: None,
+                to_confirm: BTreeSet::new(),
+            }),
             woken: Notify::new(),
             committed: watch::Sender::new(Version::default()),
             ended: CancellationToken::new(),
@@ -122,6 +129,8 @@ impl Led {
     fn set_members(&self, op: Option<OpId>, members: &Members, copies: Copies) {
         let mut inside = self.inside();
         (inside.copies, inside.set) = (copies, op);
+        inside.to_confirm =
+            members.pending.iter().flatten().filter(|node| !members.in_sync.contains(node)).cloned().collect();
         if let Some(leader) = &mut inside.leader {
             leader.set_members(members);
         }
@@ -133,11 +142,19 @@ impl Led {
     /// What is to be done now; `None` at the end.
     pub(super) fn turn(&self, now: Time) -> Option<Turn> {
         let mut inside = self.inside();
-        let leader = inside.leader.as_mut()?;
+        let Inside { leader, set, to_confirm, .. } = &mut *inside;
+        let leader = leader.as_mut()?;
         let due = leader.due(now);
-        let (reports, wake) = (leader.reports(), leader.next_wake());
+        let mut reports = leader.reports();
+        if !to_confirm.is_empty() {
+            let committed = leader.committed();
+            let there = |follower: &Progress| follower.acknowledged.is_some_and(|at| at >= committed);
+            for follower in leader.progress().into_iter().filter(there) {
+                reports.extend(to_confirm.take(&follower.node).map(Report::CaughtUp));
+            }
+        }
+        let turn = Turn { due, reports, set: *set, wake: leader.next_wake() };
         self.publish(&inside);
-        let turn = Turn { due, reports, set: inside.set, wake };
         Some(turn)
     }
 

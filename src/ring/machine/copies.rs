@@ -1,8 +1,9 @@
 //! The in-sync set of a partition that is owned here: who is in it, who is brought up to date, and how it changes.
 //!
 //! In: the plan, and what is told of the followers. Out: the set as the owner is to hold it ([`Action::Replicate`]), and
-//! one compare-and-set at a time that records another. From before that is sent until it is settled both sets have to
-//! have each write; like a claim, one without an answer is settled by its acknowledgement or a later revision only.
+//! one compare-and-set at a time that records another. First both sets have to have each write; then who is added has all
+//! that was written before; only then it is sent, and both sets go on until it is settled. Like a claim, one without an
+//! answer is settled by its acknowledgement or a later revision only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,10 @@ pub(super) struct ClaimChange {
     pub(super) expected: Revision,
     pub(super) claim: Claim,
     pub(super) retry_at: Time,
+    /// Added members that do not have all yet that was written before they were named as such: it is not sent before.
+    pub(super) awaits: BTreeSet<NodeId>,
+    /// The [`Action::Replicate`] that named them.
+    pub(super) told: Option<OpId>,
 }
 
 /// Who is brought up to date.
@@ -121,6 +126,7 @@ impl Machine {
     /// Brings a partition that is served here, and its set, towards the plan.
     pub(super) fn tend(&mut self, partition: PartitionId, epoch: Epoch, revision: Revision) {
         self.choose_learners(partition);
+        self.drop_vain_change(partition);
         if self.slot(partition).copies.change.is_some() {
             self.send_change(partition);
         } else {
@@ -180,10 +186,14 @@ impl Machine {
             return None;
         }
         let (members, copies) = (self.own_set(partition), &self.slot(partition).copies);
+        if self.has_unfit_member(partition) {
+            // Nobody waits for those longer than it takes to record that.
+            let fit = members.iter().filter(|id| self.is_fit(partition, id));
+            return Some(self.set_of(fit.cloned()));
+        }
         let ready = |learner: &Learner| learner.caught_up || !guard::holds(Guard::CaughtUpFirst);
         let caught_up = copies.learners.iter().filter(|(_, learner)| ready(learner)).map(|(id, _)| id);
-        let fit = members.iter().filter(|id| self.is_fit(partition, id));
-        let mut next: BTreeSet<NodeId> = fit.chain(caught_up).cloned().collect();
+        let mut next: BTreeSet<NodeId> = members.iter().chain(caught_up).cloned().collect();
         if let Some(wanted) = self.wanted(partition)
             && wanted.iter().all(|id| self.is_me(id) || next.contains(id))
         {
@@ -196,11 +206,28 @@ impl Machine {
 
     fn begin_change(&mut self, partition: PartitionId, expected: Revision, replicas: Vec<NodeId>) {
         let Some(seen) = self.view.claims.get(&partition) else { return };
+        let both = guard::holds(Guard::PendingBeforeChange) && guard::holds(Guard::JoinedBeforeChange);
+        let added = replicas.iter().filter(|id| both && !seen.record.replicas.contains(id));
+        let awaits = added.cloned().collect();
         let claim = Claim { replicas, ..seen.record.clone() };
-        let retry_at = self.now;
-        self.slots[partition.index()].copies.change = Some(ClaimChange { op: None, expected, claim, retry_at });
+        let change = ClaimChange { awaits, ..ClaimChange::new(expected, claim, self.now) };
+        self.slots[partition.index()].copies.change = Some(change);
         self.tell_copies(partition);
         self.send_change(partition);
+    }
+
+    /// What was not sent yet is given up where it waits for a node that should not be added any more, or where somebody
+    /// is to be removed at once.
+    fn drop_vain_change(&mut self, partition: PartitionId) {
+        let Some(change) = &self.slot(partition).copies.change else { return };
+        if change.awaits.is_empty() {
+            return;
+        }
+        let wanted = self.wanted(partition).unwrap_or_default();
+        let vain = |id: &NodeId| !wanted.contains(id) || !self.is_fit(partition, id);
+        if change.awaits.iter().any(vain) || self.has_unfit_member(partition) {
+            self.slots[partition.index()].copies.change = None;
+        }
     }
 
     fn send_change(&mut self, partition: PartitionId) {
@@ -217,7 +244,7 @@ impl Machine {
 
     /// Whether it is to be sent, once more or for the first time.
     pub(super) fn is_due(&self, change: &ClaimChange) -> bool {
-        change.op.is_none() && self.now >= change.retry_at && self.may_act()
+        change.awaits.is_empty() && change.op.is_none() && self.now >= change.retry_at && self.may_act()
     }
 
     /// Outcome of a change of the set. A refusal says nothing: one sent before may have landed, the watch tells.
@@ -258,6 +285,7 @@ impl Machine {
         let op = self.op();
         let copies = &mut self.slots[partition.index()].copies;
         copies.learners.values_mut().for_each(|learner| _ = learner.since.get_or_insert(op));
+        copies.change.iter_mut().for_each(|change| _ = change.told.get_or_insert(op));
         copies.told = told.clone();
         if let Some((epoch, copies)) = told {
             self.out.push(Action::Replicate { op, partition, epoch, copies });
@@ -295,6 +323,11 @@ impl Machine {
             return;
         }
         let copies = &mut self.slots[partition.index()].copies;
+        if let Some(change) = &mut copies.change
+            && (change.told.is_some_and(|told| told <= op) || !guard::holds(Guard::CaughtUpSince))
+        {
+            change.awaits.remove(node);
+        }
         let Some(learner) = copies.learners.get_mut(node) else { return };
         let since_then = learner.since.is_some_and(|since| since <= op);
         if since_then || !guard::holds(Guard::CaughtUpSince) {
@@ -347,6 +380,11 @@ impl Machine {
 }
 
 impl ClaimChange {
+    /// This claim instead of the one at `expected`, to be sent at once.
+    pub(super) fn new(expected: Revision, claim: Claim, now: Time) -> Self {
+        Self { op: None, expected, claim, retry_at: now, awaits: BTreeSet::new(), told: None }
+    }
+
     /// As it is sent.
     pub(super) fn write(&self, partition: PartitionId, timeout: std::time::Duration) -> Action {
         Action::Cas {

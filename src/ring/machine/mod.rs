@@ -144,7 +144,7 @@ impl Machine {
             Input::LeaseChange(update) => self.apply(update),
             Input::Cas { op, result } => self.cas_done(op, result),
             Input::Hook { .. } | Input::Idle { .. } | Input::Transferred { .. } if self.is_giving_up() => {}
-            Input::Recovered { partition, epoch, in_sync } => self.recovered(partition, epoch, in_sync),
+            Input::Recovered { partition, epoch, result } => self.recovered(partition, epoch, result),
             Input::CaughtUp { partition, epoch, node, op } => self.caught_up(partition, epoch, &node, op),
             Input::Silent { partition, epoch, node } => self.silent(partition, epoch, &node),
             Input::Hook { op, result } => self.hook_done(op, result),

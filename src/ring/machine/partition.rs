@@ -352,12 +352,17 @@ impl Machine {
 
     /// `on_own` failed: the partition goes back, and this node is not given it again for a while.
     pub(super) fn give_back_failed(&mut self, partition: PartitionId, epoch: Epoch, revision: Revision) {
-        let slot = &mut self.slots[partition.index()];
-        slot.start_failures += 1;
-        slot.excluded_until = Some(self.now + self.timing.backoff_after(slot.start_failures + 2));
+        self.exclude_for_now(partition);
         // Who has copies is remembered: one of them goes on with it.
         let kept = if self.who.replicates { self.own_set(partition).to_vec() } else { Vec::new() };
         self.release_claim(partition, (epoch, revision), kept);
+    }
+
+    /// This node is not given it for a while, longer with each time in a row.
+    pub(super) fn exclude_for_now(&mut self, partition: PartitionId) {
+        let slot = &mut self.slots[partition.index()];
+        slot.start_failures += 1;
+        slot.excluded_until = Some(self.now + self.timing.backoff_after(slot.start_failures + 2));
     }
 
     /// Writes the claim as released: nobody owns it, whoever is planned may claim it.

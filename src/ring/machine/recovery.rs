@@ -119,19 +119,39 @@ impl Machine {
     }
 
     /// The state is here and at these survivors: the set from now on, once it is recorded.
-    pub(super) fn recovered(&mut self, partition: PartitionId, epoch: Epoch, in_sync: Vec<NodeId>) {
+    pub(super) fn recovered(&mut self, partition: PartitionId, epoch: Epoch, result: Result<Vec<NodeId>, String>) {
         if !self.who.partitions.contains(partition) {
             return;
         }
         let Phase::Recovering { epoch: known, revision, held: None, .. } = &self.slot(partition).phase else { return };
-        let (known, expected, retry_at) = (*known, *revision, self.now);
-        let Some(seen) = self.view.claims.get(&partition).filter(|_| known == epoch) else { return };
+        let (known, expected, now) = (*known, *revision, self.now);
+        if known != epoch {
+            return;
+        }
+        let in_sync = match result {
+            Ok(in_sync) => in_sync,
+            Err(reason) => return self.give_up_recovery(partition, (epoch, expected), reason),
+        };
+        let Some(seen) = self.view.claims.get(&partition) else { return };
         let recorded = &seen.record.replicas;
         let replicas = self.set_of(in_sync.into_iter().filter(|id| recorded.contains(id)));
         let claim = Claim { replicas, state: ClaimState::Held, ..seen.record.clone() };
         if let Phase::Recovering { held, .. } = &mut self.slots[partition.index()].phase {
-            *held = Some(Box::new(ClaimChange { op: None, expected, claim, retry_at }));
+            *held = Some(Box::new(ClaimChange::new(expected, claim, now)));
         }
+    }
+
+    /// What this node has is no copy: another member goes on, if there is one.
+    fn give_up_recovery(&mut self, partition: PartitionId, held: (Epoch, Revision), reason: String) {
+        let others: Vec<NodeId> = self.own_set(partition).iter().filter(|id| !self.is_me(id)).cloned().collect();
+        let accepted = self.view.plan.as_ref().is_some_and(|plan| plan.record.config.on_loss == OnLoss::Accept);
+        self.emit(Event::RecoveryFailed { partition, reason });
+        if others.is_empty() {
+            self.emit(Event::Lost { partition, accepted });
+        }
+        let kept = if others.is_empty() && !accepted { self.own_set(partition).to_vec() } else { others };
+        self.exclude_for_now(partition);
+        self.release_claim(partition, held, kept);
     }
 
     pub(super) fn advance_recovery(&mut self, partition: PartitionId) {

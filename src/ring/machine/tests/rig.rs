@@ -122,6 +122,17 @@ impl Rig {
     }
 
     pub(super) fn with(partitions: u16, timing: Timing) -> Self {
+        Self::made(partitions, timing, false)
+    }
+
+    /// A node `n1` that keeps copies, and holds its lease in a ring with these records.
+    pub(super) fn with_copies(partitions: u16, records: Vec<(Key, Record)>) -> Self {
+        let mut rig = Self::made(partitions, timing(), true);
+        rig.join(records);
+        rig
+    }
+
+    fn made(partitions: u16, timing: Timing, replicates: bool) -> Self {
         let who = Identity {
             node: name("n1"),
             incarnation_id: own_uuid(),
@@ -131,7 +142,7 @@ impl Rig {
             weight: 1,
             http: None,
             version: "0".to_owned(),
-            replicates: false,
+            replicates,
         };
         let machine = Machine::new(who, timing, Time::ZERO);
         Self {
@@ -284,7 +295,12 @@ impl Rig {
             Action::Discard { partition } => format!("discard {partition}"),
             Action::Transfer { partition, epoch, to, .. } => format!("transfer {partition} e{epoch} to {to}"),
             Action::SendOffer { to, offer } => {
-                format!("offer {} e{} @{} to {to}", offer.partition, offer.epoch, offer.revision.0)
+                let set = if offer.replicas.is_empty() {
+                    String::new()
+                } else {
+                    format!(" of {}", ids_text(&offer.replicas))
+                };
+                format!("offer {} e{} @{} to {to}{set}", offer.partition, offer.epoch, offer.revision.0)
             }
             Action::AnswerOffer { result, .. } => format!("answer {result:?}"),
             Action::OnOwn { op, grants, origin } => {

@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{number, play};
+use super::{Checked, number, play, play_with_copies};
 use crate::types::guard::{Guard, without};
 
+type Play = fn(u64, bool) -> (Checked, Vec<String>);
+
 /// The lowest seed that fails without these rules, and what it breaks.
-fn caught(guards: &[Guard], seeds: u64) -> Option<(u64, String)> {
+fn caught(play: Play, guards: &[Guard], seeds: u64) -> Option<(u64, String)> {
     let (next, found) = (AtomicU64::new(1), AtomicU64::new(u64::MAX));
     let search = || {
         let _off = without(guards);
@@ -45,6 +47,29 @@ const CAUGHT: &[(Guard, u64)] = &[
     (Guard::MoveDeadline, 18),
 ];
 
+/// The same where nodes keep copies.
+const CAUGHT_WITH_COPIES: &[(Guard, u64)] = &[
+    (Guard::TakeoverByMember, 24),
+    (Guard::MemberByIncarnation, 33),
+    (Guard::PendingBeforeChange, 1),
+    (Guard::JoinedBeforeChange, 1),
+    (Guard::UnsettledSet, 20),
+    (Guard::CaughtUpFirst, 18),
+    (Guard::CaughtUpSince, 626),
+];
+
+#[test]
+fn without_a_guard_of_the_in_sync_set_a_seed_breaks_that_is_sound_with_it() {
+    for (guard, seed) in CAUGHT_WITH_COPIES {
+        let broken = {
+            let _off = without(&[*guard]);
+            play_with_copies(*seed, false).0
+        };
+        assert!(broken.is_err(), "seed {seed} without {} breaks nothing any more", guard.name());
+        assert_eq!(play_with_copies(*seed, false).0, Ok(()), "seed {seed}");
+    }
+}
+
 #[test]
 fn without_a_guard_of_the_machine_a_seed_breaks_that_is_sound_with_it() {
     for (guard, seed) in CAUGHT {
@@ -62,6 +87,15 @@ fn without_a_guard_of_the_machine_a_seed_breaks_that_is_sound_with_it() {
 fn search_for_seeds_that_show_a_guard_to_be_needed() {
     let Some(seeds) = number("RING_GUARDS") else { return };
     for guard in Guard::ALL {
-        eprintln!("{:24} {:?}", guard.name(), caught(&[*guard], seeds));
+        eprintln!("{:24} {:?}", guard.name(), caught(play, &[*guard], seeds));
+    }
+}
+
+/// The same for the guards of the in-sync set.
+#[test]
+fn search_for_seeds_that_show_a_guard_of_the_in_sync_set_to_be_needed() {
+    let Some(seeds) = number("RING_GUARDS") else { return };
+    for (guard, _) in CAUGHT_WITH_COPIES {
+        eprintln!("{:24} {:?} with copies", guard.name(), caught(play_with_copies, &[*guard], seeds));
     }
 }

@@ -61,7 +61,10 @@ async fn measure(bytes: usize, switches: usize) {
     let load = Load::start(&bed.cache);
     let took = bed.third_copy().await;
     let rate = bytes as f64 / MEGABYTE as f64 / took.as_secs_f64();
-    println!("{megabytes:3} MB  copy under writes, planned to in sync: {took:.2?}, {rate:.0} MB/s");
+    let gap = load.longest_gap_since(Instant::now() - took);
+    println!(
+        "{megabytes:3} MB  copy under writes, planned to in sync: {took:.2?}, {rate:.0} MB/s; longest gap of the writers {gap:.1?}"
+    );
     let gaps = bed.switch(switches, &load).await;
     let (written, failed) = load.end().await;
     let of = format!("partition={PARTITION} ");

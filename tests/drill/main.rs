@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use account::{Failure, Figures, KeyAccount};
 use common::node::NodeProcess;
 use doors::{Door, PATIENCE, Plain};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use ground::{Ground, lines};
 use load::Load;
 use nats_ring::types::Consistency;
@@ -55,7 +57,7 @@ fn few(of: &[String]) -> &[String] {
 
 /// What was notable in a node's life.
 fn tell(node: &NodeProcess) {
-    for line in lines(node, "move abandoned").iter().chain(&lines(node, "WARN")).chain(&lines(node, "DBG")) {
+    for line in lines(node, "move abandoned").iter().chain(&lines(node, "WARN")) {
         eprintln!("    {}: {line}", node.name);
     }
 }
@@ -109,7 +111,7 @@ async fn a_zone_killed_at_once_under_load_loses_no_acknowledged_quorum_or_strong
     let before = load.tally.take();
     let killed = [ground.take("node-1"), ground.take("node-2")];
     let began = Instant::now();
-    killed.iter().for_each(NodeProcess::kill9);
+    let burst = burst_and_kill(&Plain(ground.nats.clone()), &killed).await;
     ground.whole().await;
     let whole_after = began.elapsed();
     // And at work again.
@@ -117,6 +119,8 @@ async fn a_zone_killed_at_once_under_load_loses_no_acknowledged_quorum_or_strong
     let (lasted, after) = (began.elapsed(), load.tally.take());
     let mut keys = load.stop().await;
     keys.retain(|account| account.level != Consistency::Eventual);
+    assert!(keys.iter().all(|account| account.acknowledged.is_some()));
+    keys.extend(burst);
     let lost = check_all(&ground, &keys).await;
     let open = keys.iter().filter(|account| account.open.is_some()).count();
     eprintln!("zone a killed, whole after {whole_after:.1?}; {open} writes with unknown outcome");
@@ -124,7 +128,33 @@ async fn a_zone_killed_at_once_under_load_loses_no_acknowledged_quorum_or_strong
     assert!(before.failed.is_empty() && before.lost.is_empty(), "{before:#?}");
     assert!(after.lost.is_empty(), "{} lost: {:#?}", after.lost.len(), few(&after.lost));
     assert!(lost.is_empty(), "{} lost in the end: {:#?}", lost.len(), few(&lost));
-    assert!(keys.iter().all(|account| account.acknowledged.is_some()));
+}
+
+/// So many acknowledgements of the burst come before the kill.
+const ACKNOWLEDGED: usize = 16;
+
+/// A quorum write to each partition, all at once, and the kill amid their acknowledgements.
+async fn burst_and_kill(plain: &Plain, victims: &[NodeProcess]) -> Vec<KeyAccount> {
+    let mut writes: FuturesUnordered<_> = load::keys("burst")
+        .into_values()
+        .map(|key| async move {
+            let mut account = KeyAccount::new(key, Consistency::Quorum);
+            match plain.set(&account.key, 1, account.level).await {
+                Ok(()) => account.acknowledged = Some(1),
+                Err(Failure::Unknown(_)) => account.open = Some(1),
+                Err(Failure::Refused(_)) => {}
+            }
+            account
+        })
+        .collect();
+    let mut accounts = Vec::new();
+    while let Some(account) = writes.next().await {
+        accounts.push(account);
+        if accounts.len() == ACKNOWLEDGED {
+            victims.iter().for_each(NodeProcess::kill9);
+        }
+    }
+    accounts
 }
 
 /// One of two rings, each with so many rounds: most of a round is waiting for a lease to end.

@@ -225,6 +225,17 @@ fn every_file_says_what_it_is_for_and_stays_short() {
     assert_none(&wrong);
 }
 
+/// What takes too long for every change is a program (`make faults`), or goes as far as it is asked to (`make explore`).
+#[test]
+fn no_test_is_ignored() {
+    let files = ["src", "tests", "benches", "examples"].into_iter().flat_map(rust_files);
+    let ignores = |file: &PathBuf| {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        blank_comments_and_literals(&text).contains("#[ignore")
+    };
+    assert_none(&files.filter(ignores).map(|file| file.display().to_string()).collect::<Vec<_>>());
+}
+
 #[test]
 fn the_documents_exist_and_say_something() {
     for name in DOCUMENTS {

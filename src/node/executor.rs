@@ -16,7 +16,7 @@ use super::parts::{NodeParts, RingShape};
 use super::readers::Readers;
 use super::supervise::Supervisor;
 use super::transfer::{self, Sent, seal_verdict};
-use crate::coord::{CasError, Key, Record, Revision};
+use crate::coord::{CasError, Key, Position, Record, Revision};
 use crate::ring::{Action, Input, Offer, OpId, Origin};
 use crate::rpc::envelope::OfferHead;
 use crate::rpc::subject::Intent;
@@ -43,6 +43,8 @@ pub(super) struct Outgoing {
 pub(super) struct Executor {
     pub(super) parts: Arc<NodeParts>,
     pub(super) shape: RingShape,
+    /// What this incarnation has seen of the store.
+    pub(super) position: Position,
     pub(super) me: NodeId,
     pub(super) hooks: Arc<Hooks>,
     pub(super) readers: Arc<Readers>,
@@ -131,7 +133,7 @@ impl Executor {
 
     fn cas(&self, write: Write, heartbeat: bool, subscribe: Option<PartitionId>) {
         let parts = Arc::clone(&self.parts);
-        let readers = Arc::clone(&self.readers);
+        let (readers, position) = (Arc::clone(&self.readers), self.position.clone());
         self.later(async move {
             let store = if heartbeat { &parts.heartbeat_store } else { &parts.store };
             if let Some(partition) = subscribe.filter(|_| guard::holds(Guard::SubscribeFirst))
@@ -141,6 +143,7 @@ impl Executor {
                 return Input::Cas { op: write.op, result: Err(CasError::Unknown(error.to_string())) };
             }
             let result = store.cas(&write.key.text(), write.expected, write.record.encode(), write.timeout).await;
+            _ = result.as_ref().map(|revision| position.saw(*revision));
             if let Some(partition) = subscribe.filter(|_| !guard::holds(Guard::SubscribeFirst)) {
                 let _ = readers.open_partition(&parts.ring, partition).await;
             }
@@ -295,8 +298,7 @@ impl Executor {
         let find = |(partition, epoch): &(PartitionId, Epoch)| match self.handed.get(partition) {
             Some((handed_at, handed)) if handed_at == epoch => Ok((*partition, handed.clone())),
             // Without chunks: the copy that is here is the state.
-            _ if self.parts.service.replicates() => Ok((*partition, Handed::nothing(self.parts.clock.now()))),
-            _ if !guard::holds(Guard::StateForSwitch) => Ok((*partition, Handed::nothing(self.parts.clock.now()))),
+            _ if self.parts.service.replicates() => Ok((*partition, Handed { chunks: Vec::new(), made: self.parts.clock.now() })),
             _ => Err(format!("the state of partition {partition} for epoch {epoch} is not here")),
         };
         let handed: Result<Vec<_>, String> = owned.iter().map(find).collect();

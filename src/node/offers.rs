@@ -35,13 +35,6 @@ pub(super) struct Handed {
     pub(super) made: Time,
 }
 
-impl Handed {
-    /// Of a partition that holds nothing.
-    pub(super) fn nothing(made: Time) -> Self {
-        Self { chunks: Vec::new(), made }
-    }
-}
-
 #[derive(Debug, Default)]
 struct All {
     count: u64,

@@ -24,7 +24,7 @@ use super::supervise::Supervisor;
 use super::transfer::Staging;
 use super::watches::{Place, Watching};
 use crate::connect::SUBSCRIPTION_CAPACITY;
-use crate::coord::{StoreIdentity, WatchScope};
+use crate::coord::{Position, StoreIdentity, WatchScope};
 use crate::ring::{Action, Identity, Input, Machine, Outcome, Timing};
 use crate::rpc::micro::{EndpointInfo, MicroService, ServiceInfo};
 use crate::rpc::server::{Notice, Notices, Server, ServerParts};
@@ -46,6 +46,8 @@ pub(super) struct Session {
     pub(super) parts: Arc<NodeParts>,
     pub(super) shape: RingShape,
     pub(super) identity: StoreIdentity,
+    /// What this incarnation has seen of the store.
+    pub(super) position: Position,
     pub(super) who: Identity,
     pub(super) timing: Timing,
     pub(super) router: Arc<Router>,
@@ -109,6 +111,7 @@ impl Session {
             scope,
             place,
             identity: self.identity.clone(),
+            position: self.position.clone(),
             chance: self.parts.chance.clone(),
             inputs: inputs.clone(),
         });
@@ -227,8 +230,10 @@ impl Drive {
             Action::Route { partition, owner } => self.session.router.table().update([(partition, owner)]),
             Action::Cas { op, key, expected, record, timeout, .. } => {
                 let (store, inputs) = (Arc::clone(&self.session.parts.heartbeat_store), self.inputs.clone());
+                let position = self.session.position.clone();
                 self.supervisor.once(async move {
                     let result = store.cas(&key.text(), expected, record.encode(), timeout).await;
+                    _ = result.as_ref().map(|revision| position.saw(*revision));
                     let _ = inputs.send(Input::Cas { op, result }).await;
                 });
             }
@@ -289,6 +294,7 @@ impl Drive {
         let executor = Executor {
             parts: Arc::clone(parts),
             shape: session.shape.clone(),
+            position: session.position.clone(),
             me,
             hooks: Hooks::new(Arc::clone(&parts.service), session.shape.partitions),
             readers: Readers::new(Arc::clone(&entrance), parts.process.clone()),

@@ -63,9 +63,9 @@ guards! {
     ///
     /// Without it: nodes that disagree pass it to each other for ever.
     HopLimit = "hop-limit",
-    /// The first state of the ring is applied as one unit, before anything is decided (`ring::machine`).
+    /// Nothing is decided before the first state of the ring was seen, which is applied as one unit (`ring::machine`).
     ///
-    /// Without it: a node acts on a plan whose claims it has not seen.
+    /// Without it: a node acts on a plan whose claims it has not seen, and a claim that is not in the view counts as none.
     SnapshotAsUnit = "snapshot-as-unit",
     /// A lease has run out for an observer a whole lease after it *received* its last change (`ring::lease`).
     ///
@@ -132,10 +132,6 @@ guards! {
     ///
     /// Without it: members whose leases it has not seen yet lose everything to those whose it has.
     AllLeasesSeen = "all-leases-seen",
-    /// Nothing is decided before the first state of the ring was seen (`ring::machine`).
-    ///
-    /// Without it: a claim that is not in the view counts as none.
-    AbsentClaim = "absent-claim",
     /// An owner that has handed out a partition's state serves on only under a new epoch, won by a claim
     /// (`ring::machine::moves`).
     ///
@@ -173,7 +169,7 @@ guards! {
     ///
     /// Without it: epochs come twice, and fencing tokens with them.
     NextGeneration = "next-generation",
-    /// After that a whole lease passes before anybody takes a lease (`node::run`).
+    /// After that a whole lease passes before anybody takes a lease (`ring::machine::life`).
     ///
     /// Without it: somebody claims what a node that has not heard of it still serves.
     HoldOff = "hold-off",
@@ -186,10 +182,6 @@ guards! {
     ///
     /// Without it: old state comes back when the partition does.
     DiscardAfterLoss = "discard-after-loss",
-    /// A partition that is handed over is started only with the state that came with it (`node::executor`).
-    ///
-    /// Without it: it starts empty: acknowledged writes are gone.
-    StateForSwitch = "state-for-switch",
     /// So many requests are held back for a partition, and no more (`rpc::server`).
     ///
     /// Without it: memory grows with the wait.
@@ -218,10 +210,6 @@ guards! {
     ///
     /// Without it: its partition is parked for as long as it hangs.
     HookLimit = "hook-limit",
-    /// A node takes an offer only where it has nothing under way for the partition (`ring::machine::moves`).
-    ///
-    /// Without it: calls of the service overlap, state that is in use is replaced.
-    AcceptWhenFree = "accept-when-free",
     /// A follower goes on only from where it stands (`replica::follower`).
     ///
     /// Without it: a copy misses the writes in between, and acknowledges them.

@@ -81,7 +81,7 @@ impl Machine {
     /// A node that has done nothing yet.
     pub fn new(who: Identity, timing: Timing, now: Time) -> Self {
         let slots = Slots::new(who.partitions);
-        let stage = Stage::Waiting { until: now + timing.hold_off };
+        let stage = Stage::HoldingOff { until: now + timing.lease };
         Self {
             who,
             timing,
@@ -213,7 +213,7 @@ impl Machine {
     /// Brings everything towards the plan that can be brought.
     fn advance(&mut self) {
         self.advance_life();
-        if self.lease.is_none() || (guard::holds(Guard::AbsentClaim) && !self.ring_seen) {
+        if self.lease.is_none() || (guard::holds(Guard::SnapshotAsUnit) && !self.ring_seen) {
             return;
         }
         if !self.takes_part() {

@@ -272,6 +272,10 @@ impl Machine {
         let accepted = result.is_ok();
         self.out.push(Action::AnswerOffer { op, result });
         if accepted {
+            // An offer may come ahead of the plan that it follows: by the older one, the partition would go straight back.
+            if !self.planned(offer.partition).is_some_and(|planned| self.is_me(&planned)) {
+                self.slots[offer.partition.index()].move_retry_at = self.now + self.timing.backoff;
+            }
             let (expected, epoch, replicas) = (offer.revision, offer.epoch.next(), offer.replicas.clone());
             let (origin, state) = (Origin::Switch, ClaimState::Held);
             self.claim(offer.partition, Bid { expected, epoch, origin, replicas, state, abandoned: None });
@@ -293,7 +297,7 @@ impl Machine {
         if slot.is_excluded(self.now) {
             return Err("this partition could not be started here a moment ago".to_owned());
         }
-        if !matches!(slot.phase, Phase::Away) && guard::holds(Guard::AcceptWhenFree) {
+        if !matches!(slot.phase, Phase::Away) {
             return Err("this partition is busy here".to_owned());
         }
         if !offer.replicas.is_empty() && !offer.replicas.iter().any(|id| self.is_me(id)) {

@@ -122,21 +122,26 @@ impl Rig {
     }
 
     pub(super) fn with(partitions: u16, timing: Timing) -> Self {
-        Self::made(partitions, timing, false)
+        Self::made(partitions, timing, (false, Generation::new(1)))
     }
 
     /// A node `n1` that keeps copies, and holds its lease in a ring with these records.
     pub(super) fn with_copies(partitions: u16, records: Vec<(Key, Record)>) -> Self {
-        let mut rig = Self::made(partitions, timing(), true);
+        let mut rig = Self::made(partitions, timing(), (true, Generation::new(1)));
         rig.join(records);
         rig
     }
 
-    fn made(partitions: u16, timing: Timing, replicates: bool) -> Self {
+    /// In a ring whose store was another one before.
+    pub(super) fn after_a_reset(partitions: u16) -> Self {
+        Self::made(partitions, timing(), (false, Generation::new(2)))
+    }
+
+    fn made(partitions: u16, timing: Timing, (replicates, generation): (bool, Generation)) -> Self {
         let who = Identity {
             node: name("n1"),
             incarnation_id: own_uuid(),
-            generation: Generation::new(1),
+            generation,
             partitions: PartitionCount::new(partitions).unwrap(),
             zone: None,
             weight: 1,
@@ -223,6 +228,14 @@ impl Rig {
         let mut actions = self.see_at(update);
         actions.extend(self.feed(Input::Cas { op, result: Ok(revision) }));
         actions
+    }
+
+    /// It is applied, and followed by `later`, which the watch shows before the acknowledgement comes.
+    pub(super) fn ack_after(&mut self, key: &str, later: (Key, Record)) -> Vec<String> {
+        let Pending { op, key, record } = self.taken(key);
+        let revision = self.put((key, record)).revision;
+        self.see(later);
+        self.feed(Input::Cas { op, result: Ok(revision) })
     }
 
     pub(super) fn fail(&mut self, key: &str, error: CasError) -> Vec<String> {

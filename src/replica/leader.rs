@@ -258,7 +258,9 @@ impl Leader {
         peer.flight = None;
         peer.put_off_copy(now, &self.bounds);
         match (result, since.filter(|since| self.log.contains(*since))) {
-            (Ok(()), Some(since)) => (peer.place, peer.goal) = (Place::At(since), tail),
+            (Ok(()), Some(since)) => {
+                (peer.place, peer.goal, peer.unanswered_since) = (Place::At(since), tail, None);
+            }
             (Err(Failure::Told(Told::Stale { promised })), _) if promised > self.epoch => self.replaced_by(promised),
             _ => {}
         }
@@ -327,7 +329,8 @@ impl Leader {
     /// A follower holds nothing that this owner's log goes on from.
     fn lost(&mut self, node: &NodeId) {
         let Some(peer) = self.peers.get_mut(node) else { return };
-        peer.place = Place::NoCopy;
+        // It has answered, or is not asked any more: what it owes is a copy, which nobody waits for.
+        (peer.place, peer.unanswered_since) = (Place::NoCopy, None);
         if !peer.may_be_cleared() && !peer.silent {
             peer.silent = true;
             self.reports.push(Report::Silent(node.clone()));

@@ -102,6 +102,7 @@ impl Copies {
             clock: Arc::clone(&parts.clock),
             inputs,
             answer_timeout: bounds.silent_after / 2,
+            part_timeout: parts.timing.lease / 2,
             copying: Semaphore::new(parts.copying.parallel),
             pace: Pace::new(parts.copying.bytes_per_second, Arc::clone(&parts.clock)),
             copied_bytes: AtomicU64::new(0),

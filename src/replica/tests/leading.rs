@@ -215,3 +215,17 @@ fn in_a_switch_the_log_goes_along_both_ways() {
     assert_eq!(former.ask(ms(1), ask).1, Told::At(v(3, 1)));
     assert_eq!(target.tail(), v(3, 1));
 }
+
+#[test]
+fn a_member_that_came_by_a_copy_is_not_silent_for_what_it_was_asked_before_it() {
+    let mut leader = leader(&members(&[], None, &[1]));
+    let asked = due(&mut leader, 0);
+    leader.told(ms(1), &asked[0].0, asked[0].1, Ok(Told::Elsewhere { at: None }));
+    let copy = due(&mut leader, 1);
+    leader.copy_begins(&copy[0].0, copy[0].1).unwrap();
+    leader.copied(ms(2), &copy[0].0, copy[0].1, Ok(()));
+    assert_eq!(leader.reports(), [Report::CaughtUp(id(1, 1))]);
+    leader.set_members(&members(&[1], None, &[]));
+    let much_later = ms(0) + BOUNDS.silent_after * 10;
+    assert_eq!((leader.next_wake(), leader.due(much_later), leader.reports()), (None, vec![], vec![]));
+}

@@ -115,7 +115,7 @@ pub(super) enum DevCommand {
     },
     /// TERM: the node hands everything over and leaves; answers when it has ended
     Stop(OneNode),
-    /// kill -9: its entries are lost, the others take over
+    /// kill -9: the others take over, with the copies they have
     Kill(OneNode),
     /// End it if it runs, start it again; answers when it is ready
     Restart(OneNode),

@@ -9,9 +9,14 @@ pub const NOT_ENOUGH_REPLICAS: &str = "not_enough_replicas";
 /// Code of a request that was executed, with too few copies having it as far as is known.
 const UNKNOWN: &str = "unknown";
 
+/// How many copies the partition has, and what its ring asks for.
+pub(super) fn copies(grant: &Grant) -> Copies {
+    grant.log().map_or(Copies::ONE, |log| log.copies())
+}
+
 /// Refuses, before anything is executed, what too few copies are in sync for; answers the level in force.
 pub(super) fn check(grant: &Grant, asked: Option<Consistency>) -> Result<Consistency, ServiceError> {
-    let copies = grant.log().map_or(Copies::ONE, |log| log.copies());
+    let copies = copies(grant);
     let level = asked.unwrap_or(copies.consistency);
     if copies.suffice_for(level) {
         return Ok(level);

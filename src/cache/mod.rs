@@ -8,7 +8,7 @@
 //! - `limits`, `content_type`, `condition`: what is accepted, what a value is, what must hold for a write.
 //! - [`plain`]: the JSON of people and plain clients; `keyed`: the same with the key in the subject; `native`: the encoding between nodes.
 //! - `item`, `log`, `deadlines`, `map`: an entry, the memory entries are kept in, which end next, and a partition's bounded map of them.
-//! - `budget`, `partition`, `store`: the partitions held here, and the memory they share.
+//! - `budget`, `partition`, `store`: the partitions held here, and the memory they share; `update`: increment and get-or-set.
 //! - `sweeper`: takes out what has expired.
 //! - `snapshot`: a partition's entries on their way to its next owner or to a copy; `change`: a write on its way to the copies;
 //!   `copies`: taking both in. `levels`: how many copies must have a write.
@@ -38,9 +38,11 @@ mod sweeper;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;
+mod update;
 
 pub use client::{
-    CacheClient, CacheEntry, ChangeReply, DeleteReply, EntryInfo, GetReply, InspectReply, NewEntry, SetReply,
+    CacheClient, CacheEntry, ChangeReply, DeleteReply, EntryInfo, GetOrSetReply, GetReply, IncrementReply,
+    InspectReply, NewEntry, SetReply,
 };
 pub use condition::{Condition, MAX_VERSIONS, Matching, PRECONDITION_FAILED};
 pub use content_type::{ContentType, MAX_CONTENT_TYPE_BYTES};

@@ -39,6 +39,19 @@ pub(super) enum Operation<'a> {
         condition: Condition,
     },
     Inspect,
+    Increment {
+        by: i64,
+        ttl_ms: Option<u64>,
+    },
+    /// Answered as [`Operation::Get`] where there is an entry, else as [`Operation::Set`].
+    GetOrSet {
+        #[serde(serialize_with = "as_bytes")]
+        value: &'a [u8],
+        /// Empty for JSON.
+        #[serde(serialize_with = "as_bytes")]
+        content_type: &'a [u8],
+        ttl_ms: Option<u64>,
+    },
 }
 
 impl Operation<'_> {
@@ -51,13 +64,15 @@ impl Operation<'_> {
             Self::Touch { .. } => "touch",
             Self::Persist { .. } => "persist",
             Self::Inspect => "inspect",
+            Self::Increment { .. } => "incr",
+            Self::GetOrSet { .. } => "get-or-set",
         }
     }
 
     /// What must hold for it to be executed.
     pub(super) fn condition(&self) -> &Condition {
         match self {
-            Self::Get | Self::Inspect => &Condition::NONE,
+            Self::Get | Self::Inspect | Self::Increment { .. } | Self::GetOrSet { .. } => &Condition::NONE,
             Self::Set { condition, .. }
             | Self::Delete { condition }
             | Self::Touch { condition, .. }
@@ -83,6 +98,10 @@ pub(super) enum Answer<'a> {
     /// To touch and persist: the version it has now, if there is an entry.
     Changed(Option<Version>),
     Inspected(Option<Seen<'a>>),
+    Incremented {
+        value: i64,
+        version: Version,
+    },
 }
 
 /// An entry as it is answered.

@@ -16,7 +16,7 @@ use super::keyed;
 use super::levels;
 use super::limits::{Limits, bad_request, check_key, check_ttl};
 use super::native::{self, Answer, Found, Operation, Seen, encode};
-use super::plain::{self, TouchRequest, check_json};
+use super::plain::{self, IncrementRequest, TouchRequest, check_json};
 use super::snapshot::{self, SnapshotError};
 use super::stats::{CacheStats, add};
 use super::store::{NewValue, Store, Stored};
@@ -25,7 +25,7 @@ use crate::service::{BoxError, Chunks, Form, Grant, Release, Request, Service, S
 use crate::types::{Chance, Clock, NodeName, PartitionId, Process, Time, Version};
 
 /// What can be asked of the owner of a key: in its native form, and by plain clients as `<ring>.<operation>`.
-pub const OPERATIONS: [&str; 6] = ["get", "set", "delete", "touch", "persist", "inspect"];
+pub const OPERATIONS: [&str; 8] = ["get", "set", "delete", "touch", "persist", "inspect", "incr", "get-or-set"];
 
 /// What a cache is made with.
 #[derive(Debug, Clone)]
@@ -106,14 +106,8 @@ impl CacheService {
                 encode(&Answer::Got(item.map(|item| answered(&item, now))), size_hint)
             })?,
             Operation::Set { value, content_type, ttl_ms, condition } => {
-                let ttl = ttl_ms.map(Duration::from_millis);
-                ttl.map_or(Ok(()), check_ttl)?;
-                content_type::check_stored(content_type)?;
-                if content_type::is_json(content_type) {
-                    check_json(value)?;
-                }
-                let Stored { version, created } =
-                    self.set(grant, request, NewValue { bytes: value, content_type, ttl }, &condition)?;
+                let value = checked(NewValue { bytes: value, content_type, ttl: ttl_of(ttl_ms)? })?;
+                let Stored { version, created } = self.set(grant, request, value, &condition)?;
                 (encode(&Answer::Stored { version, created }, 0), version)
             }
             Operation::Delete { condition } => {
@@ -133,6 +127,18 @@ impl CacheService {
             Operation::Inspect => self
                 .store
                 .inspect(grant, key, |item, now| encode(&Answer::Inspected(item.map(|item| seen(&item, now))), 0))?,
+            Operation::Increment { by, ttl_ms } => {
+                let (value, version) = self.store.increment(grant, key, by, ttl_of(ttl_ms)?)?;
+                (encode(&Answer::Incremented { value, version }, 0), version)
+            }
+            Operation::GetOrSet { value, content_type, ttl_ms } => {
+                let value = checked(NewValue { bytes: value, content_type, ttl: ttl_of(ttl_ms)? })?;
+                self.limits.check_value(value.bytes)?;
+                let (got, version) = self.store.get_or_set(grant, key, value, |item, now| {
+                    encode(&Answer::Got(Some(answered(item, now))), item.value.len())
+                })?;
+                (got.map_or_else(|| encode(&Answer::Stored { version, created: true }, 0), Ok), version)
+            }
         };
         Ok((answer?, version))
     }
@@ -173,9 +179,24 @@ impl CacheService {
             "inspect" => {
                 let (answer, version) = self.store.inspect(grant, key, |item, now| {
                     let seen = item.map(|item| EntryInfo::of(&seen(&item, now))).transpose()?;
-                    Ok::<_, ServiceError>(plain::inspected(seen.as_ref(), grant.partition, &self.node))
+                    let copies = levels::copies(grant);
+                    Ok::<_, ServiceError>(plain::inspected(seen.as_ref(), grant.partition, &self.node, &copies))
                 })?;
                 (answer?, version)
+            }
+            "incr" => {
+                let IncrementRequest { by, ttl } = plain::parse_increment(body)?;
+                let (value, version) = self.store.increment(grant, key, by, ttl)?;
+                (plain::incremented(value, &self.node, version), version)
+            }
+            "get-or-set" => {
+                let parsed = plain::parse_get_or_set(body, &self.limits)?;
+                let value = NewValue { bytes: &parsed.value, content_type: b"", ttl: parsed.ttl };
+                let (got, version) = self.store.get_or_set(grant, key, value, |item, _| {
+                    let answer = plain::got_or_set_stored(item.value, item.content_type, &self.node, item.version);
+                    self.limits.check_answer(&answer).map(|()| answer)
+                })?;
+                (got.unwrap_or_else(|| plain::set_instead(&parsed.value, &self.node, version)), version)
             }
             other => {
                 let known = OPERATIONS.join(", ");
@@ -221,6 +242,22 @@ impl CacheService {
             tracing::error!(%error, "discarding partitions of the cache did not end");
         }
     }
+}
+
+/// A time to live as it came.
+fn ttl_of(ttl_ms: Option<u64>) -> Result<Option<Duration>, ServiceError> {
+    let ttl = ttl_ms.map(Duration::from_millis);
+    ttl.map_or(Ok(()), check_ttl)?;
+    Ok(ttl)
+}
+
+/// A value that is what its content type says.
+fn checked(value: NewValue<'_>) -> Result<NewValue<'_>, ServiceError> {
+    content_type::check_stored(value.content_type)?;
+    if content_type::is_json(value.content_type) {
+        check_json(value.bytes)?;
+    }
+    Ok(value)
 }
 
 fn answered<'a>(item: &Item<'a>, now: Time) -> Found<'a> {

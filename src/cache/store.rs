@@ -133,12 +133,25 @@ impl Store {
         ensure_serving(&held, grant)?;
         let before = live_version(&held, key, now);
         condition.check(before)?;
+        let version = self.replace(&mut held, grant, key, value, now)?;
+        Ok(Stored { version, created: before.is_none() })
+    }
+
+    /// Puts a value in place of what is there: a write, under the partition's lock. Its version.
+    pub(super) fn replace(
+        &self,
+        held: &mut Held,
+        grant: &Grant,
+        key: &[u8],
+        value: NewValue<'_>,
+        now: Time,
+    ) -> Result<Version, ServiceError> {
         let version = held.next_version(grant.epoch());
         let NewValue { bytes: value, content_type, ttl } = value;
         let (deadline, written) = (deadline(ttl, now), Written::before(now, Duration::ZERO));
-        self.insert(&mut held, &Item { key, value, content_type, version, deadline, written }, now)?;
-        wrote(&mut held, grant, version, now, || Effect::Set { key, value, content_type, ttl_ns: ttl.map(nanos) });
-        Ok(Stored { version, created: before.is_none() })
+        self.insert(held, &Item { key, value, content_type, version, deadline, written }, now)?;
+        wrote(held, grant, version, now, || Effect::Set { key, value, content_type, ttl_ns: ttl.map(nanos) });
+        Ok(version)
     }
 
     /// Takes an entry out, if the condition holds for it; says whether a live one was there, and the version of the
@@ -287,7 +300,7 @@ impl Store {
         Err(ServiceError::new("overloaded", "the cache's memory is being divided anew; not stored, try again"))
     }
 
-    fn ensure_can_ever_fit(&self, content_len: usize, value_len: usize) -> Result<(), ServiceError> {
+    pub(super) fn ensure_can_ever_fit(&self, content_len: usize, value_len: usize) -> Result<(), ServiceError> {
         let needed = BoundedMap::capacity_to_hold(heaviest(content_len));
         if needed <= self.bound_bytes {
             return Ok(());
@@ -301,7 +314,7 @@ impl Store {
 
     /// Sees to it that an entry of this weight fits a partition: sweeps it, then lets it grow; what is still missing is
     /// evicted from it when the entry is put in.
-    fn prepare_room(&self, partition: &Arc<Partition>, weight: u64, now: Time) {
+    pub(super) fn prepare_room(&self, partition: &Arc<Partition>, weight: u64, now: Time) {
         let must = BoundedMap::capacity_to_hold(weight);
         let fits = |held: &Held| {
             let capacity = held.map.capacity();
@@ -409,11 +422,11 @@ pub(super) fn deadline(ttl: Option<Duration>, now: Time) -> Time {
     ttl.map_or(NEVER, |ttl| now + ttl)
 }
 
-fn ensure_serving(held: &Held, grant: &Grant) -> Result<(), ServiceError> {
+pub(super) fn ensure_serving(held: &Held, grant: &Grant) -> Result<(), ServiceError> {
     if held.serves(grant.epoch()) { Ok(()) } else { Err(not_held(grant)) }
 }
 
-fn not_held(grant: &Grant) -> ServiceError {
+pub(super) fn not_held(grant: &Grant) -> ServiceError {
     let (partition, epoch) = (grant.partition, grant.epoch());
     ServiceError::new(UNAVAILABLE, format!("partition {partition} is not held here at epoch {epoch}"))
 }

@@ -7,18 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::types::{Consistency, Factor, NodeName, PartitionId};
-
-/// What becomes of a partition when every node that held a copy is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnLoss {
-    /// It starts empty.
-    #[default]
-    Accept,
-    /// It waits for operators to accept the loss.
-    Wait,
-}
+pub use crate::types::OnLoss;
+use crate::types::{Consistency, CopyRules, Factor, NodeName, PartitionId};
 
 /// What the planner is told by operators. Absent means all defaults: nothing paused, cordoned or pinned.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -56,6 +46,12 @@ impl RingConfig {
     #[must_use]
     pub fn factor(&self) -> Factor {
         self.replicas.unwrap_or_default()
+    }
+
+    /// What is asked for of copies.
+    #[must_use]
+    pub fn copy_rules(&self) -> CopyRules {
+        CopyRules { replicas: self.factor(), consistency: self.consistency, on_loss: self.on_loss }
     }
 
     /// As read from a record, whose `format` is no part of it.

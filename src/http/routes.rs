@@ -16,7 +16,7 @@ use crate::cache::{CacheClient, MAX_KEY_BYTES};
 use crate::types::Consistency;
 
 /// What there is, as an unknown path is told.
-const ENDPOINTS: [&str; 15] = [
+const ENDPOINTS: [&str; 17] = [
     "POST /set",
     "GET /get?key=",
     "DELETE /delete?key=",
@@ -26,6 +26,8 @@ const ENDPOINTS: [&str; 15] = [
     "DELETE /v1/keys/{key}",
     "POST /v1/keys/{key}/touch",
     "POST /v1/keys/{key}/persist",
+    "POST /v1/keys/{key}/incr?by=",
+    "POST /v1/keys/{key}/get-or-set",
     "GET /owner?key=",
     "GET /stats",
     "GET /health",

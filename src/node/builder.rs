@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::meta::MetaError;
-use super::parts::{Copying, NodeParts};
+use super::parts::{Copying, CreatedWith, NodeParts};
 use super::ring::Ring;
 use super::run::NodeError;
 use crate::connect::{ConnectError, ConnectOptions, Connections, Nats};
@@ -63,6 +63,7 @@ pub struct NodeBuilder {
     partitions: PartitionCount,
     key_hash: KeyHash,
     kv_replicas: Option<usize>,
+    created_with: CreatedWith,
     timing: Timing,
     clock: Arc<dyn Clock>,
     staging_bytes: usize,
@@ -85,6 +86,7 @@ impl NodeBuilder {
             partitions: PartitionCount::DEFAULT,
             key_hash: KeyHash::default(),
             kv_replicas: None,
+            created_with: CreatedWith::default(),
             timing: Timing::for_lease(DEFAULT_LEASE),
             clock: Arc::new(BootClock),
             staging_bytes: DEFAULT_STAGING_BYTES,
@@ -133,6 +135,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn kv_replicas(mut self, replicas: Option<usize>) -> Self {
         self.kv_replicas = replicas;
+        self
+    }
+
+    /// What the ring keeps to with its copies, where this node is the first. Later it is changed for the whole ring: see
+    /// [`admin`](crate::admin).
+    #[must_use]
+    pub fn created_with(mut self, created_with: CreatedWith) -> Self {
+        self.created_with = created_with;
         self
     }
 
@@ -190,6 +200,7 @@ impl NodeBuilder {
             http: self.http,
             partitions: self.partitions,
             key_hash: self.key_hash,
+            created_with: self.created_with,
             timing: self.timing,
             service,
             store: Arc::new(store),

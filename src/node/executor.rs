@@ -298,7 +298,9 @@ impl Executor {
         let find = |(partition, epoch): &(PartitionId, Epoch)| match self.handed.get(partition) {
             Some((handed_at, handed)) if handed_at == epoch => Ok((*partition, handed.clone())),
             // Without chunks: the copy that is here is the state.
-            _ if self.parts.service.replicates() => Ok((*partition, Handed { chunks: Vec::new(), made: self.parts.clock.now() })),
+            _ if self.parts.service.replicates() => {
+                Ok((*partition, Handed { chunks: Vec::new(), made: self.parts.clock.now() }))
+            }
             _ => Err(format!("the state of partition {partition} for epoch {epoch} is not here")),
         };
         let handed: Result<Vec<_>, String> = owned.iter().map(find).collect();

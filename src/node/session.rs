@@ -75,7 +75,7 @@ impl Session {
     pub(super) async fn run(self) -> Outcome {
         let now = self.parts.clock.now();
         let machine = Driven::new(Machine::new(self.who.clone(), self.timing.clone(), now));
-        self.shown.send_replace(Shown(Some(machine.clone())));
+        self.shown.send_replace(Shown { driven: Some(machine.clone()), copies: None });
         let (inputs, receiver) = mpsc::channel(INPUTS);
         let stop = CancellationToken::new();
         let supervisor = Supervisor::new(
@@ -268,6 +268,7 @@ impl Drive {
         let staging = Arc::new(Staging::new(Arc::clone(&parts.clock), parts.staging_bytes));
         let copies =
             Copies::new(parts, me.clone(), session.shape.partitions, self.supervisor.clone(), self.inputs.clone());
+        session.shown.send_modify(|shown| shown.copies = Some(Arc::clone(&copies)));
         let entrance = Arc::new(Entrance {
             server: Arc::clone(&server),
             service: Arc::clone(&parts.service),

@@ -14,7 +14,7 @@ use super::observer::{NodeProcess, Observed, ProcessChange};
 use super::wire::{Line, Wired};
 use super::world::World;
 use crate::coord::mem::MemStore;
-use crate::node::{Copying, NodeParts, Ring};
+use crate::node::{Copying, CreatedWith, NodeParts, Ring};
 use crate::rpc::Message;
 use crate::rpc::mem::{MemBus, MemSwitch, Tap};
 use crate::rpc::server::RequestObserver;
@@ -122,6 +122,7 @@ pub(super) fn twins(
         http: None,
         partitions: settings.partitions,
         key_hash: settings.key_hash,
+        created_with: CreatedWith::default(),
         timing: settings.timing.clone(),
         service,
         store: Arc::new(wired(0, Some(bus.clone()))),

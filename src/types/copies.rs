@@ -144,6 +144,60 @@ impl fmt::Display for Consistency {
     }
 }
 
+/// What becomes of a partition when every node that held a copy is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLoss {
+    /// It starts empty.
+    #[default]
+    Accept,
+    /// It waits for operators to accept the loss.
+    Wait,
+}
+
+/// Not a way to meet a loss.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no '{given}' on loss: give accept or wait")]
+pub struct UnknownOnLoss {
+    given: String,
+}
+
+impl OnLoss {
+    /// As it is spelled.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Wait => "wait",
+        }
+    }
+}
+
+impl FromStr for OnLoss {
+    type Err = UnknownOnLoss;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = [Self::Accept, Self::Wait].into_iter().find(|choice| choice.as_str() == text);
+        found.ok_or_else(|| UnknownOnLoss { given: text.to_owned() })
+    }
+}
+
+impl fmt::Display for OnLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a ring keeps to with its copies: the ring's, not a node's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct CopyRules {
+    /// Copies of each partition, the owner's included.
+    pub replicas: Factor,
+    /// What has to have a write before it is answered, where the request does not say.
+    pub consistency: Consistency,
+    /// What becomes of a partition whose copies are all gone.
+    pub on_loss: OnLoss,
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -171,5 +225,14 @@ mod tests {
         assert_eq!(needed(Consistency::Eventual), [1, 1, 1, 1, 1]);
         assert_eq!(needed(Consistency::Quorum), [1, 2, 2, 3, 3]);
         assert_eq!(needed(Consistency::Strong), [1, 2, 3, 4, 5]);
+    }
+    #[test]
+    fn a_choice_on_loss_reads_back_as_it_is_spelled() {
+        for choice in [OnLoss::Accept, OnLoss::Wait] {
+            assert_eq!(choice.as_str().parse(), Ok(choice));
+            assert_eq!(serde_json::to_string(&choice).unwrap(), format!("\"{choice}\""));
+        }
+        let refused = "no".parse::<OnLoss>().unwrap_err().to_string();
+        assert!(refused.contains("'no'") && refused.contains("accept or wait"), "{refused}");
     }
 }

@@ -15,7 +15,7 @@ mod time;
 mod version;
 
 pub use chance::Chance;
-pub use copies::{Consistency, Factor, InvalidFactor, UnknownConsistency};
+pub use copies::{Consistency, CopyRules, Factor, InvalidFactor, OnLoss, UnknownConsistency, UnknownOnLoss};
 pub use hash::{KeyHash, UnknownKeyHash};
 pub use ids::{
     Epoch, FencingToken, Generation, Incarnation, InvalidName, NAME_MAX_BYTES, NodeId, NodeName, PartitionCount,

@@ -16,19 +16,19 @@ use crate::types::Consistency;
 
 /// Keeps the changes, and commits what it is told to.
 #[derive(Debug)]
-struct Kept {
+pub(super) struct Kept {
     changes: Mutex<Vec<Change>>,
     copies: Mutex<Copies>,
     committed: watch::Sender<Option<Version>>,
 }
 
 impl Kept {
-    fn new(in_sync: usize, factor: usize) -> Arc<Self> {
+    pub(super) fn new(in_sync: usize, factor: usize) -> Arc<Self> {
         let copies = Mutex::new(Copies { in_sync, factor, consistency: Consistency::Eventual });
         Arc::new(Self { changes: Mutex::default(), copies, committed: watch::Sender::new(None) })
     }
 
-    fn take(&self) -> Vec<Change> {
+    pub(super) fn take(&self) -> Vec<Change> {
         std::mem::take(&mut *self.changes.lock().unwrap())
     }
 

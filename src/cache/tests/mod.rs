@@ -8,6 +8,7 @@ mod formats;
 mod handoff;
 mod model;
 mod operations;
+mod update;
 
 use std::sync::Arc;
 use std::time::Duration;

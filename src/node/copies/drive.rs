@@ -1,6 +1,7 @@
 //! Drives the copies of one partition that this node owns: sends what is due, hands back what comes of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,6 +38,8 @@ pub(super) struct Tools {
     /// So many copies are made at once.
     pub(super) copying: Semaphore,
     pub(super) pace: Pace,
+    /// Bytes of copies that others have acknowledged.
+    pub(super) copied_bytes: AtomicU64,
 }
 
 impl Tools {
@@ -136,7 +139,8 @@ impl Making<'_> {
         let (epoch, stream, clock) = (self.led.epoch(), self.stream, &self.tools.clock);
         let ask = || Ask::chunk(epoch, stream, number, clock.now().since(made), body.clone());
         expect(self.send(ask).await?)?;
-        self.led.copied_bytes(body.len());
+        self.led.copied_bytes(self.to, clock.now(), body.len());
+        self.tools.copied_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -148,6 +152,7 @@ async fn copy(led: &Led, tools: &Tools, to: &NodeId, stream: u64) -> Result<(), 
     let since = led.copy_begins(to, stream).ok_or(Failure::Timeout)?;
     expect(making.send(|| Ask::CopyBegin { epoch, stream, since }).await?)?;
     let max_bytes = tools.bus.max_payload().saturating_sub(AROUND_CHUNK_BYTES);
+    led.copying_begins(to, tools.clock.now());
     let chunks = tools.service.snapshot(&led.grant, max_bytes).await.map_err(failed)?;
     let numbered = chunks.map_err(failed).boxed().zip(futures::stream::iter(0_u32..));
     let paced = numbered.then(|(chunk, number)| async move {

@@ -1,8 +1,7 @@
 //! A partition that this node owns, as its service and the tasks around it see it: the pure leader behind a lock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures::FutureExt;
@@ -13,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::replica::{Change, Due, Failure, Leader, Members, Progress, Report, Told};
 use crate::ring::{CopySet, OpId};
 use crate::service::{ChangeLog, Copies, Grant, NotCommitted};
-use crate::types::{Epoch, NodeId, PartitionId, Time, Version};
+use crate::types::{Epoch, NodeId, NodeName, PartitionId, Time, Version};
 
 /// What came of something sent to a follower.
 pub(super) struct Outcome {
@@ -37,6 +36,23 @@ pub(super) struct Turn {
     pub(super) wake: Option<Time>,
 }
 
+/// How far a copy is that is made for another node.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::node) struct Copied {
+    begun: Time,
+    last: Time,
+    /// Acknowledged so far.
+    pub(in crate::node) bytes: u64,
+}
+
+impl Copied {
+    /// Over the time it took, or has taken so far; `None` before that can be told.
+    pub(in crate::node) fn bytes_per_second(self) -> Option<u64> {
+        let seconds = self.last.since(self.begun).as_secs_f64();
+        (seconds >= 0.001).then(|| (self.bytes as f64 / seconds) as u64)
+    }
+}
+
 struct Inside {
     /// `None` once this node's turn is over.
     leader: Option<Leader>,
@@ -57,8 +73,8 @@ pub(in crate::node) struct Led {
     /// Grows with what is committed; ends with the grant.
     committed: watch::Sender<Version>,
     pub(super) ended: CancellationToken,
-    /// Bytes of the copies made for its learners so far.
-    copied_bytes: AtomicU64,
+    /// How far the copies made for its learners are, or came last.
+    copied: Mutex<BTreeMap<NodeId, Copied>>,
     /// Why no copy can follow any more.
     broken: OnceLock<String>,
 }
@@ -85,7 +101,7 @@ impl Led {
             woken: Notify::new(),
             committed: watch::Sender::new(Version::default()),
             ended: CancellationToken::new(),
-            copied_bytes: AtomicU64::new(0),
+            copied: Mutex::default(),
             broken: OnceLock::new(),
         })
     }
@@ -183,8 +199,25 @@ impl Led {
         self.inside().leader.as_ref()?.copy_tail(to, stream)
     }
 
-    pub(super) fn copied_bytes(&self, bytes: usize) {
-        self.copied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    /// A copy begins anew.
+    pub(super) fn copying_begins(&self, to: &NodeId, now: Time) {
+        self.copied().insert(to.clone(), Copied { begun: now, last: now, bytes: 0 });
+    }
+
+    /// So much more of it has been acknowledged.
+    pub(super) fn copied_bytes(&self, to: &NodeId, now: Time, bytes: usize) {
+        if let Some(copied) = self.copied().get_mut(to) {
+            (copied.last, copied.bytes) = (now, copied.bytes + bytes as u64);
+        }
+    }
+
+    /// How far the last copy made for a node is.
+    pub(super) fn copied_to(&self, to: &NodeName) -> Option<Copied> {
+        self.copied().iter().find(|(id, _)| id.node == *to).map(|(_, copied)| *copied)
+    }
+
+    fn copied(&self) -> MutexGuard<'_, BTreeMap<NodeId, Copied>> {
+        self.copied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why no copy can follow any more, if that is so.

@@ -12,12 +12,13 @@ mod wire;
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
-pub(super) use led::{Led, LedLog};
+pub(super) use led::{Copied, Led, LedLog};
 pub(super) use wire::{SwitchHead, open_ask, seal_told};
 
 use super::parts::NodeParts;
@@ -25,7 +26,7 @@ use super::supervise::Supervisor;
 use crate::replica::{Apply, Ask, Bounds, Follower, Leader, Log, Told};
 use crate::ring::{CopySet, Input, OpId, Timing};
 use crate::service::{BoxError, Grant, Service};
-use crate::types::{Clock, Epoch, NodeId, PartitionCount, PartitionId, Version};
+use crate::types::{Clock, Epoch, NodeId, NodeName, PartitionCount, PartitionId, Version};
 use drive::Tools;
 use pace::Pace;
 
@@ -104,6 +105,7 @@ impl Copies {
             part_timeout: parts.timing.lease / 2,
             copying: Semaphore::new(parts.copying.parallel),
             pace: Pace::new(parts.copying.bytes_per_second, Arc::clone(&parts.clock)),
+            copied_bytes: AtomicU64::new(0),
         });
         let empty = |_| Mutex::new(Slot::Follows(Follower::new(Epoch::ZERO, bounds)));
         Arc::new(Self {
@@ -163,6 +165,19 @@ impl Copies {
             Slot::Leads(led) if led.epoch() == epoch => Some(Arc::clone(led)),
             _ => None,
         }
+    }
+
+    /// How far the last copy is that this node, its owner, made of the partition for another.
+    pub(super) fn copied_to(&self, partition: PartitionId, node: &NodeName) -> Option<Copied> {
+        match &*self.slot(partition)? {
+            Slot::Leads(led) => led.copied_to(node),
+            Slot::Follows(_) => None,
+        }
+    }
+
+    /// Bytes of copies made for other nodes so far.
+    pub(super) fn copied_bytes(&self) -> u64 {
+        self.tools.copied_bytes.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Who holds copies of the partition that this node owns.

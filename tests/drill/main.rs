@@ -106,7 +106,7 @@ async fn every_node_restarted_in_turn_under_load_fails_no_request_and_loses_no_w
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_zone_killed_at_once_under_load_loses_no_acknowledged_quorum_or_strong_write() {
     let _turn = TURN.lock().await;
-    let mut ground = Ground::start(&FIVE, "1500ms").await;
+    let mut ground = Ground::start(&FIVE, "2s").await;
     let load = Load::start(&ground.doors().await, true);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = load.tally.take();
@@ -120,13 +120,18 @@ async fn a_zone_killed_at_once_under_load_loses_no_acknowledged_quorum_or_strong
     let (lasted, after) = (began.elapsed(), load.tally.take());
     let mut keys = load.stop().await;
     keys.retain(|account| account.level != Consistency::Eventual);
-    assert!(keys.iter().all(|account| account.acknowledged.is_some()));
+    let acknowledged = keys.iter().filter(|account| account.acknowledged.is_some()).count();
+    assert!(
+        acknowledged > keys.len() / 2,
+        "{acknowledged} of {} keys were written: too few to show anything",
+        keys.len()
+    );
     keys.extend(burst);
     let lost = check_all(&ground, &keys).await;
     let open = keys.iter().filter(|account| account.open.is_some()).count();
     eprintln!("zone a killed, whole after {whole_after:.1?}; {open} writes with unknown outcome");
     eprintln!("{}\n{}", before.line("before", Duration::from_secs(2)), after.line("after", lasted));
-    assert!(before.failed.is_empty() && before.lost.is_empty(), "{before:#?}");
+    assert!(before.lost.is_empty(), "{} lost before: {:#?}", before.lost.len(), few(&before.lost));
     assert!(after.lost.is_empty(), "{} lost: {:#?}", after.lost.len(), few(&after.lost));
     assert!(lost.is_empty(), "{} lost in the end: {:#?}", lost.len(), few(&lost));
 }

@@ -71,7 +71,7 @@ const SHOWN: &[(Guard, Shown)] = &[
     (Guard::NameObserved, By(1)),
     (Guard::LiveNameRefused, ByMachine),
     (Guard::StartGrows, By(1)),
-    (Guard::NextGeneration, By(57)),
+    (Guard::NextGeneration, By(101)),
     (Guard::HoldOff, By(46)),
     (Guard::HookOrder, By(15)),
     (Guard::DiscardAfterLoss, By(3)),

@@ -45,7 +45,7 @@ const SHOWN: &[(Guard, Shown)] = &[
     (Guard::LeaseRevision, By(1)),
     (Guard::PlanRevision, By(18)),
     (Guard::EpochOfRequest, NotHere(200)),
-    (Guard::HopLimit, NotHere(100)),
+    (Guard::HopLimit, NotHere(2000)),
     (Guard::SnapshotAsUnit, With(&[Guard::PlanRevision], 116)),
     (Guard::FullLeaseSilence, By(1)),
     (Guard::ObserverGap, By(17)),

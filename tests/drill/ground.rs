@@ -93,7 +93,8 @@ impl Ground {
     pub async fn whole(&self) {
         for node in &self.nodes {
             node.wait_ready(READY).await;
-            self.bases.lock().unwrap().insert(node.name.clone(), node.url("").await);
+            let base = node.url("").await;
+            self.bases.lock().unwrap().insert(node.name.clone(), base);
         }
         *self.fronts.lock().unwrap() = self.bases.lock().unwrap().values().cloned().collect();
         eventually(WHOLE, &format!("{} nodes are a whole ring", self.nodes.len()), || async {

@@ -42,9 +42,15 @@ const HELD_BYTES: usize = 8 * 1024 * 1024;
 /// What a partition is at this node.
 enum Slot {
     /// Another node's: a copy, or nothing.
-    Follows(Follower),
+    Follows(Box<Follower>),
     /// This node's.
     Leads(Arc<Led>),
+}
+
+impl Slot {
+    fn follows(follower: Follower) -> Self {
+        Self::Follows(Box::new(follower))
+    }
 }
 
 /// All partitions of one incarnation.
@@ -107,7 +113,7 @@ impl Copies {
             pace: Pace::new(parts.copying.bytes_per_second, Arc::clone(&parts.clock)),
             copied_bytes: AtomicU64::new(0),
         });
-        let empty = |_| Mutex::new(Slot::Follows(Follower::new(Epoch::ZERO, bounds)));
+        let empty = |_| Mutex::new(Slot::follows(Follower::new(Epoch::ZERO, bounds)));
         Arc::new(Self {
             me,
             clock: Arc::clone(&parts.clock),
@@ -131,7 +137,7 @@ impl Copies {
     pub(super) fn lead(&self, grant: &Grant, heritage: Heritage) -> Result<Arc<Led>, String> {
         let (partition, epoch) = (grant.partition, grant.epoch());
         let mut slot = self.slot(partition).ok_or_else(|| format!("there is no partition {partition}"))?;
-        let former = std::mem::replace(&mut *slot, Slot::Follows(Follower::new(epoch, self.bounds)));
+        let former = std::mem::replace(&mut *slot, Slot::follows(Follower::new(epoch, self.bounds)));
         let leader = match (heritage, former) {
             (Heritage::None | Heritage::Handed, former) => {
                 end(former);
@@ -199,7 +205,7 @@ impl Copies {
         if let Slot::Leads(led) = &*slot
             && led.epoch() < epoch
         {
-            *slot = Slot::Follows(self.step_down(led));
+            *slot = Slot::follows(self.step_down(led));
         }
     }
 
@@ -248,7 +254,7 @@ impl Copies {
             Slot::Follows(follower) => follower.promised(),
             Slot::Leads(led) => led.epoch(),
         };
-        end(std::mem::replace(&mut *slot, Slot::Follows(Follower::new(promised, self.bounds))));
+        end(std::mem::replace(&mut *slot, Slot::follows(Follower::new(promised, self.bounds))));
     }
 
     /// Whether a whole copy is here that stands exactly there.
@@ -278,7 +284,7 @@ impl Copies {
                 return led.answer(&ask).unwrap_or(Told::Stale { promised: led.epoch() });
             }
             // Somebody else has claimed it since: this node's turn is over, whether it has seen that or not.
-            *slot = Slot::Follows(self.step_down(led));
+            *slot = Slot::follows(self.step_down(led));
         }
         let Slot::Follows(follower) = &mut *slot else { return Told::Elsewhere { at: None } };
         let (apply, told) = follower.ask(self.clock.now(), ask);

@@ -39,6 +39,7 @@ mod tests {
     use crate::types::ManualClock;
 
     #[tokio::test(start_paused = true)]
+    #[allow(clippy::disallowed_methods)] // The runtime's paused time is what is looked at.
     async fn what_is_taken_together_comes_at_the_rate_and_what_was_not_used_is_not_saved_up() {
         let clock = Arc::new(ManualClock::default());
         let pace = Pace::new(1_000, clock.clone());

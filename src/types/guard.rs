@@ -59,7 +59,7 @@ guards! {
     ///
     /// Without it: it is executed or passed on by a node that is behind, and passed to and fro.
     EpochOfRequest = "epoch-of-request",
-    /// A request is passed on three times at most (`rpc::server`).
+    /// A request is passed on eight times at most (`rpc::server`).
     ///
     /// Without it: nodes that disagree pass it to each other for ever.
     HopLimit = "hop-limit",

@@ -15,7 +15,7 @@ use crate::history::Hook;
 const EXECUTES: &str = "nothing is executed through a closed gate";
 const CALLS: &str = "no hook of an owner is called through a closed gate";
 const ABLE: &str = "who is told that it owns has time left to start";
-const HOPS: &str = "a request is passed on three times at most";
+const HOPS: &str = "a request is passed on eight times at most";
 const ONWARDS: &str = "a request is passed on to a later owner, never back";
 const ANSWERS: &str = "nothing is handed to the bus as a reply through a closed gate";
 const ONCE: &str = "a request is answered by one execution at most";

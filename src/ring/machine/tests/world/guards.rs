@@ -51,10 +51,10 @@ const CAUGHT: &[(Guard, u64)] = &[
 /// The same where nodes keep copies.
 const CAUGHT_WITH_COPIES: &[(Guard, u64)] = &[
     (Guard::TakeoverByMember, 24),
-    (Guard::MemberByIncarnation, 33),
+    (Guard::MemberByIncarnation, 62),
     (Guard::PendingBeforeChange, 1),
     (Guard::JoinedBeforeChange, 1),
-    (Guard::UnsettledSet, 20),
+    (Guard::UnsettledSet, 1),
     (Guard::CaughtUpFirst, 18),
     (Guard::CaughtUpSince, 626),
 ];

@@ -137,6 +137,9 @@ impl Machine {
             }
             Input::RingChange(update) => self.apply(update),
             Input::LeaseSnapshot { all, leases } => {
+                if all {
+                    self.view.forget_leases_beyond(&leases, &self.who.node);
+                }
                 leases.into_iter().for_each(|update| self.apply(update));
                 self.leases_seen = true;
                 self.coordination.all_leases_seen |= all;

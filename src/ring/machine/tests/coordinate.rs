@@ -238,3 +238,21 @@ fn a_plan_made_while_somebody_was_frozen_is_made_again_until_the_better_one_is_a
     };
     assert!(asked(&rig, &again), "{again:?}");
 }
+
+#[test]
+fn a_live_lease_that_is_not_among_all_leases_any_more_is_neither_evicted_nor_planned_for() {
+    let mut rig = Rig::joined(2, vec![]);
+    rig.see(lease("n2", 1, 0, LeaseState::Live));
+    let since = rig.last;
+    rig.see(member("n2", 1, since));
+    // Somebody removed its record, long after its node had ended.
+    rig.feed(Input::LeaseSnapshot { all: true, leases: vec![] });
+    let actions = rig.beat_until(3 * LEASE_MS);
+    assert!(!actions.iter().any(|action| action.starts_with("cas lease.n2")), "{actions:?}");
+    let planned: Vec<_> = rig.pending.iter().filter(|pending| pending.key == Key::Plan).collect();
+    let members = planned.iter().filter_map(|pending| match &pending.record {
+        Record::Plan(plan) => Some(plan.members.len()),
+        _ => None,
+    });
+    assert_eq!(members.collect::<Vec<_>>(), [1], "this node alone");
+}

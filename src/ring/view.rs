@@ -83,9 +83,7 @@ impl View {
             .iter()
             .filter_map(|update| if let Key::Lease(node) = &update.key { Some(node) } else { None })
             .collect();
-        self.leases.retain(|node, seen| {
-            there.contains(node) || node == own || seen.record.state != LeaseState::Live
-        });
+        self.leases.retain(|node, seen| there.contains(node) || node == own || seen.record.state != LeaseState::Live);
     }
 
     /// Why the newest `config` could not be read, if it could not.

@@ -183,6 +183,13 @@ fn claim(at: u64, epoch: u64, owner: u128) -> Change {
     Change { at, what: What::Claim(0, claim) }
 }
 
+fn with_replicas(change: Change, replicas: &[u128]) -> Change {
+    let id = |n: &u128| NodeId { node: NodeName::new(format!("node-{n}")).unwrap(), incarnation: incarnation(*n) };
+    let What::Claim(partition, claim) = change.what else { panic!("no claim") };
+    let claim = Claim { replicas: replicas.iter().map(id).collect(), ..claim };
+    Change { what: What::Claim(partition, claim), ..change }
+}
+
 fn lease(at: u64, owner: u128, state: LeaseState) -> Change {
     let lease = Lease { incarnation: incarnation(owner), state, beat: 1, lease_ms: 2000 };
     Change { at, what: What::Lease(format!("node-{owner}"), lease) }
@@ -216,6 +223,9 @@ fn something_may_be_lost_between_an_owners_end_and_the_next_claim_and_in_no_hand
     let loss = Loss { from: 4 * SECOND - slack, to: 5 * SECOND + slack };
     assert_eq!(Ownership::of(&taken).losses(0), [loss]);
     assert_eq!(Ownership::of(&taken).evictions.len(), 1);
+    let with_copy = with_replicas(claim(SECOND, 1, 1), &[1, 2]);
+    let by_a_member = [live.clone(), with_copy, lease(4 * SECOND, 1, LeaseState::Evicted), claim(5 * SECOND, 2, 2)];
+    assert_eq!(Ownership::of(&by_a_member).losses(0), [], "a member of the recorded set has all that was acknowledged");
     let not_seen = [live, mine, claim(5 * SECOND, 3, 2)];
     assert_eq!(Ownership::of(&not_seen).losses(0), [Loss { from: SECOND - slack, to: 5 * SECOND + slack }]);
 }

@@ -18,6 +18,10 @@ pub(crate) const SEEDS: &[(u64, &str)] = &[
     // `a_watch_of_a_reader_that_saw_more_than_there_is_begins_with_a_reset` of the store's conformance suite, and
     // `coord::mem::tests::a_rollback_is_noticed_by_any_watch_...`
     (2246, "a lease lost in a rollback was evicted in vain for ever: the watch that had seen it was over"),
+    // `ring::machine::tests::coordinate::a_live_lease_that_is_not_among_all_leases_any_more_...`
+    (529, "a name whose lease had been removed was evicted in vain, and planned for, for ever"),
+    // No test of its own: how often a request may be passed on.
+    (462, "a request was refused that met a partition which moved three times while it was on its way"),
     // No test of its own: it was this simulation that was wrong.
     (362, "requests had to succeed while a heartbeat that was swallowed before everything healed was still waited for"),
     (5018, "the same"),

@@ -9,6 +9,7 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+mod figures;
 #[allow(dead_code)] // The tests of faults use the rest.
 #[path = "../tests/faults/world.rs"]
 mod world;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use common::http::Http;
 use common::nats_server::NatsServer;
 use common::node::NodeProcess;
+use figures::{pauses_in, row};
 use futures::future::join_all;
 use tokio::task::JoinHandle;
 use world::{DEFAULT_LEASE, DRAIN_LIMIT, Read, SETTLE_LIMIT, all, keys, read, set, settled};
@@ -49,13 +51,6 @@ fn main() {
         row("third node, process start to ready", ready);
         println!("requests during joins and drains: {} answered, {} failed", load.0, load.1);
     });
-}
-
-fn row(what: &str, mut all: Vec<Duration>) {
-    all.sort();
-    let at = |share: f64| all[((all.len() - 1) as f64 * share) as usize];
-    let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
-    println!("{what:40} p50 {p50:>9.1?}  p99 {p99:>9.1?}  max {max:>9.1?}  of {}", all.len());
 }
 
 /// Logs each finished move.
@@ -166,20 +161,4 @@ async fn planned(changes: usize) -> Planned {
     }
     pauses.extend(nodes.iter().flat_map(|node| pauses_in(&node.log())));
     (shares, ready, pauses, load.end().await)
-}
-
-/// From lines such as `… move finished node=node-1 partition=3 to=node-2 pause=1.2ms bytes=99`.
-fn pauses_in(log: &str) -> Vec<Duration> {
-    let finished = log.lines().filter(|line| line.contains("move finished"));
-    let pauses = finished.map(|line| line.split_once("pause=").unwrap().1.split(' ').next().unwrap());
-    pauses.map(duration).collect()
-}
-
-/// A duration as Rust writes it.
-fn duration(text: &str) -> Duration {
-    let units = [("ns", 1e-9), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0)];
-    let parsed = units.iter().find_map(|(unit, seconds)| {
-        text.strip_suffix(unit).and_then(|number| number.parse::<f64>().ok()).map(|number| number * seconds)
-    });
-    Duration::from_secs_f64(parsed.unwrap_or_else(|| panic!("not a duration: {text}")))
 }

@@ -2,7 +2,7 @@
 //! time. Others on the machine do not count.
 //!
 //! `cargo bench --bench simulation`, with a part of a name to run only some. The figures are in
-//! `docs/decisions/0005-simulated-time.md`.
+//! `docs/decisions/0005-simulated-time.md`. `NATS_RING_BENCH_SHORT=1`: the small rings, for a tenth of the time.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -76,6 +76,7 @@ async fn run(case: &Case) {
 }
 
 fn main() {
+    let short = std::env::var_os("NATS_RING_BENCH_SHORT").is_some();
     let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     for (nodes, partitions, requests_per_second, seconds) in [
         (3, 16, 0, 600),
@@ -88,7 +89,8 @@ fn main() {
         (3, 4096, 0, 20),
         (3, 4096, 200, 20),
     ] {
-        if format!("{nodes}x{partitions}").contains(&wanted) || wanted.is_empty() {
+        let (skipped, seconds) = if short { (partitions > 64, seconds / 10) } else { (false, seconds) };
+        if !skipped && (format!("{nodes}x{partitions}").contains(&wanted) || wanted.is_empty()) {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
             runtime.block_on(run(&Case { nodes, partitions, requests_per_second, seconds }));

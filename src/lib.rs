@@ -45,6 +45,7 @@
 //! - [`connect`]: where connections to NATS are made. [`Connections`] is the pair that a process shares.
 //! - [`coord`]: the coordination store (JetStream KV) behind a trait, the records kept there, and following them.
 //! - [`service`]: what a service implements, and the grant that says for how long.
+//! - [`replica`]: the copies of a partition, pure: the owner's log, its followers, and a follower's place.
 //! - [`ring`]: the rules, pure: leases, planning, the phases of each partition. [`ring::Machine`] is the whole of it.
 //! - [`rpc`]: the bus (core NATS) behind a trait; subjects, envelope, router and server.
 //! - [`client`]: [`RingClient`], which routes without joining.
@@ -79,6 +80,7 @@ pub mod coord;
 pub mod http;
 pub mod metrics;
 pub mod node;
+pub mod replica;
 pub mod ring;
 pub mod rpc;
 pub mod service;

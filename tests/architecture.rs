@@ -17,14 +17,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("metrics", &["types"]),
     ("config", &["types"]),
+    ("replica", &["types"]),
     ("connect", &["types", "config"]),
     ("coord", &["types", "connect"]),
-    ("service", &["types"]),
+    ("service", &["types", "replica"]),
     ("ring", &["types", "coord", "service::Release"]),
     ("rpc", &["types", "metrics", "connect", "coord::Revision", "service"]),
     ("client", &["types", "connect", "coord", "rpc"]),
-    ("node", &["types", "metrics", "config", "connect", "coord", "service", "ring", "rpc"]),
-    ("cache", &["types", "service", "rpc"]),
+    ("node", &["types", "metrics", "config", "connect", "coord", "service", "ring", "rpc", "replica"]),
+    ("cache", &["types", "service", "rpc", "replica"]),
     ("admin", &["types", "connect", "coord", "ring::plan", "rpc"]),
     ("http", &["types", "metrics", "service", "rpc", "node", "cache"]),
     (
@@ -40,8 +41,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// What of an allowed room stays out of reach: the pure core sees records and revisions, never a store.
 const EXCEPT: &[(&str, &[&str])] = &[("ring", &["coord::nats", "coord::mem", "coord::Store", "coord::*"])];
 
+/// The pure core: what the simulations run as it is.
+const PURE: &[&str] = &["ring", "replica"];
+
 /// Words that the pure core does not contain: no runtime, clock, randomness or network.
-const NOT_IN_RING: &[&str] = &[
+const NOT_IN_PURE: &[&str] = &[
     "tokio",
     "async",
     "await",
@@ -147,8 +151,8 @@ fn word_violations(file: &Path, text: &str) -> Vec<String> {
     let source = Source::read(text);
     let name = file.to_string_lossy().replace('\\', "/");
     let mut wrong = Vec::new();
-    if module_path(file).first().is_some_and(|room| room == "ring") {
-        for word in NOT_IN_RING {
+    if module_path(file).first().is_some_and(|room| PURE.contains(&room.as_str())) {
+        for word in NOT_IN_PURE {
             if let Some(line) = source.line_of(word) {
                 wrong.push(format!("{name}:{line}: the pure core says '{word}'"));
             }
@@ -221,6 +225,17 @@ fn every_file_says_what_it_is_for_and_stays_short() {
     assert_none(&wrong);
 }
 
+/// What takes too long for every change is a program (`make faults`), or goes as far as it is asked to (`make explore`).
+#[test]
+fn no_test_is_ignored() {
+    let files = ["src", "tests", "benches", "examples"].into_iter().flat_map(rust_files);
+    let ignores = |file: &PathBuf| {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        blank_comments_and_literals(&text).contains("#[ignore")
+    };
+    assert_none(&files.filter(ignores).map(|file| file.display().to_string()).collect::<Vec<_>>());
+}
+
 #[test]
 fn the_documents_exist_and_say_something() {
     for name in DOCUMENTS {
@@ -255,9 +270,10 @@ fn a_planted_use_of_a_lower_room_is_caught_in_every_spelling() {
 
 #[test]
 fn a_planted_impure_word_or_stray_nats_is_caught() {
-    let ring = Path::new("src/ring/machine.rs");
-    for planted in ["async fn f() {}", "let t = std::time::Instant::now();", "use rand::Rng;", "tokio::spawn(x)"] {
-        assert_eq!(word_violations(ring, planted).len(), 1, "{planted}");
+    for pure in ["src/ring/machine.rs", "src/replica/leader.rs"].map(Path::new) {
+        for planted in ["async fn f() {}", "let t = std::time::Instant::now();", "use rand::Rng;", "tokio::spawn(x)"] {
+            assert_eq!(word_violations(pure, planted).len(), 1, "{planted}");
+        }
     }
     assert_eq!(word_violations(Path::new("src/node/mod.rs"), "use async_nats::Client;").len(), 1);
     assert_eq!(word_violations(Path::new("src/coord/nats/watch.rs"), "use async_nats::Client;").len(), 0);

@@ -48,6 +48,7 @@ fn what_is_not_given_has_the_documented_default() {
     assert_eq!(config.http.to_string(), "127.0.0.1:8080");
     assert_eq!((config.partitions.get(), config.weight, config.zone, config.kv_replicas), (64, 1, None, None));
     assert_eq!(config.key_hash, KeyHash::Xxh3);
+    assert_eq!((config.replicas, config.consistency, config.on_loss), (None, None, None), "the ring's");
     assert_eq!((config.lease, config.wait), (Duration::from_secs(3), Duration::from_secs(30)));
     assert_eq!((config.memory_bytes, config.log_format), (1 << 30, LogFormat::Text));
 }
@@ -150,6 +151,13 @@ fn values_outside_their_limits_are_refused_by_field_value_and_limit() {
         ("kv-replicas", "0", "1, 3 or 5"),
         ("kv-replicas", "2", "1, 3 or 5"),
         ("kv-replicas", "7", "1, 3 or 5"),
+        ("replicas", "0", "1 to 7"),
+        ("replicas", "8", "1 to 7"),
+        ("replicas", "-1", "1 to 7"),
+        ("replicas", "three", "1 to 7"),
+        ("consistency", "Quorum", "eventual, quorum or strong"),
+        ("consistency", "", "eventual, quorum or strong"),
+        ("on-loss", "ignore", "accept or wait"),
         ("zone", "", "1 to 64 printable"),
         ("zone", "z\u{fc}rich", "1 to 64 printable"),
         ("zone", ZONE_TOO_LONG, "1 to 64 printable"),
@@ -179,6 +187,10 @@ fn values_at_their_limits_are_taken() {
         ("weight", "1000"),
         ("memory", "16MiB"),
         ("kv-replicas", "5"),
+        ("replicas", "1"),
+        ("replicas", "7"),
+        ("consistency", "strong"),
+        ("on-loss", "wait"),
         ("zone", "eu west/1a"),
         ("wait", "0s"),
         ("log-format", "json"),

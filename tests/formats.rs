@@ -69,6 +69,7 @@ fn records() -> Vec<(Key, Record)> {
         http: Some("127.0.0.1:8081".to_owned()),
         version: "0.1.0".to_owned(),
         excluded: vec![PartitionId::new(3)],
+        replicates: false,
     };
     let Ok(Record::Config(config)) =
         Record::decode(&Key::Config, br#"{"format":1,"paused":true,"cordoned":["node-2"],"pins":{"0":"node-1"}}"#)
@@ -184,6 +185,23 @@ fn fields_that_the_next_release_adds_to_a_record_change_nothing_of_what_is_known
     assert_eq!(lines(RECORDS, "next").len(), today.len());
     let plan = lines(RECORDS, "before").into_iter().find(|(key, _)| *key == "plan").unwrap().1;
     assert!(Record::decode(&Key::Plan, plan.as_bytes()).is_ok(), "a plan of before there was config");
+}
+
+#[test]
+fn what_replication_adds_is_written_only_where_it_says_something() {
+    let lines: Vec<_> = RECORDS.lines().filter_map(|line| line.strip_prefix("copies ")?.split_once(' ')).collect();
+    for (key, json) in &lines {
+        let record = Record::decode(&Key::parse(key).unwrap(), json.as_bytes()).unwrap();
+        assert_eq!(record.encode(), json.as_bytes(), "{key}");
+        match record {
+            Record::Member(member) => assert!(member.replicates),
+            Record::Plan(plan) => assert!(plan.members[0].replicates && plan.config.factor().get() == 5),
+            Record::Config(Ok(config)) => assert_eq!(config.factor().get(), 5),
+            Record::Own(claim) => assert_eq!((claim.replicas.len(), claim.state), (2, ClaimState::Recovering)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(lines.len(), 4);
 }
 
 #[test]

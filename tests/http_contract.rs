@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use bytes::Bytes;
 use nats_ring::cache::{CacheClient, Limits};
 use nats_ring::http::{AppState, RequestLimits, app};
-use nats_ring::node::{MoveStatus, PartitionState};
+use nats_ring::node::{LearnerStatus, MoveStatus, PartitionState};
 use nats_ring::rpc::CallError;
 use nats_ring::service::ServiceError;
 use nats_ring::types::PartitionId;
@@ -284,7 +284,7 @@ async fn an_unknown_path_lists_what_there_is() {
     let fake = Fake::new().await;
     for line in ["GET /", "POST /sett", "GET /get/key", "DELETE /"] {
         let body = ask(&fake, line).await.refused(404, "not_found", "POST /set");
-        assert_eq!(body["endpoints"].as_array().unwrap().len(), 15, "{body}");
+        assert_eq!(body["endpoints"].as_array().unwrap().len(), 17, "{body}");
     }
 }
 
@@ -294,6 +294,7 @@ async fn the_owner_is_named_and_null_while_there_is_none() {
     let partition = fake.partition(b"user:1");
     let mut expected = json!({
         "key": "user:1", "partition": partition.get(), "owner": "node-2", "is_local": false, "this_node": "node-1", "epoch": 3,
+        "replicas": ["node-2", "node-1"],
     });
     assert_eq!(ask(&fake, "GET /owner?key=user:1").await.json(), expected);
     fake.set_status(|s| s.partitions[partition.index()].owner = Some(name("node-1")));
@@ -350,7 +351,9 @@ async fn the_process_is_healthy_whatever_the_ring_is() {
 async fn the_ring_is_healthy_only_while_every_partition_has_a_serving_owner() {
     let fake = Fake::new().await;
     let ask_ring = || ask(&fake, "GET /health?scope=ring");
-    assert_eq!(ask_ring().await.json(), json!({"status": "ok", "partitions": 4}));
+    assert_eq!(ask_ring().await.json(), json!({"status": "ok", "partitions": 4, "under_replicated": 0}));
+    fake.set_status(|s| s.partitions[3].under_replicated = true);
+    assert_eq!(ask_ring().await.json(), json!({"status": "ok", "partitions": 4, "under_replicated": 1}));
     fake.set_status(|s| s.partitions[1].state = PartitionState::Moving);
     assert_eq!(ask_ring().await.status, StatusCode::OK);
     for state in [PartitionState::Unowned, PartitionState::Starting, PartitionState::Orphaned] {
@@ -389,11 +392,27 @@ async fn the_ring_lists_partitions_and_nodes_with_null_for_no_owner() {
     fake.set_status(|s| {
         s.partitions[3].owner = None;
         s.partitions[3].state = PartitionState::Unowned;
+        let learner =
+            LearnerStatus { node: name("node-3"), caught_up: false, copied_bytes: 5000, bytes_per_second: Some(2500) };
+        s.partitions[2].learners = vec![learner];
+        s.partitions[2].under_replicated = true;
     });
     let ring = ask(&fake, "GET /ring").await.json();
     assert_eq!(ring["version"], 9);
-    assert_eq!(ring["partitions"][0], json!({"partition": 0, "owner": "node-2", "epoch": 3, "state": "serving"}));
-    assert_eq!(ring["partitions"][3], json!({"partition": 3, "owner": null, "epoch": 3, "state": "unowned"}));
+    assert_eq!(
+        (&ring["replicas"], &ring["consistency"], &ring["on_loss"]),
+        (&json!(3), &json!("eventual"), &json!("accept"))
+    );
+    let partition = |number: u16, owner: Option<&str>, state: &str| {
+        json!({
+            "partition": number, "owner": owner, "epoch": 3, "state": state, "replicas": ["node-2", "node-1"],
+            "learners": [], "under_replicated": false,
+        })
+    };
+    assert_eq!(ring["partitions"][0], partition(0, Some("node-2"), "serving"));
+    assert_eq!(ring["partitions"][3], partition(3, None, "unowned"));
+    let learner = json!({"node": "node-3", "caught_up": false, "copied_bytes": 5000, "bytes_per_second": 2500});
+    assert_eq!(ring["partitions"][2]["learners"], json!([learner]));
     assert_eq!(ring["nodes"][1]["node"], "node-2");
 }
 

@@ -96,6 +96,8 @@ async fn with_the_documented_permissions_nodes_join_serve_move_and_take_over_and
         assert_eq!(ask(&client, "touch", json!({"key": "k0", "ttl": 600})).await["touched"], true);
         assert_eq!(ask(&client, "inspect", json!({"key": "k0"})).await["found"], true);
         assert_eq!(ask(&client, "persist", json!({"key": "k0"})).await["persisted"], true);
+        assert!(ask(&client, "incr", json!({"key": "sum"})).await["value"].is_i64());
+        assert!(ask(&client, "get-or-set", json!({"key": "sum", "value": 0})).await["stored"].is_boolean());
         assert_eq!(ask(&client, "key.get.k0", json!({})).await["value"], round);
     };
     set_and_get("first").await;
@@ -126,7 +128,13 @@ async fn a_client_that_writes_the_bucket_or_speaks_as_a_node_is_refused_by_the_s
     let meta = reader.get("meta").await.unwrap().unwrap();
     for user in ["app", "router"] {
         let (client, refusals) = plain(&server, user).await;
-        for subject in ["$KV.ring-cache-platform.meta", "cache-platform.node.node-1.1-x.offer", "_INBOX_node.x"] {
+        for subject in [
+            "$KV.ring-cache-platform.meta",
+            "cache-platform.node.node-1.1-x.offer",
+            "cache-platform.node.node-1.1-x.copy",
+            "cache-platform.node.node-1.1-x.switch",
+            "_INBOX_node.x",
+        ] {
             client.publish(subject, "{}".into()).await.unwrap();
             eventually(LIMIT, &format!("{user} is refused {subject}"), || async {
                 let refusals = refusals.lock().unwrap().clone();

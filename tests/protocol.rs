@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What shortens a path in the failure tables, and what it stands for; other files are in `tests/`.
-const SHORT: [(&str, &str); 2] = [("m/", "src/ring/machine/tests/"), ("n/", "src/node/")];
+const SHORT: [(&str, &str); 3] = [("m/", "src/ring/machine/tests/"), ("c/", "src/replica/tests/"), ("n/", "src/node/")];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -41,14 +41,18 @@ const EXPECTED: &[(&str, &[&str])] = &[
     ("nats req cache-platform.touch", &["\"touched\":true"]),
     ("nats req cache-platform.inspect", &["\"found\":true", "\"age\":", "\"ttl\":"]),
     ("nats req cache-platform.set", &["\"success\":true"]),
-    ("nats req cache-platform.get", &["\"found\":true", "\"Bob\""]),
+    ("nats req cache-platform.get '", &["\"found\":true", "\"Bob\""]),
     ("nats req cache-platform.owner", &["\"partition\":"]),
     ("nats req cache-platform.delete", &["\"deleted\":true"]),
-    ("nats req cache-platform.key", &["\"success\":true", "\"found\":true", "\"Carol\""]),
+    ("nats req cache-platform.incr", &["\"value\":5", "\"value\":6"]),
+    ("nats req cache-platform.get-or-set", &["\"stored\":false", "\"value\":6"]),
+    ("nats req cache-platform.key.set", &["\"success\":true", "\"found\":true", "\"Carol\""]),
     ("nats req cache-platform.stats", &["\"hits\":", "\"plan_version\":", "\"epoch\":"]),
     ("nats micro", &["cache-platform", "node-3-1", "cache-platform.get"]),
     ("nats kv watch", &["own.63", "plan"]),
     ("nats-ring set user:4", &["stored 'user:4' at node-", "Dave", "application/json"]),
+    ("nats-ring set user:5 Eve", &["stored 'user:5' at node-", "10\n", " owns partition ", ", in sync with node-"]),
+    ("nats-ring replicas 2", &["2 copies of each partition are kept", "3 copies of each"]),
     ("nats-ring status", &["healthy", "64 of 64", "node-3", "zone"]),
     ("nats-ring plan", &["partitions would move", "node-2"]),
     ("nats-ring watch", &["watching: plan"]),
@@ -192,7 +196,10 @@ async fn wait_until_served(sandbox: &mut Sandbox, nodes: &[(String, u16)]) {
                 other => Err(format!("{node}{path}: {other:?}\n{}", sandbox.logs())),
             };
             get("/ready").await?;
-            get("/health?scope=ring").await?;
+            let health = get("/health?scope=ring").await?;
+            if health["under_replicated"] != 0 {
+                return Err(format!("{node}: {health}"));
+            }
             shares.push(get("/stats").await?["ring"]["owned"].as_u64().unwrap());
         }
         let (least, most) = (shares.iter().min().copied(), shares.iter().max().copied());

@@ -134,6 +134,42 @@ async fn a_time_to_live_is_given_moved_and_taken_away() {
 }
 
 #[tokio::test]
+async fn an_increment_answers_with_the_sum_and_refuses_what_it_cannot_add() {
+    let (fake, clock) = fake().await;
+    let json = ("content-type", Some("application/json"));
+    ask(&fake, "POST /v1/keys/n/incr", &[], "").await.is(200, &[json, ("etag", Some("\"3.1\""))], b"1");
+    let with_end = ["cache-control: max-age=9"];
+    ask(&fake, "POST /v1/keys/n/incr?by=-6", &with_end, "").await.is(200, &[("etag", Some("\"3.2\""))], b"-5");
+    ask(&fake, "GET /v1/keys/n", &[], "").await.is(200, &[json, ("cache-control", Some("max-age=9"))], b"-5");
+    clock.advance(Duration::from_secs(9));
+    ask(&fake, "POST /v1/keys/n/incr?by=7", &[], "").await.is(200, &[], b"7");
+    for by in ["1.5", "one", "", "9223372036854775808"] {
+        let line = format!("POST /v1/keys/n/incr?by={by}");
+        ask(&fake, &line, &[], "").await.refused(400, "bad_request", "parameter \"by\"");
+    }
+    ask(&fake, "POST /v1/keys/n/incr", &["if-match: *"], "").await.refused(400, "bad_request", "if-match");
+    let most = format!("POST /v1/keys/n/incr?by={}", i64::MAX);
+    ask(&fake, &most, &[], "").await.refused(400, "bad_request", "beyond");
+    ask(&fake, "PUT /v1/keys/n", &["content-type: text/plain"], "7").await.status_is(204);
+    ask(&fake, "POST /v1/keys/n/incr", &[], "").await.refused(400, "bad_request", "text/plain");
+}
+
+#[tokio::test]
+async fn get_or_set_answers_201_with_what_was_sent_or_200_with_what_was_there() {
+    let (fake, clock) = fake().await;
+    let line = "POST /v1/keys/a/b/get-or-set";
+    let sent = ["content-type: text/html", "cache-control: max-age=9"];
+    let expected =
+        [("content-type", Some("text/html")), ("etag", Some("\"3.1\"")), ("cache-control", Some("max-age=9"))];
+    ask(&fake, line, &sent, "<b>").await.is(201, &expected, b"<b>");
+    clock.advance(Duration::from_secs(3));
+    ask(&fake, line, &[], "other").await.is(200, &[expected[0], expected[1], ("age", Some("3"))], b"<b>");
+    clock.advance(Duration::from_secs(6));
+    ask(&fake, line, &[], "other").await.is(201, &[("etag", Some("\"3.2\""))], b"other");
+    ask(&fake, line, &["if-none-match: *"], "x").await.refused(400, "bad_request", "if-none-match");
+}
+
+#[tokio::test]
 async fn the_same_entry_is_json_for_set_and_get_whatever_it_is() {
     let (fake, _) = fake().await;
     let set = r#"{"key":"a/b","value":{"n": 1.50}}"#;

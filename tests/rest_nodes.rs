@@ -203,6 +203,35 @@ async fn plain_nats_clients_have_the_same_operations() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn increments_at_both_nodes_over_http_and_nats_add_up_exactly() {
+    let ring = Ring::start().await;
+    for key in ring.keys().await {
+        let (line, plain) = (format!("POST /v1/keys/{key}/incr?by=3"), key.replace("%20", " "));
+        let http = (0..40).map(|number| ring.ask(number % 2, &line, &[], ""));
+        let nats = (0..20).map(|_| ring.over_nats("incr", json!({"key": plain, "by": -1})));
+        let (http, nats) = futures::join!(futures::future::join_all(http), futures::future::join_all(nats));
+        assert!(http.iter().all(|answer| answer.status == 200) && nats.iter().all(|answer| answer["value"].is_i64()));
+        let mut tags: Vec<_> = http.iter().map(|answer| answer.header("etag").trim_matches('"').to_owned()).collect();
+        tags.extend(nats.iter().map(|answer| answer["version"].as_str().unwrap().to_owned()));
+        tags.sort_unstable();
+        tags.dedup();
+        assert_eq!(tags.len(), 60, "each is a write of its own");
+        assert_eq!(ring.ask(1, &format!("GET /v1/keys/{key}"), &[], "").await.body, "100");
+
+        let fresh = format!("POST /v1/keys/{key}:lock/get-or-set");
+        let racing = (0..16).map(|asker| ring.ask(asker % 2, &fresh, &[], asker.to_string()));
+        let answers = futures::future::join_all(racing).await;
+        assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 1);
+        assert!(answers.iter().all(|answer| answer.body == answers[0].body), "all get the one that was stored");
+    }
+    let got = ring.nats.request("cache-platform.key.incr.counter", "5".into()).await.unwrap();
+    let got: Value = serde_json::from_slice(&got.payload).unwrap();
+    assert_eq!(got["value"], 5, "{got}");
+    let taken = ring.over_nats("get-or-set", json!({"key": "counter", "value": 9})).await;
+    assert_eq!((&taken["stored"], &taken["value"]), (&json!(false), &json!(5)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_keeps_type_tag_age_and_end_when_its_partition_moves() {
     let ring = Ring::start().await;
     let keys = ring.keys().await;

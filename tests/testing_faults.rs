@@ -80,6 +80,27 @@ async fn a_node_that_cannot_send_or_cannot_receive_is_replaced_and_comes_back() 
     history.assert_alternate_with_growing_epochs();
 }
 
+/// Unreachable, it gives way though its heartbeats get through; without them, it cannot keep its lease.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_loses_one_of_its_connections_is_replaced_and_comes_back() {
+    let history = History::new();
+    let ring = ring_of(TestRing::builder(), &history).await;
+    let wires = [
+        (TestRing::set_data_link as fn(&TestRing, &str, Link), FaultKind::DataLinkAlone),
+        (TestRing::set_heartbeat_link, FaultKind::HeartbeatLinkAlone),
+    ];
+    for (set, kind) in wires {
+        set(&ring, "node-3", Link::Down);
+        ring.settled().await;
+        assert_eq!(owned_by(&ring, "node-3").await, 0, "{kind:?}");
+        set(&ring, "node-3", Link::Up);
+        ring.settled().await;
+        assert!(owned_by(&ring, "node-3").await >= 5, "{kind:?}");
+        assert_eq!(ring.fired()[&kind], 1);
+    }
+    history.assert_alternate_with_growing_epochs();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_write_on_its_way_lands_although_its_sender_was_killed_and_nobody_is_told() {
     let (seen, history) = (Arc::new(Seen::default()), History::new());
@@ -142,7 +163,7 @@ async fn slow_watches_and_late_or_lost_writes_are_survived_and_counted() {
         watch_repeat: 0.05,
         watch_gap: 0.02,
     });
-    ring.set_bus_faults(BusFaults { delay: 10 * MS, loss: 0.02, duplicate: 0.02 });
+    ring.set_bus_faults(BusFaults { delay: 10 * MS, loss: 0.02, duplicate: 0.02, ..BusFaults::default() });
     ring.advance(60 * SECOND).await;
     ring.crash("node-1").await;
     ring.advance(20 * SECOND).await;

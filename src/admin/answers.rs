@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::coord::RingConfig;
-use crate::types::{Epoch, Generation, NodeName, PartitionCount, PartitionId, RingName};
+use crate::types::{
+    Consistency, CopyRules, Epoch, Factor, Generation, NodeName, OnLoss, PartitionCount, PartitionId, RingName,
+};
 
 /// What operators have asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -17,11 +19,19 @@ pub struct ConfigView {
     pub cordoned: BTreeSet<NodeName>,
     /// Partitions that belong to a certain node while it can own them.
     pub pins: BTreeMap<PartitionId, NodeName>,
+    /// Copies of each partition, the owner's included.
+    pub replicas: Factor,
+    /// What has to have a write before it is answered, where the request does not say.
+    pub consistency: Consistency,
+    /// What becomes of a partition whose copies are all gone.
+    pub on_loss: OnLoss,
 }
 
 impl From<&RingConfig> for ConfigView {
     fn from(config: &RingConfig) -> Self {
-        Self { paused: config.paused, cordoned: config.cordoned.clone(), pins: config.pins.clone() }
+        let CopyRules { replicas, consistency, on_loss } = config.copy_rules();
+        let (cordoned, pins) = (config.cordoned.clone(), config.pins.clone());
+        Self { paused: config.paused, cordoned, pins, replicas, consistency, on_loss }
     }
 }
 
@@ -79,6 +89,8 @@ pub struct NodeOverview {
     pub owned: usize,
     /// How many partitions the plan gives it.
     pub planned: usize,
+    /// How many partitions it has a copy of that is in sync, those it owns included.
+    pub copies: usize,
     /// Failure zone, if any.
     pub zone: Option<String>,
     /// Share relative to other nodes; `None` while it has not announced itself.
@@ -126,6 +138,12 @@ pub struct PartitionOverview {
     pub planned: Option<NodeName>,
     /// Whom operators pinned it to, in force or not.
     pub pinned: Option<NodeName>,
+    /// Who has a copy in sync, by its claim: the owner first.
+    pub replicas: Vec<NodeName>,
+    /// Who should have one, by the plan, and is brought up to date.
+    pub learners: Vec<NodeName>,
+    /// Whether it has fewer live copies in sync than are asked for, and than there are nodes for.
+    pub under_replicated: bool,
 }
 
 /// A partition that changes its owner.
@@ -168,6 +186,12 @@ pub struct Overview {
     pub unowned: Vec<PartitionId>,
     /// Partitions whose owner is gone.
     pub orphaned: Vec<PartitionId>,
+    /// How many copies of each partition there can be of those asked for: not more than nodes that stay.
+    pub copies_wanted: usize,
+    /// Partitions with fewer live copies in sync than that.
+    pub under_replicated: Vec<PartitionId>,
+    /// Partitions whose copies in sync are not those planned.
+    pub copying: Vec<PartitionId>,
     /// Whether nodes were observed long enough to tell suspects.
     pub observed: bool,
     /// What could not be read, and pins that are not in force.
@@ -213,7 +237,7 @@ pub struct Preview {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reason {
     /// For scripts: `no_plan`, `unowned`, `orphaned`, `moving`, `draining`, `suspect`, `joining`, `replanning`,
-    /// `nobody_else`.
+    /// `nobody_else`, `only_copy`, `copying`.
     pub code: &'static str,
     /// For people.
     pub message: String,

@@ -27,7 +27,7 @@ use crate::coord::Store;
 use crate::coord::nats::{NatsStore, bucket_name};
 use crate::rpc::Bus;
 use crate::rpc::nats::NatsBus;
-use crate::types::{NodeName, PartitionId, RingName};
+use crate::types::{Consistency, Factor, NodeName, OnLoss, PartitionId, RingName};
 
 pub use answers::{
     Change, ConfigView, DrainOptions, DrainStep, NodeOverview, NodeShare, NodeState, Overview, PartitionMove,
@@ -151,8 +151,32 @@ impl Admin {
         self.wish(Wish::Unpin(partition)).await
     }
 
+    /// Asks for so many copies of each partition, the owner's included. Never more are kept than there are nodes.
+    ///
+    /// # Errors
+    /// Where the bucket cannot be written.
+    pub async fn set_replicas(&self, replicas: Factor) -> Result<Change, AdminError> {
+        self.wish(Wish::Replicas(replicas)).await
+    }
+
+    /// Sets what has to have a write before it is answered, for requests that do not say.
+    ///
+    /// # Errors
+    /// Where the bucket cannot be written.
+    pub async fn set_consistency(&self, consistency: Consistency) -> Result<Change, AdminError> {
+        self.wish(Wish::Consistency(consistency)).await
+    }
+
+    /// Sets what becomes of a partition whose copies are all gone; also of those that wait already.
+    ///
+    /// # Errors
+    /// Where the bucket cannot be written.
+    pub async fn set_on_loss(&self, on_loss: OnLoss) -> Result<Change, AdminError> {
+        self.wish(Wish::OnLoss(on_loss)).await
+    }
+
     /// Waits until the plan was made with the present configuration, nobody joins or drains, and every claim is as
-    /// planned: what follows a change has been carried out then.
+    /// planned, copies included: what follows a change has been carried out then.
     ///
     /// # Errors
     /// [`AdminError::Restless`] after `limit`.
@@ -162,7 +186,8 @@ impl Admin {
         let rest = async {
             loop {
                 let seen = overview::overview(&self.ring, &state, &Observed::default());
-                let Some(reason) = preview::restlessness(&seen, None).into_iter().next() else { return Ok(seen) };
+                let reason = preview::restlessness(&seen, None).into_iter().next().or_else(|| preview::copying(&seen));
+                let Some(reason) = reason else { return Ok(seen) };
                 last = reason.message;
                 let item = items.next().await.ok_or_else(ended)?;
                 entries(item)?.iter().for_each(|entry| _ = state.apply(entry));

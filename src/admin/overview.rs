@@ -17,6 +17,7 @@ pub(super) fn overview(ring: &RingName, state: &State, observed: &Observed) -> O
         found.collect::<Vec<PartitionId>>()
     };
     let (unowned, orphaned) = (in_state(PartitionStanding::Unowned), in_state(PartitionStanding::Orphaned));
+    let under_replicated = partitions.iter().filter(|p| p.under_replicated).map(|p| p.partition).collect();
     let coordinator = state.live_members().first().map(|member| member.id.node.clone());
     Overview {
         ring: ring.clone(),
@@ -31,6 +32,9 @@ pub(super) fn overview(ring: &RingName, state: &State, observed: &Observed) -> O
         moves: outstanding(state),
         unowned,
         orphaned,
+        copies_wanted: copies_wanted(state, &config),
+        under_replicated,
+        copying: state.partitions().ids().filter(|id| is_copying(state, *id)).collect(),
         partitions,
         observed: observed.told,
         warnings: warnings(state, &config),
@@ -46,6 +50,39 @@ pub(super) fn outstanding(state: &State) -> Vec<PartitionMove> {
         (from != to).then_some(PartitionMove { partition, from, to })
     };
     state.partitions().ids().filter_map(differs).collect()
+}
+
+/// How many copies of each partition there can be of those asked for; 1 while a member does not know how to keep them.
+pub(super) fn copies_wanted(state: &State, config: &RingConfig) -> usize {
+    let members = state.live_members();
+    let staying = members.iter().filter(|member| !member.draining).count();
+    if keeps_copies(state) { config.factor().get().min(staying.max(1)) } else { 1 }
+}
+
+/// Whether partitions have copies: all live members know how to keep them.
+fn keeps_copies(state: &State) -> bool {
+    state.live_members().iter().all(|member| member.replicates)
+}
+
+/// Members of the partition's set that are live, as the start that is in it.
+pub(super) fn live_replicas(state: &State, partition: PartitionId) -> Vec<&NodeId> {
+    let replicas = state.claims.get(&partition).map_or(&[][..], |claim| &claim.replicas);
+    replicas.iter().filter(|id| state.live(&id.node).as_ref() == Some(*id)).collect()
+}
+
+/// Who is planned to have a copy and has none that is in sync.
+fn learners(state: &State, partition: PartitionId) -> Vec<NodeName> {
+    let row = state.plan.as_ref().and_then(|plan| plan.rows.get(partition.index()));
+    let replicas = live_replicas(state, partition);
+    let missing = row.into_iter().flatten().filter(|name| !replicas.iter().any(|id| id.node == **name));
+    if keeps_copies(state) { missing.cloned().collect() } else { Vec::new() }
+}
+
+fn is_copying(state: &State, partition: PartitionId) -> bool {
+    let row = state.plan.as_ref().and_then(|plan| plan.rows.get(partition.index())).map_or(&[][..], Vec::as_slice);
+    let replicas = state.claims.get(&partition).map_or(&[][..], |claim| &claim.replicas);
+    let unplanned = replicas.iter().any(|id| !row.contains(&id.node));
+    keeps_copies(state) && (unplanned || !learners(state, partition).is_empty())
 }
 
 fn partition(state: &State, config: &RingConfig, partition: PartitionId) -> PartitionOverview {
@@ -66,6 +103,9 @@ fn partition(state: &State, config: &RingConfig, partition: PartitionId) -> Part
         state: standing,
         planned,
         pinned: config.pins.get(&partition).cloned(),
+        replicas: claim.map(|claim| claim.replicas.iter().map(|id| id.node.clone()).collect()).unwrap_or_default(),
+        learners: learners(state, partition),
+        under_replicated: live_replicas(state, partition).len() < copies_wanted(state, config),
     }
 }
 
@@ -96,6 +136,7 @@ fn node(
         coordinator: coordinator.as_ref() == Some(name),
         owned: state.owned(&id),
         planned: rows.filter(|row| row.first() == Some(name)).count(),
+        copies: state.claims.values().filter(|claim| claim.replicas.contains(&id)).count(),
         zone: member.and_then(|member| member.zone.clone()),
         weight: member.map(|member| member.weight),
         version: member.map(|member| member.version.clone()),

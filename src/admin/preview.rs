@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::answers::{NodeShare, NodeState, Overview, PartitionMove, Preview, Reason, Safety};
-use super::overview::overview;
+use super::overview::{copies_wanted, live_replicas, overview};
 use super::state::State;
 use super::{Admin, AdminError};
 use crate::coord::{LeaseState, PlanMember, Revision};
@@ -19,8 +19,8 @@ const NAMED_MAX: usize = 8;
 /// The ring's plan with these members instead of those it has.
 pub(super) fn preview(state: &State, members: &[PlanMember]) -> Result<Preview, AdminError> {
     let config = state.config_in_force();
-    let holder = |partition| state.holder(partition);
-    let rows = plan_rows(state.partitions(), members, holder, |_| false, &config)
+    let claim = |partition| state.claims.get(&partition);
+    let rows = plan_rows(state.partitions(), members, claim, |_| false, &config)
         .map_err(|error| AdminError::Plan(error.to_string()))?;
     let alive = state.live_members();
     let names = alive.iter().chain(members).map(|member| &member.id.node);
@@ -92,6 +92,7 @@ impl Admin {
             zone: zone.map(str::to_owned),
             weight,
             excluded: Vec::new(),
+            replicates: state.live_members().iter().all(|member| member.replicates),
         });
         preview(&state, &members)
     }
@@ -99,7 +100,8 @@ impl Admin {
     /// Whether this node may be stopped (TERM, then wait for its end) without a request refused or an entry lost: the
     /// question between two steps of a rolling restart. Yes where every partition is owned as planned, the plan is made
     /// with the present configuration, no node is joining, draining or silent (they are watched for up to a lease), and
-    /// others could take all that this one owns. It is an answer about this moment: ask for one node at a time.
+    /// others could take all that this one owns; and where copies are kept, each partition that this one has a copy of has
+    /// another one in sync. It is an answer about this moment: ask for one node at a time.
     ///
     /// # Errors
     /// [`AdminError::UnknownNode`].
@@ -120,12 +122,34 @@ impl Admin {
                 let message = format!("there is {what} to take what '{node}' owns: its entries would be lost");
                 reasons.push(Reason { code: "nobody_else", message });
             }
+            reasons.extend(only_copies(&state, &id));
         }
         Ok(Safety { node: node.clone(), safe: reasons.is_empty(), reasons })
     }
 }
 
-/// What keeps a ring from being at rest; `but` may drain.
+/// Where copies are kept: what this node alone has one of that is in sync.
+fn only_copies(state: &State, id: &NodeId) -> Option<Reason> {
+    let config = state.config_in_force();
+    let alone = |partition: &PartitionId| {
+        let replicas = live_replicas(state, *partition);
+        replicas.contains(&id) && replicas.len() == 1
+    };
+    let only: Vec<PartitionId> = state.partitions().ids().filter(alone).collect();
+    if only.is_empty() || copies_wanted(state, &config) == 1 {
+        return None;
+    }
+    let message = format!("'{}' has the only copy in sync of {}", id.node, list(&only));
+    Some(Reason { code: "only_copy", message })
+}
+
+/// What keeps copies from being where the plan wants them.
+pub(super) fn copying(seen: &Overview) -> Option<Reason> {
+    let message = || format!("copies are being made or dropped of {}", list(&seen.copying));
+    (!seen.copying.is_empty()).then(|| Reason { code: "copying", message: message() })
+}
+
+/// What keeps a ring from being at rest, its copies apart; `but` may drain.
 pub(super) fn restlessness(seen: &Overview, but: Option<&NodeName>) -> Vec<Reason> {
     let mut reasons = Vec::new();
     let mut because = |code, message: String| reasons.push(Reason { code, message });
@@ -162,4 +186,77 @@ fn list(partitions: &[PartitionId]) -> String {
     let more = partitions.len().saturating_sub(NAMED_MAX);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     format!("partition{} {}{more}", if partitions.len() == 1 { "" } else { "s" }, named.join(", "))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::reading::Observed;
+    use super::*;
+    use crate::coord::{Claim, ClaimState, Lease, Member, MemberState, PlanRecord, RingConfig};
+    use crate::types::{Epoch, Generation, RingName};
+
+    fn id(name: &str) -> NodeId {
+        NodeId { node: NodeName::new(name).unwrap(), incarnation: Incarnation { start: 1, id: Uuid::from_u128(7) } }
+    }
+
+    /// Live nodes a and b, both planned for partition 0, of whose copies these are in sync.
+    fn state(replicas: &[&str], replicates: bool) -> State {
+        let mut state = State::default();
+        for (name, since) in [("a", 1), ("b", 2)] {
+            let (node, incarnation) = (id(name).node, id(name).incarnation);
+            let lease = Lease { incarnation, state: LeaseState::Live, beat: 1, lease_ms: 1000 };
+            let (zone, http, version) = (None, None, "0.1.0".to_owned());
+            let (since, excluded, weight) = (Revision(since), Vec::new(), 1);
+            let state_of = MemberState::Active;
+            let member =
+                Member { incarnation, since, state: state_of, zone, weight, http, version, excluded, replicates };
+            state.leases.insert(node.clone(), lease);
+            state.members.insert(node, member);
+        }
+        let owner = id(replicas[0]);
+        let rows = vec![vec![owner.node.clone(), id(if replicas[0] == "a" { "b" } else { "a" }).node]];
+        let generation = Generation::new(1);
+        let members = state.live_members();
+        let (version, config) = (1, RingConfig::default());
+        let plan = PlanRecord { version, author: id("a"), generation, members, gone: Vec::new(), rows, config };
+        state.plan = Some(plan);
+        let (epoch, replicas) = (Epoch::new(4), replicas.iter().map(|name| id(name)).collect());
+        let claim = Claim { generation, epoch, owner, replicas, state: ClaimState::Held };
+        state.claims.insert(PartitionId::new(0), claim);
+        state
+    }
+
+    #[test]
+    fn whoever_has_the_only_copy_in_sync_is_not_safe_to_stop() {
+        let reason = |state: &State, node: &str| only_copies(state, &id(node)).map(|reason| reason.message);
+        let one = state(&["a"], true);
+        assert_eq!(reason(&one, "a").unwrap(), "'a' has the only copy in sync of partition 0");
+        assert_eq!(reason(&one, "b"), None, "it has none");
+        let mut both = state(&["b", "a"], true);
+        assert_eq!((reason(&both, "a"), reason(&both, "b")), (None, None));
+        both.leases.get_mut(&id("b").node).unwrap().state = LeaseState::Evicted;
+        assert_eq!(reason(&both, "a"), None, "it is the only node: nothing more is asked of its copies");
+        assert_eq!(reason(&state(&["a"], false), "a"), None, "where no copies are kept there is one of each");
+    }
+
+    #[test]
+    fn a_partition_whose_copies_are_not_those_planned_is_told_as_such() {
+        let ring = RingName::new("r").unwrap();
+        let seen = |state: &State| overview(&ring, state, &Observed::default());
+        let one = seen(&state(&["a"], true));
+        let partition = &one.partitions[0];
+        let names = |names: &[&str]| names.iter().map(|name| id(name).node).collect::<Vec<_>>();
+        assert_eq!((&partition.replicas, &partition.learners), (&names(&["a"]), &names(&["b"])));
+        assert!(partition.under_replicated && one.copies_wanted == 2);
+        assert_eq!((one.copying.len(), copying(&one).unwrap().code), (1, "copying"));
+        let both = seen(&state(&["a", "b"], true));
+        assert!(!both.partitions[0].under_replicated && both.copying.is_empty() && copying(&both).is_none());
+        let mut surplus = state(&["a", "b"], true);
+        surplus.plan.as_mut().unwrap().rows[0].pop();
+        assert_eq!(seen(&surplus).copying, [PartitionId::new(0)], "a copy is to be dropped");
+        let none = seen(&state(&["a"], false));
+        assert_eq!((none.copies_wanted, none.partitions[0].learners.len(), none.copying.len()), (1, 0, 0));
+        assert!(!none.partitions[0].under_replicated);
+    }
 }

@@ -5,7 +5,7 @@ use super::overview::idle_pin;
 use super::state::State;
 use super::{Admin, AdminError};
 use crate::coord::{CasError, Key, Record, RingConfig};
-use crate::types::{NodeName, PartitionId};
+use crate::types::{Consistency, Factor, NodeName, OnLoss, PartitionId};
 
 /// How often a change is tried.
 const TRIES: u32 = 8;
@@ -19,6 +19,9 @@ pub(super) enum Wish<'a> {
     Resume,
     Pin(PartitionId, &'a NodeName),
     Unpin(PartitionId),
+    Replicas(Factor),
+    Consistency(Consistency),
+    OnLoss(OnLoss),
 }
 
 impl Wish<'_> {
@@ -53,6 +56,10 @@ impl Wish<'_> {
             Self::Resume => config.paused = false,
             Self::Pin(partition, node) => _ = config.pins.insert(partition, node.clone()),
             Self::Unpin(partition) => _ = config.pins.remove(&partition),
+            Self::Replicas(replicas) if config.factor() == replicas => {}
+            Self::Replicas(replicas) => config.replicas = Some(replicas),
+            Self::Consistency(consistency) => config.consistency = consistency,
+            Self::OnLoss(on_loss) => config.on_loss = on_loss,
         }
     }
 
@@ -64,6 +71,9 @@ impl Wish<'_> {
         }
         if config.paused && matches!(self, Self::Uncordon(_) | Self::Unpin(_)) {
             notes.push("rebalancing is paused: nothing moves for this before it is resumed".to_owned());
+        }
+        if matches!(self, Self::Replicas(_) | Self::Consistency(_)) {
+            notes.extend(want_of_nodes(state, config));
         }
         let members = state.live_members();
         let mut taking = members.iter().filter(|member| !member.draining);
@@ -105,6 +115,29 @@ impl Admin {
         }
         Err(AdminError::Contended { key: Key::Config.text(), tries: TRIES })
     }
+}
+
+/// What there are too few nodes for, if anything.
+fn want_of_nodes(state: &State, config: &RingConfig) -> Vec<String> {
+    let members = state.live_members();
+    let older = members.iter().find(|member| !member.replicates).map(|member| &member.id.node);
+    if let Some(older) = older {
+        return vec![format!("no copies are kept while '{older}' runs a release or a service that keeps none")];
+    }
+    let (nodes, factor) = (members.iter().filter(|member| !member.draining).count(), config.factor().get());
+    let mut notes = Vec::new();
+    if nodes < factor {
+        notes.push(format!("never more copies than nodes: {nodes} of {factor} are kept until more nodes join"));
+    }
+    let needed = config.consistency.copies_needed(factor);
+    if nodes < needed {
+        let level = config.consistency;
+        notes.push(format!(
+            "{level} needs {needed} copies, there are {nodes} nodes: requests that name no other consistency are refused until more \
+             join"
+        ));
+    }
+    notes
 }
 
 /// What a change begins with: fields of other releases included.

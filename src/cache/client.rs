@@ -8,13 +8,12 @@ use bytes::Bytes;
 
 use super::condition::Condition;
 use super::content_type::ContentType;
-use super::item::Version;
 use super::limits::{Limits, check_key, check_ttl};
-use super::native::{Answer, Operation, Seen, decode, encode};
+use super::native::{Answer, Found, Operation, Seen, decode, encode_operation};
 use super::plain::check_json;
 use crate::rpc::{CallError, Caller, READ_TIMEOUT, Reply, WRITE_TIMEOUT};
 use crate::service::ServiceError;
-use crate::types::{NodeName, PartitionId};
+use crate::types::{Consistency, NodeName, PartitionId, Version};
 
 /// An entry of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +119,28 @@ pub struct InspectReply {
     pub found: Option<EntryInfo>,
 }
 
+/// Answer to [`CacheClient::increment`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IncrementReply {
+    /// Who did it.
+    pub node: NodeName,
+    /// The sum.
+    pub value: i64,
+    /// Of this write.
+    pub version: Version,
+}
+
+/// Answer to [`CacheClient::get_or_set`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GetOrSetReply {
+    /// Who answered.
+    pub node: NodeName,
+    /// The entry, as it was found or stored.
+    pub entry: CacheEntry,
+    /// Whether it was stored: there was none before.
+    pub stored: bool,
+}
+
 /// The cache, from anywhere in the ring.
 #[derive(Clone)]
 pub struct CacheClient {
@@ -127,6 +148,7 @@ pub struct CacheClient {
     limits: Limits,
     read_timeout: Duration,
     write_timeout: Duration,
+    consistency: Option<Consistency>,
 }
 
 impl fmt::Debug for CacheClient {
@@ -138,7 +160,13 @@ impl fmt::Debug for CacheClient {
 impl CacheClient {
     /// A client with the default timeouts. What is over the limits is refused before it is sent.
     pub fn new(caller: Arc<dyn Caller>, limits: Limits) -> Self {
-        Self { caller, limits, read_timeout: READ_TIMEOUT, write_timeout: WRITE_TIMEOUT }
+        Self { caller, limits, read_timeout: READ_TIMEOUT, write_timeout: WRITE_TIMEOUT, consistency: None }
+    }
+
+    /// Whose reads and writes are of this consistency, whatever the ring's is.
+    #[must_use]
+    pub fn with_consistency(self, consistency: Consistency) -> Self {
+        Self { consistency: Some(consistency), ..self }
     }
 
     /// With other timeouts.
@@ -159,16 +187,7 @@ impl CacheClient {
     pub async fn get(&self, key: Bytes) -> Result<GetReply, CallError> {
         let reply = self.call(key, &Operation::Get, self.read_timeout).await?;
         let Answer::Got(found) = decode_answer(&reply)? else { return Err(unexpected(&reply)) };
-        let found = found.map(|found| {
-            Ok(CacheEntry {
-                value: reply.payload.slice_ref(found.value),
-                content_type: ContentType::from_stored(reply.payload.slice_ref(found.content_type))?,
-                version: found.version,
-                age: Duration::from_millis(found.age_ms),
-                remaining_ttl: found.remaining_ttl_ms.map(Duration::from_millis),
-            })
-        });
-        let found = found.transpose().map_err(|error: ServiceError| unreadable(&reply, &error.message))?;
+        let found = found.as_ref().map(|found| entry(&reply, found)).transpose()?;
         Ok(GetReply { node: reply.node, found })
     }
 
@@ -198,11 +217,8 @@ impl CacheClient {
     /// As routed calls have them; [`CallError::Service`] where key, value, time to live or condition are refused, and
     /// with the code [`PRECONDITION_FAILED`](super::PRECONDITION_FAILED) where the condition does not hold.
     pub async fn put(&self, key: Bytes, entry: NewEntry, condition: Condition) -> Result<SetReply, CallError> {
+        self.check_entry(&entry)?;
         let NewEntry { value, content_type, ttl } = entry;
-        self.limits.check_value(&value)?;
-        if content_type.is_json() {
-            check_json(&value)?;
-        }
         let ttl_ms = ttl.map(milliseconds).transpose()?;
         let operation = Operation::Set { value: &value, content_type: content_type.stored(), ttl_ms, condition };
         let reply = self.call(key, &operation, self.write_timeout).await?;
@@ -247,6 +263,44 @@ impl CacheClient {
         self.change(key, &Operation::Persist { condition }).await
     }
 
+    /// Adds to the integer that the entry is, or to 0 where there is none: exactly once, whoever else does so at the same
+    /// time. With a time to live it lives that long from now on, else as long as it would have.
+    ///
+    /// # Errors
+    /// As routed calls have them; [`CallError::Service`] where key or time to live are refused, the entry is no integer, or
+    /// the sum is beyond an `i64`.
+    pub async fn increment(&self, key: Bytes, by: i64, ttl: Option<Duration>) -> Result<IncrementReply, CallError> {
+        let ttl_ms = ttl.map(milliseconds).transpose()?;
+        let reply = self.call(key, &Operation::Increment { by, ttl_ms }, self.write_timeout).await?;
+        let Answer::Incremented { value, version } = decode_answer(&reply)? else { return Err(unexpected(&reply)) };
+        Ok(IncrementReply { node: reply.node, value, version })
+    }
+
+    /// Reads an entry; where there is none, stores this one. Of many who ask at once, one stores, and all get the same.
+    ///
+    /// # Errors
+    /// As routed calls have them; [`CallError::Service`] where key, value or time to live are refused.
+    pub async fn get_or_set(&self, key: Bytes, new: NewEntry) -> Result<GetOrSetReply, CallError> {
+        self.check_entry(&new)?;
+        let NewEntry { value, content_type, ttl } = new;
+        let ttl_ms = ttl.map(milliseconds).transpose()?;
+        let operation = Operation::GetOrSet { value: &value, content_type: content_type.stored(), ttl_ms };
+        let reply = self.call(key, &operation, self.write_timeout).await?;
+        let (entry, stored) = match decode_answer(&reply)? {
+            Answer::Got(Some(found)) => (entry(&reply, &found)?, false),
+            Answer::Stored { version, .. } => {
+                (CacheEntry { value, content_type, version, age: Duration::ZERO, remaining_ttl: ttl }, true)
+            }
+            _ => return Err(unexpected(&reply)),
+        };
+        Ok(GetOrSetReply { node: reply.node, entry, stored })
+    }
+
+    fn check_entry(&self, NewEntry { value, content_type, .. }: &NewEntry) -> Result<(), ServiceError> {
+        self.limits.check_value(value)?;
+        if content_type.is_json() { check_json(value) } else { Ok(()) }
+    }
+
     async fn change(&self, key: Bytes, operation: &Operation<'_>) -> Result<ChangeReply, CallError> {
         let reply = self.call(key, operation, self.write_timeout).await?;
         let Answer::Changed(version) = decode_answer(&reply)? else { return Err(unexpected(&reply)) };
@@ -256,10 +310,25 @@ impl CacheClient {
     async fn call(&self, key: Bytes, operation: &Operation<'_>, timeout: Duration) -> Result<Reply, CallError> {
         check_key(&key)?;
         operation.condition().check_size()?;
-        let size_hint = if let Operation::Set { value, .. } = operation { value.len() } else { 0 };
-        let payload = encode(operation, size_hint)?;
+        let size_hint = match operation {
+            Operation::Set { value, .. } | Operation::GetOrSet { value, .. } => value.len(),
+            _ => 0,
+        };
+        let payload = encode_operation(operation, self.consistency, size_hint)?;
         self.caller.call(key, operation.name(), payload, timeout).await
     }
+}
+
+/// An entry as it was answered; it points into the answer.
+fn entry(reply: &Reply, found: &Found<'_>) -> Result<CacheEntry, CallError> {
+    let content_type = ContentType::from_stored(reply.payload.slice_ref(found.content_type));
+    Ok(CacheEntry {
+        value: reply.payload.slice_ref(found.value),
+        content_type: content_type.map_err(|error| unreadable(reply, &error.message))?,
+        version: found.version,
+        age: Duration::from_millis(found.age_ms),
+        remaining_ttl: found.remaining_ttl_ms.map(Duration::from_millis),
+    })
 }
 
 /// A time to live in the messages' unit, rounded up.

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::item::Version;
 use super::limits::bad_request;
 use crate::service::ServiceError;
+use crate::types::Version;
 
 /// Code of a request whose precondition does not hold: nothing was executed.
 pub const PRECONDITION_FAILED: &str = "precondition_failed";

@@ -1,54 +1,14 @@
-//! One entry, its version, its record in the log, and what it weighs.
+//! One entry, its record in the log, and what it weighs.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::types::{Epoch, Time};
+use crate::types::{Epoch, Time, Version};
 
 /// What an entry costs beside its record: its slot in the tables of the map with the slack they have after growing, and
 /// its part of the remembered evicted keys. `tests/cache_memory.rs` measures that it is enough.
 const SLOT_BYTES: u64 = 112;
 /// What a time to live adds: its place in the index by deadline.
 pub(super) const DEADLINE_BYTES: u64 = 64;
-
-/// Orders all writes of one partition: owners one after the other, each numbering its writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-pub struct Version {
-    /// The epoch of the owner that executed the write.
-    pub epoch: Epoch,
-    /// The write's number within the epoch, from 1.
-    pub sequence: u64,
-}
-
-impl fmt::Display for Version {
-    /// `<epoch>.<sequence>`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.epoch, self.sequence)
-    }
-}
-
-/// A `<epoch>.<sequence>` that is none, as nodes write it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a version: expected <epoch>.<number>, such as \"4.17\"")]
-pub struct VersionError;
-
-impl FromStr for Version {
-    type Err = VersionError;
-
-    /// Only as it is displayed: `04.17` and `+4.17` name no version.
-    fn from_str(text: &str) -> Result<Self, VersionError> {
-        let (epoch, sequence) = text.split_once('.').ok_or(VersionError)?;
-        let number = |digits: &str| {
-            let canonical =
-                digits.bytes().all(|b| b.is_ascii_digit()) && (digits.len() == 1 || !digits.starts_with('0'));
-            digits.parse().ok().filter(|_| canonical).ok_or(VersionError)
-        };
-        Ok(Self { epoch: Epoch::new(number(epoch)?), sequence: number(sequence)? })
-    }
-}
 
 /// When something was written, on the holder's own clock; it may be before that clock's zero, for an entry can be older
 /// than the machine that holds it now has been running.
@@ -192,14 +152,5 @@ mod tests {
         assert_eq!(written.age(early + second), Duration::from_secs(3601));
         assert_eq!(Written::before(early + second, Duration::ZERO).age(early), Duration::ZERO);
         assert_eq!(Written::before(early, Duration::MAX).age(early).as_secs(), i64::MAX as u64 / 1_000_000_000);
-    }
-
-    #[test]
-    fn a_version_is_read_only_as_it_is_written() {
-        let version = Version { epoch: Epoch::new(4), sequence: 170 };
-        assert_eq!(version.to_string().parse(), Ok(version));
-        for bad in ["", "4", "4.", ".1", "04.1", "4.01", "+4.1", "4.-1", "4.1.2", " 4.1", "4.99999999999999999999"] {
-            assert_eq!(bad.parse::<Version>(), Err(VersionError), "{bad:?}");
-        }
     }
 }

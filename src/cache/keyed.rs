@@ -1,19 +1,23 @@
 //! Requests with the key in the subject, `<ring>.key.<operation>.<key>`, made into the JSON of [`super::plain`].
 //!
 //! In: key, payload and headers as they came. Out: the same request as `<ring>.<operation>` takes it. The payload of a `set`
-//! is the value itself, so that `nats req cache-platform.key.set.user:1 Alice` does what it says.
+//! or `get-or-set` is the value itself, that of an `incr` the number, so that `nats req cache-platform.key.set.user:1 Alice`
+//! does what it says.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use super::levels;
 use super::limits::{Limits, bad_request, ttl_from_seconds};
 use super::plain::check_json;
 use crate::service::ServiceError;
 
-/// Header of a `set`: the time to live in seconds, fractions allowed.
+/// Header of what stores a value: the time to live in seconds, fractions allowed.
 const TTL_HEADER: &str = "Nats-Ring-Ttl";
-/// Header of a `set`: what the payload is, where that is not to be found out by looking at it.
+/// Header of any operation: the consistency asked for.
+const CONSISTENCY_HEADER: &str = "Nats-Ring-Consistency";
+/// Header of what takes a value: what the payload is, where that is not to be found out by looking at it.
 const CONTENT_TYPE: &str = "Content-Type";
 
 /// The body that `<ring>.<operation>` would have.
@@ -27,15 +31,21 @@ pub(super) fn body(
     headers: &[(String, String)],
     limits: &Limits,
 ) -> Result<Bytes, ServiceError> {
-    let key = json_text(key);
-    if operation == "set" {
+    let consistency = header(headers, CONSISTENCY_HEADER).map(consistency).transpose()?.unwrap_or_default();
+    let key = json_text(key) + &consistency;
+    if matches!(operation, "set" | "get-or-set") {
         let value = value(&payload, header(headers, CONTENT_TYPE))?;
         limits.check_value(&value)?;
         let ttl = header(headers, TTL_HEADER).map(ttl).transpose()?.unwrap_or_default();
         return Ok([br#"{"key":"#, key.as_bytes(), ttl.as_bytes(), br#","value":"#, &value, b"}"].concat().into());
     }
-    // Of the others, the object that they take otherwise, without the key.
     let object = payload.trim_ascii();
+    if operation == "incr" && !object.starts_with(b"{") {
+        let ttl = header(headers, TTL_HEADER).map(ttl).transpose()?.unwrap_or_default();
+        let by = if object.is_empty() { 1 } else { integer(object)? };
+        return Ok(format!(r#"{{"key":{key},"by":{by}{ttl}}}"#).into());
+    }
+    // Of the others, the object that they take otherwise, without the key.
     match object.strip_prefix(b"{").map(<[u8]>::trim_ascii_start) {
         _ if object.is_empty() => Ok(format!(r#"{{"key":{key}}}"#).into()),
         Some(b"}") => Ok(format!(r#"{{"key":{key}}}"#).into()),
@@ -63,6 +73,17 @@ fn value<'a>(payload: &'a [u8], content_type: Option<&str>) -> Result<Cow<'a, [u
     }
 }
 
+/// What an `incr` adds.
+fn integer(text: &[u8]) -> Result<i64, ServiceError> {
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+        bad_request(format!(
+            "incr: payload: expected an integer from {} to {}, nothing for 1, or a JSON object without the field \"key\"",
+            i64::MIN,
+            i64::MAX
+        ))
+    })
+}
+
 /// `,"ttl":<seconds>`.
 fn ttl(text: &str) -> Result<String, ServiceError> {
     let seconds: f64 = text
@@ -72,6 +93,12 @@ fn ttl(text: &str) -> Result<String, ServiceError> {
     ttl_from_seconds(seconds)?;
     // Never with an exponent, and finite by now: a JSON number.
     Ok(format!(r#","ttl":{seconds}"#))
+}
+
+/// `,"consistency":"<level>"`.
+fn consistency(text: &str) -> Result<String, ServiceError> {
+    let level = levels::parse(&format!("header \"{CONSISTENCY_HEADER}\""), text.trim())?;
+    Ok(format!(r#","consistency":"{level}""#))
 }
 
 fn json_text(text: &str) -> String {
@@ -145,6 +172,25 @@ mod tests {
         assert_eq!(set(b"\xff\xfe", &[]).unwrap_err().code, "bad_request");
         assert_eq!(set(&[b'a'; 39], &[]).unwrap_err().code, "too_large");
         assert!(set(&[b'a'; 38], &[]).is_ok());
+    }
+
+    #[test]
+    fn an_increment_takes_its_number_nothing_or_its_object() {
+        let of =
+            |payload: &'static str, headers: &[(String, String)]| body("incr", "k", payload.into(), headers, &LIMITS);
+        for (payload, expected) in [
+            ("", r#"{"key":"k","by":1}"#),
+            (" -5\n", r#"{"key":"k","by":-5}"#),
+            (r#"{"by":2,"ttl":1}"#, r#"{"key":"k","by":2,"ttl":1}"#),
+        ] {
+            assert_eq!(of(payload, &[]).unwrap(), expected, "{payload}");
+        }
+        let ttl = [(TTL_HEADER.to_owned(), "1.5".to_owned())];
+        assert_eq!(of("7", &ttl).unwrap(), r#"{"key":"k","by":7,"ttl":1.5}"#);
+        for bad in ["1.5", "one", "9223372036854775808", "\"1\""] {
+            let refused = of(bad, &[]).unwrap_err();
+            assert!(refused.code == "bad_request" && refused.message.contains("integer"), "{bad}: {refused}");
+        }
     }
 
     #[test]

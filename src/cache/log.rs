@@ -4,8 +4,8 @@
 //! keep those pages, and after a change in the sizes of values twice the memory was resident (measured with three
 //! allocators). Here the records that stay are moved together, and whole segments go back to the heap.
 
-use super::item::{Item, RECORD_HEAD_BYTES, Version, rewrite_lifetime};
-use crate::types::Time;
+use super::item::{Item, RECORD_HEAD_BYTES, rewrite_lifetime};
+use crate::types::{Time, Version};
 
 /// A log has about this many segments when it is full: few enough to be allocated in large blocks, enough for the one
 /// being filled and the one being emptied not to matter.
@@ -185,7 +185,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cache::item::{NEVER, Version, Written};
+    use crate::cache::item::{NEVER, Written};
 
     fn item<'a>(key: &'a [u8], value: &'a [u8]) -> Item<'a> {
         let written = Written::before(Time::ZERO, Duration::ZERO);

@@ -12,9 +12,9 @@ use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::deadlines::Deadlines;
-use super::item::{Item, NEVER, Version, weight_of_record};
+use super::item::{Item, NEVER, weight_of_record};
 use super::log::{Log, Place};
-use crate::types::Time;
+use crate::types::{Time, Version};
 
 /// The part of the capacity that entries seen again may fill; the rest is where new ones prove themselves.
 const HOT_SHARE: f64 = 0.9;

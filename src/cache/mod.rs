@@ -8,18 +8,22 @@
 //! - `limits`, `content_type`, `condition`: what is accepted, what a value is, what must hold for a write.
 //! - [`plain`]: the JSON of people and plain clients; `keyed`: the same with the key in the subject; `native`: the encoding between nodes.
 //! - `item`, `log`, `deadlines`, `map`: an entry, the memory entries are kept in, which end next, and a partition's bounded map of them.
-//! - `budget`, `partition`, `store`: the partitions held here, and the memory they share.
+//! - `budget`, `partition`, `store`: the partitions held here, and the memory they share; `update`: increment and get-or-set.
 //! - `sweeper`: takes out what has expired.
-//! - `snapshot`: a partition's entries on their way to its next owner.
+//! - `snapshot`: a partition's entries on their way to its next owner or to a copy; `change`: a write on its way to the copies;
+//!   `copies`: taking both in. `levels`: how many copies must have a write.
 //! - `service`: all of it behind the ring's [`Service`](crate::service::Service); `client`: its callers' side.
 
 mod budget;
+mod change;
 mod client;
 mod condition;
 mod content_type;
+mod copies;
 mod deadlines;
 mod item;
 mod keyed;
+mod levels;
 mod limits;
 mod log;
 mod map;
@@ -34,14 +38,18 @@ mod sweeper;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;
+mod update;
 
 pub use client::{
-    CacheClient, CacheEntry, ChangeReply, DeleteReply, EntryInfo, GetReply, InspectReply, NewEntry, SetReply,
+    CacheClient, CacheEntry, ChangeReply, DeleteReply, EntryInfo, GetOrSetReply, GetReply, IncrementReply,
+    InspectReply, NewEntry, SetReply,
 };
 pub use condition::{Condition, MAX_VERSIONS, Matching, PRECONDITION_FAILED};
 pub use content_type::{ContentType, MAX_CONTENT_TYPE_BYTES};
-pub use item::{Version, VersionError};
+pub use levels::NOT_ENOUGH_REPLICAS;
 pub use limits::{Limits, MAX_KEY_BYTES, MAX_TTL_SECONDS, MAX_VALUE_BYTES, check_key, check_ttl, ttl_from_seconds};
 pub use service::{CacheConfig, CacheService, OPERATIONS};
 pub use snapshot::SnapshotError;
 pub use stats::CacheStats;
+
+pub use crate::types::{Version, VersionError};

@@ -6,12 +6,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::condition::Condition;
-use super::item::Version;
 use super::limits::bad_request;
 use crate::service::ServiceError;
+use crate::types::{Consistency, Version};
 
-/// The only format so far. A reader refuses others.
+/// The format of answers, and of requests that do not name a consistency. A reader refuses others.
 const FORMAT: u8 = 1;
+/// The format of requests that name a consistency: one byte of it, then as in [`FORMAT`].
+const FORMAT_WITH_CONSISTENCY: u8 = 2;
 
 /// What is asked of the owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +39,19 @@ pub(super) enum Operation<'a> {
         condition: Condition,
     },
     Inspect,
+    Increment {
+        by: i64,
+        ttl_ms: Option<u64>,
+    },
+    /// Answered as [`Operation::Get`] where there is an entry, else as [`Operation::Set`].
+    GetOrSet {
+        #[serde(serialize_with = "as_bytes")]
+        value: &'a [u8],
+        /// Empty for JSON.
+        #[serde(serialize_with = "as_bytes")]
+        content_type: &'a [u8],
+        ttl_ms: Option<u64>,
+    },
 }
 
 impl Operation<'_> {
@@ -49,13 +64,15 @@ impl Operation<'_> {
             Self::Touch { .. } => "touch",
             Self::Persist { .. } => "persist",
             Self::Inspect => "inspect",
+            Self::Increment { .. } => "incr",
+            Self::GetOrSet { .. } => "get-or-set",
         }
     }
 
     /// What must hold for it to be executed.
     pub(super) fn condition(&self) -> &Condition {
         match self {
-            Self::Get | Self::Inspect => &Condition::NONE,
+            Self::Get | Self::Inspect | Self::Increment { .. } | Self::GetOrSet { .. } => &Condition::NONE,
             Self::Set { condition, .. }
             | Self::Delete { condition }
             | Self::Touch { condition, .. }
@@ -81,6 +98,10 @@ pub(super) enum Answer<'a> {
     /// To touch and persist: the version it has now, if there is an entry.
     Changed(Option<Version>),
     Inspected(Option<Seen<'a>>),
+    Incremented {
+        value: i64,
+        version: Version,
+    },
 }
 
 /// An entry as it is answered.
@@ -111,10 +132,33 @@ pub(super) fn as_bytes<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::E
     to.serialize_bytes(bytes)
 }
 
+/// Encodes an [`Operation`]; with the consistency it asks for, if it does.
+pub(super) fn encode_operation(
+    operation: &Operation<'_>,
+    consistency: Option<Consistency>,
+    size_hint: usize,
+) -> Result<Bytes, ServiceError> {
+    match consistency {
+        None => encode(operation, size_hint),
+        Some(level) => encode_after(vec![FORMAT_WITH_CONSISTENCY, level as u8], operation, size_hint),
+    }
+}
+
+/// Decodes an [`Operation`] and the consistency it asks for; what it holds points into `payload`.
+pub(super) fn decode_operation(payload: &[u8]) -> Result<(Option<Consistency>, Operation<'_>), ServiceError> {
+    let [FORMAT_WITH_CONSISTENCY, level, body @ ..] = payload else { return Ok((None, decode(payload)?)) };
+    let level = Consistency::ALL.get(usize::from(*level));
+    let level = level.ok_or_else(|| bad_request("cache message: its consistency is not known"))?;
+    Ok((Some(*level), decode_body(body)?))
+}
+
 /// Encodes an [`Operation`] or an [`Answer`].
 pub(super) fn encode<T: Serialize>(what: &T, size_hint: usize) -> Result<Bytes, ServiceError> {
-    let mut out = Vec::with_capacity(size_hint + 64);
-    out.push(FORMAT);
+    encode_after(vec![FORMAT], what, size_hint)
+}
+
+fn encode_after<T: Serialize>(mut out: Vec<u8>, what: &T, size_hint: usize) -> Result<Bytes, ServiceError> {
+    out.reserve(size_hint + 64);
     let out = postcard::to_extend(what, out)
         .map_err(|e| ServiceError::new("internal", format!("a cache message could not be encoded: {e}")))?;
     Ok(out.into())
@@ -124,8 +168,13 @@ pub(super) fn encode<T: Serialize>(what: &T, size_hint: usize) -> Result<Bytes, 
 pub(super) fn decode<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, ServiceError> {
     let (format, rest) = payload.split_first().ok_or_else(|| bad_request("cache message: it is empty"))?;
     if *format != FORMAT {
-        return Err(bad_request(format!("cache message: format {format} is not known; known: {FORMAT}")));
+        let known = format!("{FORMAT} and, for requests, {FORMAT_WITH_CONSISTENCY}");
+        return Err(bad_request(format!("cache message: format {format} is not known; known: {known}")));
     }
+    decode_body(rest)
+}
+
+fn decode_body<'a, T: Deserialize<'a>>(rest: &'a [u8]) -> Result<T, ServiceError> {
     let (what, left) = postcard::take_from_bytes(rest)
         .map_err(|e| bad_request(format!("cache message of format {FORMAT}: unknown operation or malformed: {e}")))?;
     if !left.is_empty() {

@@ -2,10 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::item::Version;
 use super::map::BoundedMap;
 use crate::service::Grant;
-use crate::types::{Epoch, FencingToken, PartitionId};
+use crate::types::{Epoch, FencingToken, PartitionId, Version};
 
 /// Whose data a partition's entries are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +13,8 @@ pub(super) enum Tenure {
     Restored(FencingToken),
     /// Owned at this epoch, or handed over since and not yet discarded.
     Owned(FencingToken),
+    /// Another node's, copied here.
+    Copied,
 }
 
 impl Tenure {
@@ -25,6 +26,8 @@ impl Tenure {
     fn carries_over_to(&self, token: &FencingToken) -> bool {
         match self {
             Self::Restored(restored) => restored == token,
+            // Whoever gives the grant has seen to it.
+            Self::Copied => true,
             Self::Owned(owned) => {
                 let same_history = owned.ring == token.ring
                     && owned.generation == token.generation
@@ -40,7 +43,8 @@ impl Tenure {
 pub(super) struct Held {
     pub(super) map: BoundedMap,
     tenure: Tenure,
-    last_sequence: u64,
+    /// Of the last write: what the whole map is as of.
+    last: Version,
 }
 
 impl Held {
@@ -57,16 +61,29 @@ impl Held {
         let repeated = self.tenure == Tenure::Owned(grant.token.clone());
         if !repeated {
             self.tenure = Tenure::Owned(grant.token.clone());
-            self.last_sequence = 0;
         }
         true
     }
 
-    /// The version of the next write.
-    pub(super) fn next_version(&mut self) -> Version {
-        self.last_sequence += 1;
-        let (Tenure::Owned(token) | Tenure::Restored(token)) = &self.tenure;
-        Version { epoch: token.epoch, sequence: self.last_sequence }
+    /// From now on another node's.
+    pub(super) fn follow(&mut self) {
+        self.tenure = Tenure::Copied;
+    }
+
+    /// The version of the next write by the owner of this epoch.
+    pub(super) fn next_version(&self, epoch: Epoch) -> Version {
+        let sequence = if self.last.epoch == epoch { self.last.sequence } else { 0 };
+        Version { epoch, sequence: sequence + 1 }
+    }
+
+    /// That write was done.
+    pub(super) fn wrote(&mut self, version: Version) {
+        self.last = version;
+    }
+
+    /// The version of the last write.
+    pub(super) fn last_version(&self) -> Version {
+        self.last
     }
 }
 
@@ -81,7 +98,7 @@ pub(super) struct Partition {
 
 impl Partition {
     pub(super) fn new(id: PartitionId, tenure: Tenure, seed: u64) -> Self {
-        let held = Held { map: BoundedMap::new(seed), tenure, last_sequence: 0 };
+        let held = Held { map: BoundedMap::new(seed), tenure, last: Version::default() };
         Self { id, held: RwLock::new(held), refused_at: Mutex::new(None) }
     }
 

@@ -9,16 +9,22 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use memchr::{memchr, memmem};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+
+mod update;
+
+pub use update::{IncrementRequest, incremented, parse_get_or_set, parse_increment};
+pub(super) use update::{got_or_set_stored, set_instead};
 
 use super::client::{CacheEntry, EntryInfo};
 use super::condition::{Condition, Matching};
 use super::content_type::{self, is_json, is_text};
-use super::item::Version;
+use super::levels;
 use super::limits::{Limits, bad_request, check_key, ttl_from_seconds};
-use crate::service::ServiceError;
-use crate::types::{NodeName, PartitionId};
+use crate::service::{Copies, ServiceError};
+use crate::types::{Consistency, NodeName, PartitionId, Version};
 
 /// The body of a `set`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +61,10 @@ struct Fields<'a> {
     if_version: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     if_absent: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    consistency: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    by: Option<&'a RawValue>,
 }
 
 /// A field with the value `null` is there; an `Option` alone would take it for missing.
@@ -75,9 +85,14 @@ pub fn parse_key(operation: &str, body: &[u8]) -> Result<Bytes, ServiceError> {
 /// # Errors
 /// `bad_request` or `too_large`, naming field, value and limit.
 pub fn parse_set(body: &[u8], limits: &Limits) -> Result<SetRequest, ServiceError> {
-    let fields = fields("set", body)?;
-    let key = key_of("set", &fields)?;
-    let value = fields.value.ok_or_else(|| bad_request("set: field \"value\" is missing; it may be any JSON"))?;
+    parse_value("set", body, limits)
+}
+
+fn parse_value(operation: &str, body: &[u8], limits: &Limits) -> Result<SetRequest, ServiceError> {
+    let fields = fields(operation, body)?;
+    let key = key_of(operation, &fields)?;
+    let missing = || bad_request(format!("{operation}: field \"value\" is missing; it may be any JSON"));
+    let value = fields.value.ok_or_else(missing)?;
     limits.check_value(value.get().as_bytes())?;
     let ttl = fields.ttl.map(ttl_of).transpose()?.flatten();
     let if_none_match = fields.if_absent.map(if_absent_of).transpose()?.flatten();
@@ -109,6 +124,23 @@ pub fn parse_touch(body: &[u8]) -> Result<TouchRequest, ServiceError> {
         )
     })?;
     Ok(TouchRequest { ttl, condition: if_version_of(&fields)? })
+}
+
+/// The consistency that the body of any operation asks for, if it does.
+///
+/// # Errors
+/// `bad_request` where it is none.
+pub fn parse_consistency(operation: &str, body: &[u8]) -> Result<Option<Consistency>, ServiceError> {
+    // Most do not name it, and need not be read twice. (With an escape in it, who knows what it names.)
+    if memmem::find(body, b"\"consistency\"").is_none() && memchr(b'\\', body).is_none() {
+        return Ok(None);
+    }
+    let Some(raw) = fields(operation, body)?.consistency.filter(|raw| raw.get() != "null") else { return Ok(None) };
+    let text: String = serde_json::from_str(raw.get()).map_err(|_| {
+        let got = described(raw);
+        bad_request(format!("field \"consistency\": expected \"eventual\", \"quorum\" or \"strong\", got {got}"))
+    })?;
+    levels::parse("field \"consistency\"", &text).map(Some)
 }
 
 /// The versions in `if_version`, as they are given in a query or a list: `4.17`.
@@ -212,8 +244,13 @@ pub fn found(entry: &CacheEntry, node: &NodeName) -> Bytes {
 }
 
 pub(super) fn found_stored(value: &[u8], content_type: &[u8], node: &NodeName, version: Version) -> Bytes {
+    with_value(br#"{"found":true,"value":"#, value, content_type, node, version)
+}
+
+/// An answer with a value, after what it begins with.
+fn with_value(begin: &[u8], value: &[u8], content_type: &[u8], node: &NodeName, version: Version) -> Bytes {
     let mut body = Vec::with_capacity(value.len() + 160);
-    body.extend_from_slice(br#"{"found":true,"value":"#);
+    body.extend_from_slice(begin);
     if is_json(content_type) {
         // As it was checked when it was stored.
         body.extend_from_slice(value);
@@ -266,16 +303,19 @@ fn changed(what: &str, version: Option<Version>, node: &NodeName) -> Bytes {
 }
 
 /// `{"found":true,"partition":…,"node":…,"version":…,"age":…,"ttl":…,"bytes":…,"content_type":…}`, times in seconds, `ttl`
-/// null where there is none; `{"found":false,"partition":…,"node":…}` where there is no entry.
-pub fn inspected(entry: Option<&EntryInfo>, partition: PartitionId, node: &NodeName) -> Bytes {
+/// null where there is none; `{"found":false,"partition":…,"node":…}` where there is no entry. In both cases `"replicas"` are
+/// the copies asked for, `"in_sync"` those there are, and `"consistency"` is the level in force.
+pub fn inspected(entry: Option<&EntryInfo>, partition: PartitionId, node: &NodeName, copies: &Copies) -> Bytes {
+    let Copies { in_sync, factor, consistency } = copies;
+    let copies = format!(r#""replicas":{factor},"in_sync":{in_sync},"consistency":"{consistency}""#);
     let Some(entry) = entry else {
-        return format!(r#"{{"found":false,"partition":{partition},"node":"{node}"}}"#).into();
+        return format!(r#"{{"found":false,"partition":{partition},"node":"{node}",{copies}}}"#).into();
     };
     let ttl = entry.remaining_ttl.map_or("null".to_owned(), seconds);
     let content_type = json_string(entry.content_type.as_str());
     let (version, age, bytes) = (entry.version, seconds(entry.age), entry.bytes);
     format!(
-        r#"{{"found":true,"partition":{partition},"node":"{node}","version":"{version}","age":{age},"ttl":{ttl},"bytes":{bytes},"content_type":{content_type}}}"#
+        r#"{{"found":true,"partition":{partition},"node":"{node}","version":"{version}","age":{age},"ttl":{ttl},"bytes":{bytes},"content_type":{content_type},{copies}}}"#
     )
     .into()
 }

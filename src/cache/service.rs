@@ -13,17 +13,19 @@ use super::condition::Condition;
 use super::content_type;
 use super::item::Item;
 use super::keyed;
+use super::levels;
 use super::limits::{Limits, bad_request, check_key, check_ttl};
-use super::native::{Answer, Found, Operation, Seen, decode, encode};
-use super::plain::{self, TouchRequest, check_json};
+use super::native::{self, Answer, Found, Operation, Seen, encode};
+use super::plain::{self, IncrementRequest, TouchRequest, check_json};
 use super::snapshot::{self, SnapshotError};
 use super::stats::{CacheStats, add};
 use super::store::{NewValue, Store, Stored};
+use crate::replica::Change;
 use crate::service::{BoxError, Chunks, Form, Grant, Release, Request, Service, ServiceError};
-use crate::types::{Chance, Clock, NodeName, PartitionId, Process, Time};
+use crate::types::{Chance, Clock, NodeName, PartitionId, Process, Time, Version};
 
 /// What can be asked of the owner of a key: in its native form, and by plain clients as `<ring>.<operation>`.
-pub const OPERATIONS: [&str; 6] = ["get", "set", "delete", "touch", "persist", "inspect"];
+pub const OPERATIONS: [&str; 8] = ["get", "set", "delete", "touch", "persist", "inspect", "incr", "get-or-set"];
 
 /// What a cache is made with.
 #[derive(Debug, Clone)]
@@ -85,84 +87,139 @@ impl CacheService {
         self.limits
     }
 
-    fn native(&self, grant: &Grant, request: &Request) -> Result<Bytes, ServiceError> {
-        let operation: Operation<'_> = decode(&request.payload)?;
+    /// Executes a request in its native form; answers with the version that the answer goes back to.
+    fn native(
+        &self,
+        grant: &Grant,
+        request: &Request,
+        operation: Operation<'_>,
+    ) -> Result<(Bytes, Version), ServiceError> {
         if operation.name() != request.operation {
             let (asked, holds) = (&request.operation, operation.name());
             return Err(bad_request(format!("operation '{asked}' came with a message for '{holds}'")));
         }
         operation.condition().check_size()?;
-        match operation {
-            Operation::Get => self.store.get(grant, &request.key, |item, now| {
+        let key = &request.key;
+        let (answer, version) = match operation {
+            Operation::Get => self.store.get(grant, key, |item, now| {
                 let size_hint = item.map_or(0, |item| item.value.len());
                 encode(&Answer::Got(item.map(|item| answered(&item, now))), size_hint)
             })?,
             Operation::Set { value, content_type, ttl_ms, condition } => {
-                let ttl = ttl_ms.map(Duration::from_millis);
-                ttl.map_or(Ok(()), check_ttl)?;
-                content_type::check_stored(content_type)?;
-                if content_type::is_json(content_type) {
-                    check_json(value)?;
-                }
-                let Stored { version, created } =
-                    self.set(grant, request, NewValue { bytes: value, content_type, ttl }, &condition)?;
-                encode(&Answer::Stored { version, created }, 0)
+                let value = checked(NewValue { bytes: value, content_type, ttl: ttl_of(ttl_ms)? })?;
+                let Stored { version, created } = self.set(grant, request, value, &condition)?;
+                (encode(&Answer::Stored { version, created }, 0), version)
             }
             Operation::Delete { condition } => {
-                let (existed, version) = self.store.delete(grant, &request.key, &condition)?;
-                encode(&Answer::Deleted { existed, version }, 0)
+                let (existed, version) = self.store.delete(grant, key, &condition)?;
+                (encode(&Answer::Deleted { existed, version }, 0), version)
             }
             Operation::Touch { ttl_ms, condition } => {
                 let ttl = Duration::from_millis(ttl_ms);
                 check_ttl(ttl)?;
-                encode(&Answer::Changed(self.store.set_ttl(grant, &request.key, Some(ttl), &condition)?), 0)
+                let (version, upto) = self.store.set_ttl(grant, key, Some(ttl), &condition)?;
+                (encode(&Answer::Changed(version), 0), upto)
             }
             Operation::Persist { condition } => {
-                encode(&Answer::Changed(self.store.set_ttl(grant, &request.key, None, &condition)?), 0)
+                let (version, upto) = self.store.set_ttl(grant, key, None, &condition)?;
+                (encode(&Answer::Changed(version), 0), upto)
             }
-            Operation::Inspect => self.store.inspect(grant, &request.key, |item, now| {
-                encode(&Answer::Inspected(item.map(|item| seen(&item, now))), 0)
-            })?,
-        }
+            Operation::Inspect => self
+                .store
+                .inspect(grant, key, |item, now| encode(&Answer::Inspected(item.map(|item| seen(&item, now))), 0))?,
+            Operation::Increment { by, ttl_ms } => {
+                let (value, version) = self.store.increment(grant, key, by, ttl_of(ttl_ms)?)?;
+                (encode(&Answer::Incremented { value, version }, 0), version)
+            }
+            Operation::GetOrSet { value, content_type, ttl_ms } => {
+                let value = checked(NewValue { bytes: value, content_type, ttl: ttl_of(ttl_ms)? })?;
+                self.limits.check_value(value.bytes)?;
+                let (got, version) = self.store.get_or_set(grant, key, value, |item, now| {
+                    encode(&Answer::Got(Some(answered(item, now))), item.value.len())
+                })?;
+                (got.map_or_else(|| encode(&Answer::Stored { version, created: true }, 0), Ok), version)
+            }
+        };
+        Ok((answer?, version))
     }
 
-    fn plain(&self, grant: &Grant, request: &Request) -> Result<Bytes, ServiceError> {
+    /// Executes a request of a plain client; answers with the version that the answer goes back to.
+    fn plain(&self, grant: &Grant, request: &Request) -> Result<(Bytes, Version), ServiceError> {
         let (key, body) = (&request.key, &request.payload);
-        match request.operation.as_str() {
+        Ok(match request.operation.as_str() {
             "get" => {
-                let answer = self.store.get(grant, key, |item, _| match item {
+                let (answer, version) = self.store.get(grant, key, |item, _| match item {
                     Some(item) => plain::found_stored(item.value, item.content_type, &self.node, item.version),
                     None => plain::not_found(&self.node),
                 })?;
                 self.limits.check_answer(&answer)?;
-                Ok(answer)
+                (answer, version)
             }
             "set" => {
                 let parsed = plain::parse_set(body, &self.limits)?;
                 let value = NewValue { bytes: &parsed.value, content_type: b"", ttl: parsed.ttl };
-                Ok(plain::stored(&self.node, self.set(grant, request, value, &parsed.condition)?.version))
+                let Stored { version, .. } = self.set(grant, request, value, &parsed.condition)?;
+                (plain::stored(&self.node, version), version)
             }
             "delete" => {
                 let condition = plain::parse_condition("delete", body)?;
-                Ok(plain::deleted(self.store.delete(grant, key, &condition)?.0, &self.node))
+                let (existed, version) = self.store.delete(grant, key, &condition)?;
+                (plain::deleted(existed, &self.node), version)
             }
             "touch" => {
                 let TouchRequest { ttl, condition } = plain::parse_touch(body)?;
-                Ok(plain::touched(self.store.set_ttl(grant, key, Some(ttl), &condition)?, &self.node))
+                let (version, upto) = self.store.set_ttl(grant, key, Some(ttl), &condition)?;
+                (plain::touched(version, &self.node), upto)
             }
             "persist" => {
                 let condition = plain::parse_condition("persist", body)?;
-                Ok(plain::persisted(self.store.set_ttl(grant, key, None, &condition)?, &self.node))
+                let (version, upto) = self.store.set_ttl(grant, key, None, &condition)?;
+                (plain::persisted(version, &self.node), upto)
             }
-            "inspect" => self.store.inspect(grant, key, |item, now| {
-                let seen = item.map(|item| EntryInfo::of(&seen(&item, now))).transpose()?;
-                Ok(plain::inspected(seen.as_ref(), grant.partition, &self.node))
-            })?,
+            "inspect" => {
+                let (answer, version) = self.store.inspect(grant, key, |item, now| {
+                    let seen = item.map(|item| EntryInfo::of(&seen(&item, now))).transpose()?;
+                    let copies = levels::copies(grant);
+                    Ok::<_, ServiceError>(plain::inspected(seen.as_ref(), grant.partition, &self.node, &copies))
+                })?;
+                (answer?, version)
+            }
+            "incr" => {
+                let IncrementRequest { by, ttl } = plain::parse_increment(body)?;
+                let (value, version) = self.store.increment(grant, key, by, ttl)?;
+                (plain::incremented(value, &self.node, version), version)
+            }
+            "get-or-set" => {
+                let parsed = plain::parse_get_or_set(body, &self.limits)?;
+                let value = NewValue { bytes: &parsed.value, content_type: b"", ttl: parsed.ttl };
+                let (got, version) = self.store.get_or_set(grant, key, value, |item, _| {
+                    let answer = plain::got_or_set_stored(item.value, item.content_type, &self.node, item.version);
+                    self.limits.check_answer(&answer).map(|()| answer)
+                })?;
+                (got.unwrap_or_else(|| plain::set_instead(&parsed.value, &self.node, version)), version)
+            }
             other => {
                 let known = OPERATIONS.join(", ");
-                Err(bad_request(format!("operation '{other}' is not known; known: {known}")))
+                return Err(bad_request(format!("operation '{other}' is not known; known: {known}")));
             }
-        }
+        })
+    }
+
+    /// Executes what enough copies are there for, and answers once they have what the answer goes back to.
+    async fn execute(&self, grant: &Grant, request: &Request) -> Result<Bytes, ServiceError> {
+        check_key(&request.key)?;
+        let (level, (answer, version)) = match request.form {
+            Form::Native => {
+                let (asked, operation) = native::decode_operation(&request.payload)?;
+                (levels::check(grant, asked)?, self.native(grant, request, operation)?)
+            }
+            Form::Plain => {
+                let asked = plain::parse_consistency(&request.operation, &request.payload)?;
+                (levels::check(grant, asked)?, self.plain(grant, request)?)
+            }
+        };
+        levels::settle(grant, level, version).await?;
+        Ok(answer)
     }
 
     fn set(
@@ -185,6 +242,22 @@ impl CacheService {
             tracing::error!(%error, "discarding partitions of the cache did not end");
         }
     }
+}
+
+/// A time to live as it came.
+fn ttl_of(ttl_ms: Option<u64>) -> Result<Option<Duration>, ServiceError> {
+    let ttl = ttl_ms.map(Duration::from_millis);
+    ttl.map_or(Ok(()), check_ttl)?;
+    Ok(ttl)
+}
+
+/// A value that is what its content type says.
+fn checked(value: NewValue<'_>) -> Result<NewValue<'_>, ServiceError> {
+    content_type::check_stored(value.content_type)?;
+    if content_type::is_json(value.content_type) {
+        check_json(value.bytes)?;
+    }
+    Ok(value)
 }
 
 fn answered<'a>(item: &Item<'a>, now: Time) -> Found<'a> {
@@ -236,10 +309,7 @@ impl Service for CacheService {
     }
 
     async fn handle(&self, grant: &Grant, request: Request) -> Result<Bytes, ServiceError> {
-        let answer = check_key(&request.key).and_then(|()| match request.form {
-            Form::Native => self.native(grant, &request),
-            Form::Plain => self.plain(grant, &request),
-        });
+        let answer = self.execute(grant, &request).await;
         add(&self.store.counters.failures, u64::from(answer.is_err()));
         answer
     }
@@ -278,5 +348,29 @@ impl Service for CacheService {
 
     async fn discard(&self, partition: PartitionId) {
         self.drop_partitions(vec![partition]).await;
+    }
+
+    fn replicates(&self) -> bool {
+        true
+    }
+
+    fn clear(&self, partition: PartitionId) {
+        if let Some(former) = self.store.begin_copy(partition) {
+            let process = self.process.clone();
+            // Entries by the million take a while to free.
+            self.process.spawn(async move { process.run_blocking(move || drop(former)).await });
+        }
+    }
+
+    fn follow(&self, partition: PartitionId) {
+        self.store.follow(partition);
+    }
+
+    fn copy_changes(&self, partition: PartitionId, changes: &[Change]) -> Result<(), BoxError> {
+        Ok(self.store.copy_changes(partition, changes)?)
+    }
+
+    fn copy_chunk(&self, partition: PartitionId, chunk: Bytes, age: Duration) -> Result<(), BoxError> {
+        Ok(self.store.copy_chunk(partition, &chunk, age)?)
     }
 }

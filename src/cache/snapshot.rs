@@ -18,16 +18,18 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::content_type;
-use super::item::{Item, NEVER, Version, Written};
+use super::item::{Item, NEVER, Written};
 use super::map::KeyDigest;
 use super::native::as_bytes;
 use super::partition::Partition;
-use crate::types::{Clock, Time};
+use crate::types::{Clock, Time, Version};
 
 const FORMAT: u8 = 1;
 const ENTRIES: u8 = 0;
 const TRAILER: u8 = 1;
 const CHECKSUM_BYTES: usize = 8;
+/// A chunk that has so much takes no further entry: several are under way at once, and requests wait behind them.
+const AIM_BYTES: usize = 128 * 1024;
 /// The most an entry needs beside key, content type and value, and a chunk beside its entries: all numbers at their longest.
 const AROUND_ENTRY_BYTES: usize = 64;
 const AROUND_CHUNK_BYTES: usize = 32;
@@ -131,7 +133,8 @@ impl Writer {
                 if size + AROUND_CHUNK_BYTES > self.max_bytes {
                     return Err(SnapshotError::EntryTooLarge { size, limit: self.max_bytes });
                 }
-                if out.len() + size > self.max_bytes {
+                let full = out.len() + size > self.max_bytes.min(AIM_BYTES);
+                if full && out.len() > empty_len {
                     break;
                 }
                 out = append(out, &Entry::of(&item, now));
@@ -260,26 +263,60 @@ impl Checked<'_> {
         mut take: impl FnMut(Item<'_>) -> Result<(), SnapshotError>,
     ) -> Result<(), SnapshotError> {
         for (position, chunk) in self.chunks.iter().enumerate() {
-            let damaged = |what: String| SnapshotError::Damaged { position, what };
-            let body = open(chunk, ENTRIES, position)?;
-            let (head, mut rest): (ChunkHead, _) =
-                postcard::take_from_bytes(body).map_err(|e| damaged(e.to_string()))?;
-            if head.number as usize != position {
-                return Err(SnapshotError::Missing { expected: position });
-            }
+            let (head, body) = chunk_head(chunk, position)?;
             let waited_ns = self.age_ns.saturating_sub(head.age_ns).saturating_add(nanos(waited));
-            while !rest.is_empty() {
-                let (entry, left): (Entry<'_>, _) =
-                    postcard::take_from_bytes(rest).map_err(|e| damaged(e.to_string()))?;
-                rest = left;
-                content_type::check_stored(entry.content_type).map_err(|e| damaged(e.message))?;
-                let left = |remaining: u64| Duration::from_nanos(remaining.saturating_sub(waited_ns));
-                let deadline = entry.remaining_ns.map_or(NEVER, |remaining| now + left(remaining));
-                let written = Written::before(now, Duration::from_nanos(entry.age_ns.saturating_add(waited_ns)));
-                let Entry { key, value, content_type, version, .. } = entry;
-                take(Item { key, value, content_type, version, deadline, written })?;
-            }
+            entries(body, position, now, waited_ns, &mut take)?;
         }
         Ok(())
     }
+}
+
+/// Number and age of a chunk of entries, and the entries.
+fn chunk_head(chunk: &Bytes, position: usize) -> Result<(ChunkHead, &[u8]), SnapshotError> {
+    let body = open(chunk, ENTRIES, position)?;
+    let (head, rest): (ChunkHead, _) = postcard::take_from_bytes(body)
+        .map_err(|error| SnapshotError::Damaged { position, what: error.to_string() })?;
+    if head.number as usize != position {
+        return Err(SnapshotError::Missing { expected: position });
+    }
+    Ok((head, rest))
+}
+
+fn entries(
+    mut rest: &[u8],
+    position: usize,
+    now: Time,
+    waited_ns: u64,
+    mut take: impl FnMut(Item<'_>) -> Result<(), SnapshotError>,
+) -> Result<(), SnapshotError> {
+    let damaged = |what: String| SnapshotError::Damaged { position, what };
+    while !rest.is_empty() {
+        let (entry, left): (Entry<'_>, _) =
+            postcard::take_from_bytes(rest).map_err(|error| damaged(error.to_string()))?;
+        rest = left;
+        content_type::check_stored(entry.content_type).map_err(|error| damaged(error.message))?;
+        let left = |remaining: u64| Duration::from_nanos(remaining.saturating_sub(waited_ns));
+        let deadline = entry.remaining_ns.map_or(NEVER, |remaining| now + left(remaining));
+        let written = Written::before(now, Duration::from_nanos(entry.age_ns.saturating_add(waited_ns)));
+        let Entry { key, value, content_type, version, .. } = entry;
+        take(Item { key, value, content_type, version, deadline, written })?;
+    }
+    Ok(())
+}
+
+/// Gives out the entries of one chunk, `age` after it was made; none of a trailer. For who takes the chunks in as they come: that
+/// all of them have come, and as they were sent, is told elsewhere.
+pub(super) fn each_entry(
+    chunk: &Bytes,
+    now: Time,
+    age: Duration,
+    take: impl FnMut(Item<'_>) -> Result<(), SnapshotError>,
+) -> Result<(), SnapshotError> {
+    if let [FORMAT, TRAILER, ..] = chunk.as_ref() {
+        return Ok(());
+    }
+    let body = open(chunk, ENTRIES, 0)?;
+    let (head, rest): (ChunkHead, _) = postcard::take_from_bytes(body)
+        .map_err(|error| SnapshotError::Damaged { position: 0, what: error.to_string() })?;
+    entries(rest, head.number as usize, now, nanos(age), take)
 }

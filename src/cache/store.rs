@@ -9,14 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::Duration;
 
 use super::budget::Budget;
+use super::change::Effect;
 use super::condition::Condition;
-use super::item::{DEADLINE_BYTES, Item, NEVER, Version, Written, heaviest};
+use super::item::{DEADLINE_BYTES, Item, NEVER, Written, heaviest};
 use super::limits::{UNAVAILABLE, too_large};
 use super::map::BoundedMap;
 use super::partition::{Held, Partition, Tenure};
 use super::stats::{CacheStats, Counters, add, read};
+use crate::replica::Change;
 use crate::service::{Grant, ServiceError};
-use crate::types::{Chance, Clock, PartitionId, Time};
+use crate::types::{Chance, Clock, PartitionId, Time, Version};
 
 /// Expired entries that are looked for before live ones are evicted.
 const SWEPT_BEFORE_EVICTION: usize = 32;
@@ -74,20 +76,22 @@ impl Store {
         &self.clock
     }
 
-    /// Reads the live entry with this key, if there is one; `answer` is made of it before it can change.
+    /// Reads the live entry with this key, if there is one; `answer` is made of it before it can change. The version is that of
+    /// the write which the answer goes back to: where there is no entry, of the last write of all.
     pub(super) fn get<T>(
         &self,
         grant: &Grant,
         key: &[u8],
         answer: impl FnOnce(Option<Item<'_>>, Time) -> T,
-    ) -> Result<T, ServiceError> {
+    ) -> Result<(T, Version), ServiceError> {
         let now = self.clock.now();
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
         let held = partition.read();
         ensure_serving(&held, grant)?;
         let found = held.map.get(key, now);
         add(if found.is_some() { &self.counters.hits } else { &self.counters.misses }, 1);
-        Ok(answer(found, now))
+        let version = found.map_or(held.last_version(), |item| item.version);
+        Ok((answer(found, now), version))
     }
 
     /// Like [`Store::get`], but it counts neither as a read nor as a use.
@@ -96,12 +100,14 @@ impl Store {
         grant: &Grant,
         key: &[u8],
         answer: impl FnOnce(Option<Item<'_>>, Time) -> T,
-    ) -> Result<T, ServiceError> {
+    ) -> Result<(T, Version), ServiceError> {
         let now = self.clock.now();
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
         let held = partition.read();
         ensure_serving(&held, grant)?;
-        Ok(answer(held.map.look(key, now), now))
+        let found = held.map.look(key, now);
+        let version = found.map_or(held.last_version(), |item| item.version);
+        Ok((answer(found, now), version))
     }
 
     /// Stores a value in place of what is there, if the condition holds.
@@ -127,11 +133,25 @@ impl Store {
         ensure_serving(&held, grant)?;
         let before = live_version(&held, key, now);
         condition.check(before)?;
-        let version = held.next_version();
-        let (deadline, written) = (deadline(value.ttl, now), Written::before(now, Duration::ZERO));
-        let item = Item { key, value: value.bytes, content_type: value.content_type, version, deadline, written };
-        self.insert(&mut held, &item, now)?;
+        let version = self.replace(&mut held, grant, key, value, now)?;
         Ok(Stored { version, created: before.is_none() })
+    }
+
+    /// Puts a value in place of what is there: a write, under the partition's lock. Its version.
+    pub(super) fn replace(
+        &self,
+        held: &mut Held,
+        grant: &Grant,
+        key: &[u8],
+        value: NewValue<'_>,
+        now: Time,
+    ) -> Result<Version, ServiceError> {
+        let version = held.next_version(grant.epoch());
+        let NewValue { bytes: value, content_type, ttl } = value;
+        let (deadline, written) = (deadline(ttl, now), Written::before(now, Duration::ZERO));
+        self.insert(held, &Item { key, value, content_type, version, deadline, written }, now)?;
+        wrote(held, grant, version, now, || Effect::Set { key, value, content_type, ttl_ns: ttl.map(nanos) });
+        Ok(version)
     }
 
     /// Takes an entry out, if the condition holds for it; says whether a live one was there, and the version of the
@@ -149,21 +169,22 @@ impl Store {
         if let Some(version) = live_version(&held, key, now) {
             condition.check(Some(version))?;
         }
-        let version = held.next_version();
+        let version = held.next_version(grant.epoch());
         let removed = held.map.remove(key, now);
+        wrote(&mut held, grant, version, now, || Effect::Delete { key });
         add(&self.counters.expired, u64::from(removed == Some(false)));
         Ok((removed == Some(true), version))
     }
 
-    /// Gives an entry another time to live, from now on, or none, if the condition holds for it; its version from now on,
-    /// or `None` where there is no entry. Value and age stay.
+    /// Gives an entry another time to live, from now on, or none, if the condition holds for it; its version from now on, or
+    /// `None` where there is no entry, and the version that this answer goes back to. Value and age stay.
     pub(super) fn set_ttl(
         &self,
         grant: &Grant,
         key: &[u8],
         ttl: Option<Duration>,
         condition: &Condition,
-    ) -> Result<Option<Version>, ServiceError> {
+    ) -> Result<(Option<Version>, Version), ServiceError> {
         let now = self.clock.now();
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
         if ttl.is_some() {
@@ -171,16 +192,17 @@ impl Store {
         }
         let mut held = partition.write();
         ensure_serving(&held, grant)?;
-        let Some(item) = held.map.look(key, now) else { return Ok(None) };
+        let Some(item) = held.map.look(key, now) else { return Ok((None, held.last_version())) };
         let (version, has_none) = (item.version, item.deadline == NEVER);
         condition.check(Some(version))?;
         if ttl.is_none() && has_none {
-            return Ok(Some(version));
+            return Ok((Some(version), version));
         }
-        let version = held.next_version();
+        let version = held.next_version(grant.epoch());
         let gone = held.map.change_lifetime(key, version, deadline(ttl, now), now);
+        wrote(&mut held, grant, version, now, || Effect::Lifetime { key, ttl_ns: ttl.map(nanos) });
         self.counters.gone(gone);
-        Ok(Some(version))
+        Ok((Some(version), version))
     }
 
     /// Begins a grant with the data that was restored or kept for it, else with none.
@@ -278,7 +300,7 @@ impl Store {
         Err(ServiceError::new("overloaded", "the cache's memory is being divided anew; not stored, try again"))
     }
 
-    fn ensure_can_ever_fit(&self, content_len: usize, value_len: usize) -> Result<(), ServiceError> {
+    pub(super) fn ensure_can_ever_fit(&self, content_len: usize, value_len: usize) -> Result<(), ServiceError> {
         let needed = BoundedMap::capacity_to_hold(heaviest(content_len));
         if needed <= self.bound_bytes {
             return Ok(());
@@ -292,7 +314,7 @@ impl Store {
 
     /// Sees to it that an entry of this weight fits a partition: sweeps it, then lets it grow; what is still missing is
     /// evicted from it when the entry is put in.
-    fn prepare_room(&self, partition: &Arc<Partition>, weight: u64, now: Time) {
+    pub(super) fn prepare_room(&self, partition: &Arc<Partition>, weight: u64, now: Time) {
         let must = BoundedMap::capacity_to_hold(weight);
         let fits = |held: &Held| {
             let capacity = held.map.capacity();
@@ -340,7 +362,7 @@ impl Store {
     }
 
     /// Puts an empty partition in place of what is there.
-    fn install(&self, id: PartitionId, tenure: Tenure) -> Arc<Partition> {
+    pub(super) fn install(&self, id: PartitionId, tenure: Tenure) -> Arc<Partition> {
         self.discard(id);
         let partition = Arc::new(Partition::new(id, tenure, self.chance.number()));
         let mut budget = self.budget();
@@ -363,7 +385,7 @@ impl Store {
             .collect()
     }
 
-    fn partition(&self, id: PartitionId) -> Option<Arc<Partition>> {
+    pub(super) fn partition(&self, id: PartitionId) -> Option<Arc<Partition>> {
         self.read_table().get(&id).cloned()
     }
 
@@ -380,19 +402,31 @@ impl Store {
     }
 }
 
-fn live_version(held: &Held, key: &[u8], now: Time) -> Option<Version> {
+/// Numbers a write that was done, and sends it on its way to the copies, in the order of the writes: under their lock.
+fn wrote<'a>(held: &mut Held, grant: &Grant, version: Version, now: Time, effect: impl FnOnce() -> Effect<'a>) {
+    held.wrote(version);
+    if let Some(log) = grant.log() {
+        log.append(Change { version, made: now, body: effect().encode() });
+    }
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn live_version(held: &Held, key: &[u8], now: Time) -> Option<Version> {
     held.map.look(key, now).map(|item| item.version)
 }
 
-fn deadline(ttl: Option<Duration>, now: Time) -> Time {
+pub(super) fn deadline(ttl: Option<Duration>, now: Time) -> Time {
     ttl.map_or(NEVER, |ttl| now + ttl)
 }
 
-fn ensure_serving(held: &Held, grant: &Grant) -> Result<(), ServiceError> {
+pub(super) fn ensure_serving(held: &Held, grant: &Grant) -> Result<(), ServiceError> {
     if held.serves(grant.epoch()) { Ok(()) } else { Err(not_held(grant)) }
 }
 
-fn not_held(grant: &Grant) -> ServiceError {
+pub(super) fn not_held(grant: &Grant) -> ServiceError {
     let (partition, epoch) = (grant.partition, grant.epoch());
     ServiceError::new(UNAVAILABLE, format!("partition {partition} is not held here at epoch {epoch}"))
 }

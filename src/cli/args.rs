@@ -112,6 +112,18 @@ pub(super) struct ServeArgs {
     /// Bound on the cache's memory [default: 1GiB]
     #[arg(long, env = "NATS_RING_MEMORY", value_name = "SIZE")]
     memory: Option<String>,
+    /// Copies of each partition, 1 to 7, the owner's included; never more are kept than there are nodes. The ring's: taken
+    /// when it is created, changed by `nats-ring replicas` [default: 3]
+    #[arg(long, env = "NATS_RING_REPLICAS", value_name = "COUNT", allow_negative_numbers = true)]
+    replicas: Option<String>,
+    /// eventual, quorum or strong, where a request does not say. The ring's, changed by `nats-ring consistency`
+    /// [default: eventual]
+    #[arg(long, env = "NATS_RING_CONSISTENCY", value_name = "LEVEL")]
+    consistency: Option<String>,
+    /// Where every copy of a partition is lost: accept (it starts empty) or wait. The ring's, changed by `nats-ring on-loss`
+    /// [default: accept]
+    #[arg(long, env = "NATS_RING_ON_LOSS", value_name = "CHOICE")]
+    on_loss: Option<String>,
     /// Copies of the ring's bucket [default: 3 on a JetStream cluster, else 1]
     #[arg(long, env = "NATS_RING_KV_REPLICAS", value_name = "COUNT", allow_negative_numbers = true)]
     kv_replicas: Option<String>,
@@ -143,6 +155,9 @@ impl ServeArgs {
             weight: self.weight,
             lease: self.lease,
             memory: self.memory,
+            replicas: self.replicas,
+            consistency: self.consistency,
+            on_loss: self.on_loss,
             kv_replicas: self.kv_replicas,
             wait: self.wait,
             log_format: self.log_format,

@@ -13,7 +13,7 @@ use crate::connect::{ConnectOptions, Connections};
 use crate::http;
 use crate::http::front::{Counting, QUERIES};
 use crate::metrics::Metrics;
-use crate::node::{NodeBuilder, Ring};
+use crate::node::{CreatedWith, NodeBuilder, Ring};
 use crate::ring::Timing;
 use crate::types::BootClock;
 
@@ -57,6 +57,11 @@ pub(super) async fn start(config: &Config, address: SocketAddr) -> Result<Starte
         .http(Some(address.to_string()))
         .partitions(config.partitions)
         .key_hash(config.key_hash)
+        .created_with(CreatedWith {
+            replicas: config.replicas,
+            consistency: config.consistency,
+            on_loss: config.on_loss,
+        })
         .kv_replicas(config.kv_replicas)
         .timing(timing)
         .staging_bytes(staging_bytes(config.memory_bytes))

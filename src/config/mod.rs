@@ -16,7 +16,7 @@ use std::time::Duration;
 pub use nats::{DEFAULT_NATS, NatsConfig, NatsLogin, NatsTls};
 pub use settings::Settings;
 
-use crate::types::{KeyHash, NodeName, PartitionCount, RingName};
+use crate::types::{Consistency, Factor, KeyHash, NodeName, OnLoss, PartitionCount, RingName};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,6 +51,12 @@ pub struct Config {
     pub lease: Duration,
     /// Bound on the cache's memory.
     pub memory_bytes: u64,
+    /// Copies of each partition; the ring's, this is what it is created with.
+    pub replicas: Option<Factor>,
+    /// What has to have a write before it is answered, likewise.
+    pub consistency: Option<Consistency>,
+    /// What becomes of a partition whose copies are all gone, likewise.
+    pub on_loss: Option<OnLoss>,
     /// Copies of the ring's bucket; where not given, 3 on a JetStream cluster, else 1.
     pub kv_replicas: Option<usize>,
     /// How long to wait for NATS at start.
@@ -89,14 +95,14 @@ impl Config {
                 .key_hash
                 .map_or(Ok(KeyHash::default()), |text| parse::checked("key-hash", &text, parse::key_hash))?,
             platform: parse::given("platform", settings.platform, "cache-platform", parse::name)?,
-            zone: settings.zone.map(|text| parse::checked("zone", &text, parse::zone)).transpose()?,
+            zone: parse::optional("zone", settings.zone, parse::zone)?,
             weight: parse::given("weight", settings.weight, "1", parse::weight)?,
             lease: parse::given("lease", settings.lease, "3s", parse::lease)?,
             memory_bytes: parse::given("memory", settings.memory, "1GiB", parse::memory)?,
-            kv_replicas: settings
-                .kv_replicas
-                .map(|text| parse::checked("kv-replicas", &text, parse::kv_replicas))
-                .transpose()?,
+            replicas: parse::optional("replicas", settings.replicas, parse::replicas)?,
+            consistency: parse::optional("consistency", settings.consistency, parse::consistency)?,
+            on_loss: parse::optional("on-loss", settings.on_loss, parse::on_loss)?,
+            kv_replicas: parse::optional("kv-replicas", settings.kv_replicas, parse::kv_replicas)?,
             wait: parse::given("wait", settings.wait, "30s", parse::wait)?,
             log_format: parse::given("log-format", settings.log_format, "text", parse::log_format)?,
         })

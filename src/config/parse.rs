@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::{ConfigError, LogFormat, NatsLogin, Settings};
-use crate::types::{KeyHash, NAME_MAX_BYTES, PartitionCount};
+use crate::types::{Consistency, Factor, KeyHash, NAME_MAX_BYTES, OnLoss, PartitionCount};
 
 const LEASE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -34,6 +34,15 @@ pub(super) fn given<T>(
     parse: impl FnOnce(&str) -> Parsed<T>,
 ) -> Result<T, ConfigError> {
     checked(field, text.as_deref().unwrap_or(default), parse)
+}
+
+/// The value of a setting that need not be given.
+pub(super) fn optional<T>(
+    field: &'static str,
+    text: Option<String>,
+    parse: impl FnOnce(&str) -> Parsed<T>,
+) -> Result<Option<T>, ConfigError> {
+    text.map(|text| checked(field, &text, parse)).transpose()
 }
 
 /// The value of a text.
@@ -139,6 +148,18 @@ fn duration(text: &str, limit: impl Display, fits: impl FnOnce(&Duration) -> boo
 pub(super) fn memory(text: &str) -> Parsed<u64> {
     let size = text.parse::<ByteSize>().ok().filter(|size| *size >= MEMORY_MIN && size.as_u64() < u64::MAX);
     size.map(|size| size.as_u64()).ok_or_else(|| "give at least 16MiB, such as 1GiB or 512MB".to_owned())
+}
+
+pub(super) fn replicas(text: &str) -> Parsed<Factor> {
+    text.parse().map_err(|_| format!("give a number from 1 to {}, the owner's copy included", Factor::MAX))
+}
+
+pub(super) fn consistency(text: &str) -> Parsed<Consistency> {
+    text.parse().map_err(|_| "give eventual, quorum or strong".to_owned())
+}
+
+pub(super) fn on_loss(text: &str) -> Parsed<OnLoss> {
+    text.parse().map_err(|_| "give accept or wait".to_owned())
 }
 
 pub(super) fn kv_replicas(text: &str) -> Parsed<usize> {

@@ -53,6 +53,12 @@ pub struct Settings {
     pub lease: Option<String>,
     /// Bound on memory.
     pub memory: Option<String>,
+    /// Copies of each partition.
+    pub replicas: Option<String>,
+    /// What has to have a write before it is answered.
+    pub consistency: Option<String>,
+    /// What becomes of a partition whose copies are all gone.
+    pub on_loss: Option<String>,
     /// Copies of the bucket.
     pub kv_replicas: Option<String>,
     /// How long to wait for NATS.
@@ -114,6 +120,9 @@ impl Settings {
             weight,
             lease,
             memory,
+            replicas,
+            consistency,
+            on_loss,
             kv_replicas,
             wait,
             log_format,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 
 use super::{
-    Entry, Key, Meta, Record, RecordError, Revision, Store, StoreIdentity, WatchItem, WatchScope, WatchStream,
+    Entry, Key, Meta, Position, Record, RecordError, Revision, Store, StoreIdentity, WatchItem, WatchScope, WatchStream,
 };
 use crate::types::Chance;
 
@@ -47,6 +47,7 @@ pub struct Follower {
     store: Arc<dyn Store>,
     scope: WatchScope,
     identity: StoreIdentity,
+    position: Position,
     items: Option<WatchStream>,
     pause: Duration,
     chance: Chance,
@@ -56,7 +57,14 @@ pub struct Follower {
 impl Follower {
     /// Follows the keys of `scope` in the life of the store that `identity` names.
     pub fn new(store: Arc<dyn Store>, scope: WatchScope, identity: StoreIdentity) -> Self {
-        Self { store, scope, identity, items: None, pause: FIRST_PAUSE, chance: Chance::real(), over: false }
+        let (position, chance) = (Position::default(), Chance::real());
+        Self { store, scope, identity, position, items: None, pause: FIRST_PAUSE, chance, over: false }
+    }
+
+    /// The same, by somebody who has seen the store up to there by other watches as well.
+    #[must_use]
+    pub fn with_position(self, position: Position) -> Self {
+        Self { position, ..self }
     }
 
     /// The same, whose jitter comes from there.
@@ -70,7 +78,7 @@ impl Follower {
         while !self.over {
             let item = match &mut self.items {
                 Some(items) => items.next().await,
-                None => match self.store.watch(self.scope.clone()).await {
+                None => match self.store.watch_from(self.scope.clone(), self.position.clone()).await {
                     Ok(items) => {
                         self.items = Some(items);
                         continue;

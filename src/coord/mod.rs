@@ -9,6 +9,8 @@ pub mod nats;
 mod records;
 mod ring_config;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +23,7 @@ pub use records::{
     Claim, ClaimState, FORMAT, Key, Lease, LeaseState, Member, MemberState, Meta, PlanMember, PlanRecord, Record,
     RecordError,
 };
-pub use ring_config::RingConfig;
+pub use ring_config::{OnLoss, RingConfig};
 
 /// A position in the store's history: each acknowledged write has a higher one than all before it, whatever the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -31,6 +33,23 @@ pub struct Revision(pub u64);
 impl Revision {
     /// Expected by a write that creates its key.
     pub const NONE: Self = Self(0);
+}
+
+/// The highest revision that one incarnation of a node has seen, over all its watches and writes: a store that ends before it
+/// went back. Clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Position(Arc<AtomicU64>);
+
+impl Position {
+    /// What was seen so far.
+    pub fn get(&self) -> Revision {
+        Revision(self.0.load(Ordering::SeqCst))
+    }
+
+    /// That revision was seen.
+    pub fn saw(&self, revision: Revision) {
+        self.0.fetch_max(revision.0, Ordering::SeqCst);
+    }
 }
 
 /// Which life of the store this is: changes when the store is deleted and created again.
@@ -109,8 +128,14 @@ pub trait Store: Send + Sync + 'static {
     /// Some past value of the key: possibly stale, never a basis for a decision.
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
 
-    /// Follows the keys of `scope`. The first item is a snapshot, also where no key of the scope exists.
-    async fn watch(&self, scope: WatchScope) -> Result<WatchStream, StoreError>;
+    /// Follows the keys of `scope`. The first item is a snapshot, also where no key of the scope exists; or a
+    /// [`WatchItem::Reset`] where the store ends before `position`, which the watch moves on.
+    async fn watch_from(&self, scope: WatchScope, position: Position) -> Result<WatchStream, StoreError>;
+
+    /// The same by somebody who has seen nothing so far.
+    async fn watch(&self, scope: WatchScope) -> Result<WatchStream, StoreError> {
+        self.watch_from(scope, Position::default()).await
+    }
 
     /// Which life of the store this is.
     async fn identity(&self) -> Result<StoreIdentity, StoreError>;

@@ -129,6 +129,9 @@ pub struct Member {
     pub version: String,
     /// Partitions this node could not start and is not to be given until it takes them off the list.
     pub excluded: Vec<PartitionId>,
+    /// Whether it keeps copies of partitions it does not own; releases before replication do not say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replicates: bool,
 }
 
 /// A member as the plan knows it.
@@ -146,6 +149,9 @@ pub struct PlanMember {
     pub weight: u32,
     /// Partitions it is not to be given.
     pub excluded: Vec<PartitionId>,
+    /// Whether it keeps copies of partitions it does not own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replicates: bool,
 }
 
 impl PlanMember {
@@ -158,6 +164,7 @@ impl PlanMember {
             zone: member.zone.clone(),
             weight: member.weight,
             excluded: member.excluded.clone(),
+            replicates: member.replicates,
         }
     }
 }
@@ -317,6 +324,8 @@ impl Record {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::coord::OnLoss;
+    use crate::types::Consistency;
 
     fn claim() -> Record {
         let owner = NodeId {
@@ -373,6 +382,24 @@ mod tests {
             assert!(config(bad).unwrap_err().contains("'config'"), "{bad}");
         }
         assert!(config(r#"{"format":2}"#).unwrap_err().contains("format 2"));
+        for bad in ["0", "8", "256", "\"3\"", "-1"] {
+            let refused = config(&format!("{{\"format\":1,\"replicas\":{bad}}}")).unwrap_err();
+            assert!(refused.contains("'config'"), "{refused}");
+        }
+        assert!(config(r#"{"format":1,"replicas":8}"#).unwrap_err().contains("from 1 to 7"));
+        assert!(config(r#"{"format":1,"consistency":"most"}"#).is_err());
+        assert!(config(r#"{"format":1,"on_loss":"panic"}"#).is_err());
+    }
+
+    #[test]
+    fn what_operators_say_of_copies_is_read_and_written_and_has_defaults() {
+        let text = r#"{"format":1,"paused":false,"cordoned":[],"pins":{},"replicas":2,"consistency":"quorum","on_loss":"wait"}"#;
+        let read = config(text).unwrap();
+        assert_eq!((read.factor().get(), read.consistency, read.on_loss), (2, Consistency::Quorum, OnLoss::Wait));
+        assert_eq!(Record::Config(Ok(read)).encode(), text);
+        let absent = config(r#"{"format":1}"#).unwrap();
+        assert_eq!((absent.replicas, absent.factor().get()), (None, 3));
+        assert_eq!((absent.consistency, absent.on_loss), (Consistency::Eventual, OnLoss::Accept));
     }
 
     #[test]

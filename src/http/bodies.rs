@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::view::{NodeView, OwnerView, members_by_state};
 use crate::node::{MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
-use crate::types::{Epoch, NodeName, PartitionId};
+use crate::types::{CopyRules, Epoch, NodeName, PartitionId};
 
 #[derive(Serialize)]
 struct Owner<'a> {
@@ -18,6 +18,7 @@ struct Owner<'a> {
     is_local: bool,
     this_node: NodeName,
     epoch: Epoch,
+    replicas: Vec<NodeName>,
 }
 
 #[derive(Serialize)]
@@ -34,6 +35,9 @@ struct RingStats<'a> {
     partitions: usize,
     owned: usize,
     not_served: usize,
+    under_replicated: usize,
+    #[serde(flatten)]
+    rules: CopyRules,
     members: &'a [MemberStatus],
     members_by_state: Value,
     zones: Vec<&'a str>,
@@ -48,6 +52,8 @@ struct NodeStats<'a> {
     phase: Phase,
     uptime_seconds: f64,
     lease_margin_seconds: f64,
+    learners: usize,
+    copied_bytes: u64,
     ready: bool,
     not_ready: Option<&'a str>,
     version: &'static str,
@@ -56,16 +62,18 @@ struct NodeStats<'a> {
 #[derive(Serialize)]
 struct Ring<'a> {
     version: u64,
+    #[serde(flatten)]
+    rules: CopyRules,
     partitions: &'a [PartitionStatus],
     nodes: &'a [MemberStatus],
 }
 
-/// `{"key","partition","owner","is_local","this_node","epoch"}`.
+/// `{"key","partition","owner","is_local","this_node","epoch","replicas"}`.
 pub fn owner(view: &dyn NodeView, key: &str) -> String {
-    let OwnerView { partition, owner, epoch } = view.owner(key.as_bytes());
+    let OwnerView { partition, owner, epoch, replicas } = view.owner(key.as_bytes());
     let this_node = view.node();
     let is_local = owner.as_ref() == Some(&this_node);
-    text(&Owner { key, partition, owner, is_local, this_node, epoch })
+    text(&Owner { key, partition, owner, is_local, this_node, epoch, replicas })
 }
 
 /// `{"cache":{…},"ring":{…},"node":{…}}`.
@@ -86,6 +94,8 @@ fn ring_stats(status: &Status) -> RingStats<'_> {
         partitions: status.partitions.len(),
         owned: status.owned(),
         not_served: missing(status).count(),
+        under_replicated: status.under_replicated(),
+        rules: status.rules,
         members: &status.members,
         members_by_state: states.into(),
         zones,
@@ -101,6 +111,8 @@ fn node_stats(status: &Status) -> NodeStats<'_> {
         phase: status.phase,
         uptime_seconds: milliseconds(status.uptime),
         lease_margin_seconds: milliseconds(status.lease_margin),
+        learners: status.learners(),
+        copied_bytes: status.copied_bytes,
         ready: status.not_ready.is_none(),
         not_ready: status.not_ready.as_deref(),
         version: env!("CARGO_PKG_VERSION"),
@@ -117,9 +129,11 @@ fn moving(one: &MoveStatus) -> Value {
     json!({ "partition": one.partition, "to": one.to, "step": one.step, "elapsed_seconds": elapsed_seconds })
 }
 
-/// `{"version","partitions":[{"partition","owner","epoch","state"},…],"nodes":[…]}`.
+/// `{"version","replicas","consistency","on_loss","partitions":[{"partition","owner","epoch","state","replicas","learners",
+/// "under_replicated"},…],"nodes":[…]}`.
 pub fn ring(status: &Status) -> String {
-    text(&Ring { version: status.plan_version, partitions: &status.partitions, nodes: &status.members })
+    let rules = status.rules;
+    text(&Ring { version: status.plan_version, rules, partitions: &status.partitions, nodes: &status.members })
 }
 
 /// Plain data with string keys: serialising it cannot fail.

@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::cache::NOT_ENOUGH_REPLICAS;
 use crate::rpc::CallError;
 use crate::service::ServiceError;
 
@@ -49,7 +50,7 @@ fn status_of(code: &str) -> StatusCode {
         "precondition_failed" => StatusCode::PRECONDITION_FAILED,
         "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "overloaded" => StatusCode::TOO_MANY_REQUESTS,
-        "unavailable" => StatusCode::SERVICE_UNAVAILABLE,
+        "unavailable" | NOT_ENOUGH_REPLICAS => StatusCode::SERVICE_UNAVAILABLE,
         "unknown" => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }

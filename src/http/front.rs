@@ -38,7 +38,8 @@ impl NodeView for Front {
         let partition = self.ring.partition_for(key);
         let route = self.ring.route(partition);
         let epoch = route.as_ref().map_or(Epoch::ZERO, |route| route.epoch);
-        OwnerView { partition, owner: route.map(|route| route.owner.node), epoch }
+        let replicas = self.ring.replicas(partition);
+        OwnerView { partition, owner: route.map(|route| route.owner.node), epoch, replicas }
     }
 
     fn cache_stats(&self) -> serde_json::Value {

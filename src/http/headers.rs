@@ -11,12 +11,28 @@ use axum::http::{HeaderMap, HeaderValue};
 
 use super::ApiError;
 use crate::cache::{Condition, ContentType, MAX_TTL_SECONDS, Matching, Version};
+use crate::types::Consistency;
 
 /// An entity tag: opaque to everybody else, a version to us.
 #[derive(Debug, PartialEq, Eq)]
 struct Tag<'a> {
     weak: bool,
     opaque: &'a [u8],
+}
+
+/// Ours: how many copies must have what is written or read.
+const CONSISTENCY: HeaderName = HeaderName::from_static("consistency");
+
+/// `Consistency`.
+pub(super) fn consistency(headers: &HeaderMap) -> Result<Option<Consistency>, ApiError> {
+    let mut lines = headers.get_all(CONSISTENCY).iter();
+    let Some(line) = lines.next() else { return Ok(None) };
+    let text = String::from_utf8_lossy(line.as_bytes());
+    if lines.next().is_some() {
+        return Err(ApiError::bad_request("header consistency: it is there more than once"));
+    }
+    let level = text.trim().parse().map_err(|error| ApiError::bad_request(format!("header consistency: {error}")))?;
+    Ok(Some(level))
 }
 
 /// `If-Match` and `If-None-Match`.

@@ -5,7 +5,7 @@
 //! which [`front::Front`] is.
 //!
 //! # Layout
-//! - [`app`]: the routes; `operations`, `rest` and `state`: their handlers; [`bodies`]: the JSON of what is seen.
+//! - [`app`]: the routes; `operations`, `rest`, `update` and `state`: their handlers; [`bodies`]: the JSON of what is seen.
 //! - [`front`]: a node with the cache, as HTTP, plain questions and figures see it.
 //! - `key`, `headers`, `body`: what is taken from a request; `error`: refusals and their statuses; `guard`: around every
 //!   request.
@@ -23,6 +23,7 @@ mod rest;
 mod routes;
 mod serve;
 mod state;
+mod update;
 mod view;
 
 pub use error::ApiError;

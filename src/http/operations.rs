@@ -10,17 +10,19 @@ use bytes::Bytes;
 use super::key::{Key, parameter};
 use super::{ApiError, AppState};
 use crate::cache::{Condition, ContentType, NewEntry, plain};
+use crate::types::{Consistency, UnknownConsistency};
 
 pub(super) async fn set(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let body = state.bodies.read(&headers, body).await?;
     let request = plain::parse_set(&body.bytes, &state.cache.limits())?;
     let entry = NewEntry { value: request.value, content_type: ContentType::JSON, ttl: request.ttl };
-    let reply = state.cache.put(request.key, entry, request.condition).await?;
+    let cache = state.cache_at(plain::parse_consistency("set", &body.bytes)?);
+    let reply = cache.put(request.key, entry, request.condition).await?;
     Ok(json(StatusCode::OK, plain::stored(&reply.node, reply.version)))
 }
 
-pub(super) async fn get(State(state): State<AppState>, Key(key): Key) -> Result<Response, ApiError> {
-    let reply = state.cache.get(Bytes::from(key)).await?;
+pub(super) async fn get(State(state): State<AppState>, Key(key): Key, uri: Uri) -> Result<Response, ApiError> {
+    let reply = state.cache_at(consistency(&uri)?).get(Bytes::from(key)).await?;
     Ok(match reply.found {
         Some(entry) => json(StatusCode::OK, plain::found(&entry, &reply.node)),
         None => json(StatusCode::NOT_FOUND, plain::not_found(&reply.node)),
@@ -33,8 +35,14 @@ pub(super) async fn delete(State(state): State<AppState>, Key(key): Key, uri: Ur
         Some(text) => Condition::if_version(plain::parse_version(&text)?),
         None => Condition::NONE,
     };
-    let reply = state.cache.delete_if(Bytes::from(key), condition).await?;
+    let reply = state.cache_at(consistency(&uri)?).delete_if(Bytes::from(key), condition).await?;
     Ok(json(StatusCode::OK, plain::deleted(reply.existed, &reply.node)))
+}
+
+fn consistency(uri: &Uri) -> Result<Option<Consistency>, ApiError> {
+    let asked = parameter(uri.query().unwrap_or(""), "consistency")?;
+    let level = asked.map(|text| text.parse()).transpose();
+    level.map_err(|error: UnknownConsistency| ApiError::bad_request(format!("parameter \"consistency\": {error}")))
 }
 
 /// A body that is JSON text already.

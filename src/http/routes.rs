@@ -13,9 +13,10 @@ use serde_json::json;
 use super::body::BodyBudget;
 use super::{ApiError, NodeView, guard, operations, rest, state};
 use crate::cache::{CacheClient, MAX_KEY_BYTES};
+use crate::types::Consistency;
 
 /// What there is, as an unknown path is told.
-const ENDPOINTS: [&str; 15] = [
+const ENDPOINTS: [&str; 17] = [
     "POST /set",
     "GET /get?key=",
     "DELETE /delete?key=",
@@ -25,6 +26,8 @@ const ENDPOINTS: [&str; 15] = [
     "DELETE /v1/keys/{key}",
     "POST /v1/keys/{key}/touch",
     "POST /v1/keys/{key}/persist",
+    "POST /v1/keys/{key}/incr?by=",
+    "POST /v1/keys/{key}/get-or-set",
     "GET /owner?key=",
     "GET /stats",
     "GET /health",
@@ -72,6 +75,12 @@ impl AppState {
     pub fn new(cache: CacheClient, view: Arc<dyn NodeView>, limits: RequestLimits) -> Self {
         let body_max_bytes = cache.limits().max_value_bytes + AROUND_VALUE_BYTES;
         Self { cache, view, bodies: BodyBudget::new(limits, body_max_bytes), limits }
+    }
+
+    /// The cache, at the consistency a request asks for, if it does.
+    pub(super) fn cache_at(&self, asked: Option<Consistency>) -> CacheClient {
+        let cache = self.cache.clone();
+        asked.map_or(cache.clone(), |level| cache.with_consistency(level))
     }
 }
 

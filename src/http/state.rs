@@ -63,7 +63,8 @@ fn ring_health(status: &Status) -> Result<Json<Value>, ApiError> {
         );
     }
     if missing.is_empty() {
-        return Ok(Json(json!({ "status": "ok", "partitions": partitions })));
+        let under_replicated = status.under_replicated();
+        return Ok(Json(json!({ "status": "ok", "partitions": partitions, "under_replicated": under_replicated })));
     }
     let message = format!("{} of {partitions} partitions have no serving owner", missing.len());
     Err(ApiError::unavailable(message).with("missing", json!(missing)))

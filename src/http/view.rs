@@ -14,6 +14,8 @@ pub struct OwnerView {
     pub owner: Option<NodeName>,
     /// Its epoch.
     pub epoch: Epoch,
+    /// Who has a copy in sync: the owner first.
+    pub replicas: Vec<NodeName>,
 }
 
 /// A node, as its front ends see it. Nothing here waits for the network.
@@ -38,6 +40,9 @@ pub fn gauges(status: &Status, dropped_messages: u64, cache: Vec<Figure>) -> Gau
         partitions_by_state: partitions_by_state(status),
         members_by_state: members_by_state(status),
         moves_under_way: status.moves.len(),
+        under_replicated: status.under_replicated_here(),
+        learners: status.learners(),
+        copied_bytes: status.copied_bytes,
         plan_version: status.plan_version,
         lease_margin: status.lease_margin,
         ready: status.not_ready.is_none(),

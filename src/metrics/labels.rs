@@ -11,6 +11,8 @@ pub enum Outcome {
     TooLarge,
     /// Refused because what it asked of the entry did not hold.
     PreconditionFailed,
+    /// Refused because too few copies were in sync.
+    NotEnoughReplicas,
     /// Refused because a bound was reached.
     Overloaded,
     /// No owner could be reached.
@@ -22,11 +24,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Ok,
         Self::BadRequest,
         Self::TooLarge,
         Self::PreconditionFailed,
+        Self::NotEnoughReplicas,
         Self::Overloaded,
         Self::Unavailable,
         Self::Unknown,
@@ -45,6 +48,7 @@ impl Outcome {
             Self::BadRequest => "bad_request",
             Self::TooLarge => "too_large",
             Self::PreconditionFailed => "precondition_failed",
+            Self::NotEnoughReplicas => "not_enough_replicas",
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
             Self::Unknown => "unknown",

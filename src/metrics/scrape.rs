@@ -48,6 +48,12 @@ pub struct Gauges {
     pub members_by_state: Vec<(&'static str, usize)>,
     /// Moves this node has under way as the giving side.
     pub moves_under_way: usize,
+    /// Partitions owned here with fewer copies than are asked for, and than there are nodes for.
+    pub under_replicated: usize,
+    /// Copies that this node brings up to date.
+    pub learners: usize,
+    /// Bytes of copies that this node has made for others.
+    pub copied_bytes: u64,
     /// The plan's version.
     pub plan_version: u64,
     /// How long this node may act without a further heartbeat.
@@ -69,6 +75,11 @@ impl Gauges {
         by_state(to, "partitions_by_state", "Partitions by state, as this node sees them", &self.partitions_by_state);
         by_state(to, "members", "Members of the ring by state", &self.members_by_state);
         count(to, "moves_under_way", "Planned moves that this node has under way", self.moves_under_way);
+        let under = "Partitions owned here with fewer copies in sync than asked for, and than there are nodes for";
+        count(to, "under_replicated_partitions", under, self.under_replicated);
+        count(to, "learners", "Copies at other nodes that this node brings up to date", self.learners);
+        let copied = "Copies of partitions made for other nodes, as acknowledged";
+        to.register_with_unit("copied", copied, Unit::Bytes, ConstCounter::new(self.copied_bytes));
         count(to, "plan_version", "Version of the plan this node follows", self.plan_version);
         let margin = ConstGauge::new(self.lease_margin.as_secs_f64());
         to.register_with_unit(

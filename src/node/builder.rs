@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::meta::MetaError;
-use super::parts::NodeParts;
+use super::parts::{Copying, CreatedWith, NodeParts};
 use super::ring::Ring;
 use super::run::NodeError;
 use crate::connect::{ConnectError, ConnectOptions, Connections, Nats};
@@ -63,9 +63,11 @@ pub struct NodeBuilder {
     partitions: PartitionCount,
     key_hash: KeyHash,
     kv_replicas: Option<usize>,
+    created_with: CreatedWith,
     timing: Timing,
     clock: Arc<dyn Clock>,
     staging_bytes: usize,
+    copying: Copying,
     queries: Vec<&'static str>,
     observer: Arc<dyn RequestObserver>,
 }
@@ -84,9 +86,11 @@ impl NodeBuilder {
             partitions: PartitionCount::DEFAULT,
             key_hash: KeyHash::default(),
             kv_replicas: None,
+            created_with: CreatedWith::default(),
             timing: Timing::for_lease(DEFAULT_LEASE),
             clock: Arc::new(BootClock),
             staging_bytes: DEFAULT_STAGING_BYTES,
+            copying: Copying::default(),
             queries: Vec::new(),
             observer: Arc::new(Unobserved),
         }
@@ -131,6 +135,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn kv_replicas(mut self, replicas: Option<usize>) -> Self {
         self.kv_replicas = replicas;
+        self
+    }
+
+    /// What the ring keeps to with its copies, where this node is the first. Later it is changed for the whole ring: see
+    /// [`admin`](crate::admin).
+    #[must_use]
+    pub fn created_with(mut self, created_with: CreatedWith) -> Self {
+        self.created_with = created_with;
         self
     }
 
@@ -188,6 +200,7 @@ impl NodeBuilder {
             http: self.http,
             partitions: self.partitions,
             key_hash: self.key_hash,
+            created_with: self.created_with,
             timing: self.timing,
             service,
             store: Arc::new(store),
@@ -199,6 +212,7 @@ impl NodeBuilder {
             chance: Chance::real(),
             limits: ServerLimits::default(),
             staging_bytes: self.staging_bytes,
+            copying: self.copying,
             queries: self.queries,
             observer: self.observer,
         };

@@ -10,6 +10,7 @@ use futures::StreamExt;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::copies::{Copies, SwitchHead, open_ask, seal_told};
 use super::offers::{Offers, Pending};
 use super::parts::Queries;
 use super::ring::WeakRing;
@@ -53,6 +54,8 @@ pub(super) struct Entrance {
     pub(super) partitions: PartitionCount,
     /// State on its way here.
     pub(super) staging: Arc<Staging>,
+    /// Copies of partitions.
+    pub(super) copies: Arc<Copies>,
     /// The machine's inputs.
     pub(super) inputs: mpsc::Sender<Input>,
     /// Offers not answered yet.
@@ -153,6 +156,8 @@ impl Entrance {
                 Some(Intent::Call) => self.call(message).await,
                 Some(Intent::Chunk) => self.chunk(message).await,
                 Some(Intent::Offer) => self.offer(message).await,
+                Some(Intent::Copy) => self.copy(message).await,
+                Some(Intent::Switch) => self.switch(message).await,
                 Some(Intent::Farewell) => self.farewell(message),
                 Some(Intent::Drain) => self.drain(message).await,
                 None => tracing::debug!(subject = message.subject, "not a subject of this release"),
@@ -309,6 +314,43 @@ impl Entrance {
         self.send(Message { subject: reply, payload: seal_verdict(&verdict), ..Message::default() }).await;
     }
 
+    /// Another copy of a partition, of its owner's mostly. What it asks is done when it is answered.
+    async fn copy(&self, message: Message) {
+        let Some(subject) = message.reply else { return };
+        let now = self.clock.now();
+        let (partition, ask) = match open_ask(&message.payload, now) {
+            Ok(opened) => opened,
+            // Unanswered, as from a silent one: it leaves the set, or is never taken in.
+            Err(error) => return self.report_garbled(&error),
+        };
+        let told = self.copies.asked(partition, ask);
+        match seal_told(partition, &told, now) {
+            Ok(payload) => self.send(Message { subject, payload, ..Message::default() }).await,
+            Err(error) => self.report_garbled(&error),
+        }
+    }
+
+    /// Everything is here already, or else it is no offer to take.
+    async fn switch(&self, message: Message) {
+        let Some(reply) = message.reply else { return };
+        let checked = open::<SwitchHead>(&message.payload).map_err(|error| error.to_string());
+        let checked = checked.and_then(|(head, _)| match self.copies.stands_at(head.partition, head.tail) {
+            true => Ok(head),
+            false => Err(format!("the copy here does not stand at {}", head.tail)),
+        });
+        match checked {
+            Ok(SwitchHead { partition, epoch, revision, from, replicas, .. }) => {
+                let op = self.offers.add(Pending { reply, partition, epoch, handed: None });
+                let offer = Offer { partition, epoch, revision, from, replicas };
+                let _ = self.inputs.send(Input::Offered { op, offer }).await;
+            }
+            Err(reason) => {
+                let payload = seal_verdict(&Err(reason));
+                self.send(Message { subject: reply, payload, ..Message::default() }).await;
+            }
+        }
+    }
+
     /// Answered once the owners it names, or later ones, are known here; by then nothing is sent to the leaving node.
     fn farewell(&self, message: Message) {
         let Some(reply) = message.reply else { return };
@@ -343,8 +385,8 @@ impl Entrance {
         match checked {
             Ok((head, handed)) => {
                 let OfferHead { partition, epoch, revision, from, .. } = head;
-                let op: OpId = self.offers.add(Pending { reply, partition, epoch, handed });
-                let offer = Offer { partition, epoch, revision, from };
+                let op: OpId = self.offers.add(Pending { reply, partition, epoch, handed: Some(handed) });
+                let offer = Offer { partition, epoch, revision, from, replicas: Vec::new() };
                 let _ = self.inputs.send(Input::Offered { op, offer }).await;
             }
             Err(reason) => {

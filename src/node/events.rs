@@ -79,6 +79,22 @@ fn log(node: &NodeName, event: &Event) {
         Event::MoveAbandoned { partition, to, reason, pause } => {
             tracing::warn!(%node, %partition, %to, reason, ?pause, "move abandoned; it will be tried again");
         }
+        Event::ReplicaAdded { partition, node: replica } => {
+            tracing::debug!(%node, %partition, %replica, "replica in sync");
+        }
+        Event::ReplicaRemoved { partition, node: replica, why } => {
+            tracing::debug!(%node, %partition, %replica, ?why, "replica no longer in sync");
+        }
+        Event::Recovering { partition } => tracing::debug!(%node, %partition, "taken over; gathering its state"),
+        Event::RecoveryFailed { partition, reason } => {
+            tracing::error!(%node, %partition, reason, "the copy here cannot be gone on with; given back");
+        }
+        Event::Lost { partition, accepted: true } => {
+            tracing::error!(%node, %partition, "no copy survived: the partition starts empty");
+        }
+        Event::Lost { partition, accepted: false } => {
+            tracing::error!(%node, %partition, "no copy survived: the partition waits until the loss is accepted");
+        }
         Event::HookFailed { hook, partitions, reason } => {
             tracing::warn!(%node, hook, partitions = %list(partitions), reason, "hook failed");
         }

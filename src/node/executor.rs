@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::copies::{Copies, Heritage, Led, LedLog, SwitchHead, Unwanted};
 use super::entrance::Entrance;
 use super::hooks::Hooks;
 use super::offers::{Handed, Pending};
@@ -15,16 +16,20 @@ use super::parts::{NodeParts, RingShape};
 use super::readers::Readers;
 use super::supervise::Supervisor;
 use super::transfer::{self, Sent, seal_verdict};
-use crate::coord::{CasError, Key, Record, Revision};
+use crate::coord::{CasError, Key, Position, Record, Revision};
 use crate::ring::{Action, Input, Offer, OpId, Origin};
 use crate::rpc::envelope::OfferHead;
+use crate::rpc::subject::Intent;
 use crate::rpc::{Message, RouteTable, subject};
-use crate::service::{Gate, Grant, Release, Validity};
+use crate::service::{Gate, Grant, NotCommitted, Release, Validity};
 use crate::types::guard::{self, Guard};
 use crate::types::{Epoch, FencingToken, NodeId, PartitionId};
 
 /// How long a target may take to answer an offer. (Its claim shows in the watch, answered or not.)
 const OFFER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often, and in what pace, an owner is asked whether a copy that belongs here no more may go.
+const LEAVE_TRIES: u32 = 20;
+const LEAVE_PAUSE: Duration = Duration::from_secs(1);
 /// How long requests that run may take when the incarnation ends.
 const SERVER_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -38,6 +43,8 @@ pub(super) struct Outgoing {
 pub(super) struct Executor {
     pub(super) parts: Arc<NodeParts>,
     pub(super) shape: RingShape,
+    /// What this incarnation has seen of the store.
+    pub(super) position: Position,
     pub(super) me: NodeId,
     pub(super) hooks: Arc<Hooks>,
     pub(super) readers: Arc<Readers>,
@@ -50,6 +57,7 @@ pub(super) struct Executor {
     /// State that came with an accepted offer, for the epoch it is claimed at.
     pub(super) handed: HashMap<PartitionId, (Epoch, Handed)>,
     pub(super) transfers: HashMap<PartitionId, Outgoing>,
+    pub(super) copies: Arc<Copies>,
     /// Whether discovery is to be told of other partitions at the end of this turn.
     pub(super) partitions_changed: bool,
 }
@@ -80,7 +88,11 @@ impl Executor {
             Action::Unsubscribe { partition } => self.readers.close_partition(&self.parts.ring, partition),
             Action::OnOwn { op, grants, origin } => self.own(op, &grants, origin),
             Action::OnRelease { op, grants, why } => self.release(op, &grants, why),
-            Action::Transfer { partition, epoch, to } => self.transfer(partition, epoch, &to),
+            Action::Transfer { partition, epoch, to, in_sync: false } => self.transfer(partition, epoch, &to),
+            Action::Transfer { partition, epoch, in_sync: true, .. } => self.settle(partition, epoch),
+            Action::Replicate { op, partition, epoch, copies } => self.copies.replicate(op, partition, epoch, copies),
+            Action::Recover { partition, epoch, survivors } => self.recover(partition, epoch, survivors),
+            Action::Copy { partition, epoch, wanted } => self.keep_copy(partition, epoch, wanted),
             Action::SendOffer { to, offer } => self.send_offer(&to, offer),
             Action::AnswerOffer { op, result } => self.answer_offer(op, result),
             Action::LetGo { peers } => self.let_go(peers),
@@ -121,7 +133,7 @@ impl Executor {
 
     fn cas(&self, write: Write, heartbeat: bool, subscribe: Option<PartitionId>) {
         let parts = Arc::clone(&self.parts);
-        let readers = Arc::clone(&self.readers);
+        let (readers, position) = (Arc::clone(&self.readers), self.position.clone());
         self.later(async move {
             let store = if heartbeat { &parts.heartbeat_store } else { &parts.store };
             if let Some(partition) = subscribe.filter(|_| guard::holds(Guard::SubscribeFirst))
@@ -131,6 +143,7 @@ impl Executor {
                 return Input::Cas { op: write.op, result: Err(CasError::Unknown(error.to_string())) };
             }
             let result = store.cas(&write.key.text(), write.expected, write.record.encode(), write.timeout).await;
+            _ = result.as_ref().map(|revision| position.saw(*revision));
             if let Some(partition) = subscribe.filter(|_| !guard::holds(Guard::SubscribeFirst)) {
                 let _ = readers.open_partition(&parts.ring, partition).await;
             }
@@ -178,21 +191,116 @@ impl Executor {
                 outgoing.stop.cancel();
             }
         }
-        let grants: Vec<Grant> = owned.iter().map(|(partition, epoch)| self.new_grant(*partition, *epoch)).collect();
+        let grants: Result<Vec<Grant>, String> =
+            owned.iter().map(|(partition, epoch)| self.begin_grant(*partition, *epoch, origin)).collect();
         let partitions: Vec<PartitionId> = owned.iter().map(|(partition, _)| *partition).collect();
         let handed = if origin == Origin::Switch { self.handed_for(owned) } else { Ok(Vec::new()) };
         let hooks = Arc::clone(&self.hooks);
         let clock = Arc::clone(&self.parts.clock);
-        let work = async move { hooks.own(grants, handed?, &*clock).await };
+        let work = async move { hooks.own(grants?, handed?, &*clock).await };
         let call = self.hooks.enqueue(&partitions, work);
         self.later(async move { Input::Hook { op, result: call.await } });
+    }
+
+    /// The grant that the service is given, with a log where copies are kept.
+    fn begin_grant(&mut self, partition: PartitionId, epoch: Epoch, origin: Origin) -> Result<Grant, String> {
+        if !self.parts.service.replicates() {
+            return Ok(self.new_grant(partition, epoch));
+        }
+        // Taken over, it was brought together under this epoch already.
+        let led = match self.copies.led(partition, epoch) {
+            Some(led) => led,
+            None => self.lead(partition, epoch, origin)?,
+        };
+        let Some((grant, _)) = self.grants.get_mut(&partition) else { return Err("its grant is over".to_owned()) };
+        *grant = grant.clone().with_log(Arc::new(LedLog(led)));
+        Ok(grant.clone())
+    }
+
+    fn lead(&mut self, partition: PartitionId, epoch: Epoch, origin: Origin) -> Result<Arc<Led>, String> {
+        let handed = self.handed.get(&partition).is_some_and(|(at, _)| *at == epoch);
+        let heritage = match origin {
+            Origin::Switch if handed => Heritage::Handed,
+            Origin::Switch | Origin::Abandoned => Heritage::Copy,
+            Origin::Initial | Origin::Takeover => Heritage::None,
+        };
+        let grant = self.new_grant(partition, epoch);
+        self.copies.lead(&grant, heritage)
+    }
+
+    /// Gathers what the surviving copies of a partition have.
+    fn recover(&mut self, partition: PartitionId, epoch: Epoch, survivors: Vec<NodeId>) {
+        let grant = self.new_grant(partition, epoch);
+        let copies = Arc::clone(&self.copies);
+        self.later(async move {
+            let result = copies.recover(&grant, survivors).await;
+            Input::Recovered { partition, epoch, result }
+        });
+    }
+
+    /// Every member has what there is: the target of a switch among them.
+    fn settle(&mut self, partition: PartitionId, epoch: Epoch) {
+        let stop = CancellationToken::new();
+        self.transfers.insert(partition, Outgoing { stop: stop.clone(), sent: Arc::default() });
+        let led = self.copies.led(partition, epoch);
+        self.later(async move {
+            let result = match led {
+                Some(led) => stop.run_until_cancelled(led.settled()).await.unwrap_or(Err(NotCommitted)),
+                None => Err(NotCommitted),
+            };
+            let result = result.map_err(|_| "its copies could not be brought up to date".to_owned());
+            Input::Transferred { partition, epoch, result: result.map(|_| 0) }
+        });
+    }
+
+    /// The partition is another node's. What was owned here, or copied, stays as a copy or goes.
+    fn keep_copy(&mut self, partition: PartitionId, epoch: Epoch, wanted: bool) {
+        if self.grants.get(&partition).is_some_and(|(grant, _)| grant.epoch() < epoch) {
+            self.end_grant(partition);
+        }
+        if wanted {
+            return self.copies.follow(partition, epoch);
+        }
+        match self.copies.unwanted(partition, epoch) {
+            Unwanted::Keep => {}
+            Unwanted::Drop => self.discard(partition),
+            Unwanted::Ask { heard } => self.ask_to_leave(partition, epoch, heard),
+        }
+    }
+
+    fn ask_to_leave(&self, partition: PartitionId, epoch: Epoch, heard: u64) {
+        let owner = self.table.route(partition).filter(|route| route.epoch == epoch).map(|route| route.owner);
+        let (Some(owner), copies) = (owner, Arc::clone(&self.copies)) else { return };
+        self.supervisor.once(async move {
+            for _ in 0..LEAVE_TRIES {
+                if copies.ask_to_leave(partition, epoch, &owner, heard).await {
+                    return;
+                }
+                tokio::time::sleep(LEAVE_PAUSE).await;
+            }
+        });
+    }
+
+    /// Ends the right to act for a partition, and what was under way for it.
+    fn end_grant(&mut self, partition: PartitionId) {
+        self.handed.remove(&partition);
+        if let Some(outgoing) = self.transfers.remove(&partition) {
+            outgoing.stop.cancel();
+        }
+        if let Some((_, validity)) = self.grants.remove(&partition) {
+            validity.revoke();
+            self.partitions_changed = true;
+        }
     }
 
     /// What came with the offers of these. A partition taken over by a switch is never started without it.
     fn handed_for(&self, owned: &[(PartitionId, Epoch)]) -> Result<Vec<(PartitionId, Handed)>, String> {
         let find = |(partition, epoch): &(PartitionId, Epoch)| match self.handed.get(partition) {
             Some((handed_at, handed)) if handed_at == epoch => Ok((*partition, handed.clone())),
-            _ if !guard::holds(Guard::StateForSwitch) => Ok((*partition, Handed::nothing(self.parts.clock.now()))),
+            // Without chunks: the copy that is here is the state.
+            _ if self.parts.service.replicates() => {
+                Ok((*partition, Handed { chunks: Vec::new(), made: self.parts.clock.now() }))
+            }
             _ => Err(format!("the state of partition {partition} for epoch {epoch} is not here")),
         };
         let handed: Result<Vec<_>, String> = owned.iter().map(find).collect();
@@ -230,9 +338,12 @@ impl Executor {
     }
 
     fn send_offer(&self, to: &NodeId, offer: Offer) {
+        if !offer.replicas.is_empty() {
+            return self.send_switch(to, offer);
+        }
         let sent = self.transfers.get(&offer.partition).map(|outgoing| Arc::clone(&outgoing.sent));
         let sent = sent.and_then(|sent| *sent.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-        let Offer { partition, epoch, revision, from } = offer;
+        let Offer { partition, epoch, revision, from, .. } = offer;
         let Some(Sent { stream, chunks, made, .. }) = sent else {
             let reason = "what was sent is not known any more".to_owned();
             return self.tell(Input::OfferRefused { partition, epoch, reason });
@@ -243,7 +354,23 @@ impl Executor {
         let (bus, inputs) = (Arc::clone(&self.parts.bus), self.entrance.inputs.clone());
         let subject = subject::node(&self.parts.ring, to);
         self.supervisor.once(async move {
-            if let Err(reason) = transfer::offer(&*bus, &subject, &head, OFFER_TIMEOUT).await {
+            if let Err(reason) = transfer::offer(&*bus, &subject, Intent::Offer, &head, OFFER_TIMEOUT).await {
+                let _ = inputs.send(Input::OfferRefused { partition, epoch, reason }).await;
+            }
+        });
+    }
+
+    fn send_switch(&self, to: &NodeId, offer: Offer) {
+        let Offer { partition, epoch, revision, from, replicas } = offer;
+        let Some(tail) = self.copies.led(partition, epoch).and_then(|led| led.tail()) else {
+            let reason = "it is not led here any more".to_owned();
+            return self.tell(Input::OfferRefused { partition, epoch, reason });
+        };
+        let head = SwitchHead { partition, epoch, revision, from, tail, replicas };
+        let (bus, inputs) = (Arc::clone(&self.parts.bus), self.entrance.inputs.clone());
+        let subject = subject::node(&self.parts.ring, to);
+        self.supervisor.once(async move {
+            if let Err(reason) = transfer::offer(&*bus, &subject, Intent::Switch, &head, OFFER_TIMEOUT).await {
                 let _ = inputs.send(Input::OfferRefused { partition, epoch, reason }).await;
             }
         });
@@ -251,7 +378,9 @@ impl Executor {
 
     fn answer_offer(&mut self, op: OpId, result: Result<(), String>) {
         let Some(Pending { reply: subject, partition, epoch, handed }) = self.entrance.offers.take(op) else { return };
-        if result.is_ok() {
+        if result.is_ok()
+            && let Some(handed) = handed
+        {
             self.handed.insert(partition, (epoch.next(), handed));
         }
         let bus = Arc::clone(&self.parts.bus);
@@ -263,17 +392,11 @@ impl Executor {
     }
 
     fn discard(&mut self, partition: PartitionId) {
-        self.handed.remove(&partition);
-        if let Some(outgoing) = self.transfers.remove(&partition) {
-            outgoing.stop.cancel();
-        }
-        if let Some((_, validity)) = self.grants.remove(&partition) {
-            validity.revoke();
-            self.partitions_changed = true;
-        }
+        self.end_grant(partition);
         if !guard::holds(Guard::DiscardAfterLoss) {
             return;
         }
+        self.copies.forget(partition);
         let service = Arc::clone(self.hooks.service());
         let work = async move { service.discard(partition).await };
         self.supervisor.once(self.hooks.enqueue(&[partition], work));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::created;
 use super::parts::{NodeParts, RingShape};
 use crate::coord::{CasError, Key, Meta, ReadMetaError, Record, Revision, StoreIdentity, read_meta};
 use crate::types::Generation;
@@ -69,7 +70,18 @@ pub(super) async fn agree(
                     _ => return Ok((shape, identity)),
                 }
             }
-            None => first(parts, after),
+            None => {
+                match created::write(parts, TIMEOUT).await {
+                    Ok(()) => {}
+                    Err(CasError::Refused(reason)) => return Err(MetaError::Refused(reason)),
+                    Err(error) => {
+                        tracing::warn!(%error, "config not written yet");
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
+                    }
+                }
+                first(parts, after)
+            }
         };
         let expected = found.map_or(Revision::NONE, |(revision, _)| revision);
         let written = store.cas(&Key::Meta.text(), expected, Record::Meta(wanted).encode(), TIMEOUT).await;

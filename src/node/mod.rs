@@ -2,9 +2,11 @@
 //!
 //! `run` is a node's life over incarnations, `session` the loop of one of them, `executor` its hands; `entrance` and
 //! `readers` where requests come in, `hooks` and `transfer` what happens as ownership moves, `watches` what the store
-//! says, `supervise` what keeps tasks running, `ring` the handle.
+//! says, `created` what a ring begins with, `supervise` what keeps tasks running, `copies` the copies of partitions that are kept in sync, `ring` the handle.
 
 mod builder;
+mod copies;
+mod created;
 mod entrance;
 mod events;
 mod executor;
@@ -25,7 +27,7 @@ mod watches;
 pub use crate::ring::Event;
 pub use builder::{DEFAULT_LEASE, NodeBuilder, StartError};
 pub use meta::MetaError;
-pub use parts::{NodeParts, Queries, RingShape};
+pub use parts::{Copying, CreatedWith, NodeParts, Queries, RingShape};
 pub use ring::{Ring, WeakRing};
 pub use run::NodeError;
-pub use status::{MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
+pub use status::{LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};

@@ -22,8 +22,8 @@ pub(super) struct Pending {
     pub(super) partition: PartitionId,
     /// The giving owner's epoch.
     pub(super) epoch: Epoch,
-    /// The state, whole.
-    pub(super) handed: Handed,
+    /// The state, whole; `None` where the copy that is here has it.
+    pub(super) handed: Option<Handed>,
 }
 
 /// State handed over.
@@ -33,13 +33,6 @@ pub(super) struct Handed {
     pub(super) chunks: Vec<Bytes>,
     /// When its last chunk was made, on this node's clock.
     pub(super) made: Time,
-}
-
-impl Handed {
-    /// Of a partition that holds nothing.
-    pub(super) fn nothing(made: Time) -> Self {
-        Self { chunks: Vec::new(), made }
-    }
 }
 
 #[derive(Debug, Default)]

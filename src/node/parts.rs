@@ -12,7 +12,9 @@ use crate::ring::Timing;
 use crate::rpc::Bus;
 use crate::rpc::server::{RequestObserver, ServerLimits};
 use crate::service::{Service, ServiceError};
-use crate::types::{Chance, Clock, Generation, KeyHash, NodeName, PartitionCount, Process, RingName};
+use crate::types::{
+    Chance, Clock, Consistency, Factor, Generation, KeyHash, NodeName, OnLoss, PartitionCount, Process, RingName,
+};
 
 /// Everything around the ring's machine.
 #[derive(Clone)]
@@ -31,6 +33,8 @@ pub struct NodeParts {
     pub partitions: PartitionCount,
     /// Key hash of the ring, likewise.
     pub key_hash: KeyHash,
+    /// What the ring keeps to with its copies, if this node creates it.
+    pub created_with: CreatedWith,
     /// How long things may take.
     pub timing: Timing,
     /// What runs on the ring.
@@ -55,8 +59,36 @@ pub struct NodeParts {
     pub observer: Arc<dyn RequestObserver>,
     /// Most bytes of state on their way here at once.
     pub staging_bytes: usize,
+    /// Bounds of the copies that this node makes for others.
+    pub copying: Copying,
     /// Plain subjects that any node answers by itself, once [`super::Ring::answer_queries`] was called.
     pub queries: Vec<&'static str>,
+}
+
+/// What a ring is created with that operators may change while it runs. What is not given has its default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CreatedWith {
+    /// Copies of each partition, the owner's included.
+    pub replicas: Option<Factor>,
+    /// What has to have a write before it is answered, where the request does not say.
+    pub consistency: Option<Consistency>,
+    /// What becomes of a partition whose copies are all gone.
+    pub on_loss: Option<OnLoss>,
+}
+
+/// What making copies of partitions for other nodes may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copying {
+    /// Copies made at once.
+    pub parallel: usize,
+    /// Bytes sent a second, by all of them together.
+    pub bytes_per_second: u64,
+}
+
+impl Default for Copying {
+    fn default() -> Self {
+        Self { parallel: 4, bytes_per_second: 100 * 1000 * 1000 }
+    }
 }
 
 /// Answers plain questions that any node can answer by itself: `<ring>.<query>`.

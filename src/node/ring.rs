@@ -8,18 +8,20 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::copies::{Copied, Copies};
+use super::created;
 use super::entrance::QueryBoard;
 use super::events::EventSender;
 use super::meta;
-use super::parts::{NodeParts, Queries, RingShape};
+use super::parts::{CreatedWith, NodeParts, Queries, RingShape};
 use super::run::{Life, NodeError};
 use super::session::Command;
 use super::shown::Shown;
-use super::status::{MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
-use crate::ring::{Event, Report, Standing};
+use super::status::{LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
+use crate::ring::{CopiesReport, Event, Report, Standing};
 use crate::rpc::{CallError, Caller, Reply, Route, RouteTable, RoutedCall, Router, RouterParts};
 use crate::service::Gate;
-use crate::types::{NodeId, NodeName, PartitionId, Time};
+use crate::types::{Epoch, NodeId, NodeName, PartitionId, Time};
 
 type Ended = Option<Result<(), NodeError>>;
 
@@ -100,6 +102,9 @@ impl Ring {
             };
             ended_sender.send_replace(Some(result));
         });
+        if parts.created_with != CreatedWith::default() {
+            parts.process.spawn(created::compare(Arc::clone(&parts), shown.clone()));
+        }
         let inner = Inner { parts, shape, router, events, shown, gates, commands, ended, started, queries };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -212,6 +217,15 @@ impl Ring {
         self.inner.router.table().route(partition)
     }
 
+    /// Who has a copy of the partition in sync, as far as is known here: the owner first.
+    pub fn replicas(&self, partition: PartitionId) -> Vec<NodeName> {
+        if !self.inner.shape.partitions.contains(partition) {
+            return Vec::new();
+        }
+        let driven = self.inner.shown.borrow().driven.clone();
+        driven.map(|driven| driven.machine().copies_report(partition).in_sync).unwrap_or_default()
+    }
+
     /// Messages dropped because a subscription's reader was too slow.
     pub fn dropped_messages(&self) -> u64 {
         self.inner.parts.bus.dropped()
@@ -238,8 +252,10 @@ impl Ring {
             uptime: inner.parts.clock.now().since(inner.started),
             plan_version: report.plan_version,
             members: report.members.iter().map(member_status).collect(),
-            partitions: partitions(&report, inner.shape.partitions.ids()),
+            partitions: partitions(&report, shown.copies.as_deref(), inner.shape.partitions.ids()),
             moves: moves(&report),
+            rules: report.rules,
+            copied_bytes: shown.copies.as_ref().map_or(0, |copies| copies.copied_bytes()),
             lease_margin: margin,
             not_ready: not_ready(&report, phase, inner.parts.bus.is_connected()),
         }
@@ -283,10 +299,15 @@ fn member_status(member: &crate::ring::MemberReport) -> MemberStatus {
     }
 }
 
-fn partitions(report: &Report, ids: impl Iterator<Item = PartitionId>) -> Vec<PartitionStatus> {
-    let unknown = (None, crate::types::Epoch::ZERO, Standing::Unowned);
+fn partitions(
+    report: &Report,
+    copies: Option<&Copies>,
+    ids: impl Iterator<Item = PartitionId>,
+) -> Vec<PartitionStatus> {
+    let unknown = (None, Epoch::ZERO, Standing::Unowned);
+    let none = CopiesReport::default();
     let known = report.partitions.iter().cloned().chain(std::iter::repeat(unknown));
-    let status = |(partition, (owner, epoch, standing))| {
+    let status = |(partition, (owner, epoch, standing)): (PartitionId, (Option<NodeName>, Epoch, Standing))| {
         let state = match standing {
             Standing::Unowned => PartitionState::Unowned,
             Standing::Starting => PartitionState::Starting,
@@ -294,9 +315,32 @@ fn partitions(report: &Report, ids: impl Iterator<Item = PartitionId>) -> Vec<Pa
             Standing::Moving => PartitionState::Moving,
             Standing::Orphaned => PartitionState::Orphaned,
         };
-        PartitionStatus { partition, owner, epoch, state }
+        let copied = report.copies.get(partition.index()).unwrap_or(&none);
+        PartitionStatus {
+            partition,
+            owner,
+            epoch,
+            state,
+            replicas: copied.in_sync.clone(),
+            learners: copied.learners.iter().map(|learner| learner_status(partition, learner, copies)).collect(),
+            under_replicated: copied.live < report.copies_wanted,
+        }
     };
     ids.zip(known).map(status).collect()
+}
+
+fn learner_status(
+    partition: PartitionId,
+    (node, caught_up): &(NodeName, bool),
+    copies: Option<&Copies>,
+) -> LearnerStatus {
+    let copied = copies.and_then(|copies| copies.copied_to(partition, node));
+    LearnerStatus {
+        node: node.clone(),
+        caught_up: *caught_up,
+        copied_bytes: copied.map_or(0, |copied| copied.bytes),
+        bytes_per_second: copied.and_then(Copied::bytes_per_second),
+    }
 }
 
 fn moves(report: &Report) -> Vec<MoveStatus> {

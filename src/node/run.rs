@@ -12,12 +12,11 @@ use super::meta::{self, MetaError};
 use super::parts::{NodeParts, RingShape};
 use super::session::{Command, Session};
 use super::shown::Shown;
-use crate::coord::StoreIdentity;
-use crate::ring::{Identity, Outcome, Timing};
+use crate::coord::{Position, StoreIdentity};
+use crate::ring::{Identity, Outcome};
 use crate::rpc::Router;
 use crate::service::Gate;
 use crate::types::NodeId;
-use crate::types::guard::{self, Guard};
 
 /// Pauses between looks at a store that cannot be used.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -64,25 +63,20 @@ pub(super) struct Life {
 impl Life {
     /// Runs incarnations until the node is meant to end.
     pub(super) async fn run(self, mut shape: RingShape, mut identity: StoreIdentity) -> Result<(), NodeError> {
-        let mut timing = self.parts.timing.clone();
         loop {
-            match self.incarnation(&shape, &identity, timing.clone()).run().await {
+            match self.incarnation(&shape, &identity).run().await {
                 Outcome::Left => return Ok(()),
                 Outcome::DrainIncomplete => return Err(NodeError::DrainIncomplete),
                 Outcome::NameLive { holder } => return Err(NodeError::NameLive { holder }),
                 Outcome::HookHung => return Err(NodeError::HookHung),
                 Outcome::GaveUp(reason) => return Err(NodeError::GaveUp(reason)),
-                Outcome::Evicted => timing = self.parts.timing.clone(),
+                Outcome::Evicted => {}
                 Outcome::StoreReset(reason) => {
                     tracing::warn!(reason, "the store is not what it was: the ring resumes under a new generation");
                     match self.agree_again(&shape).await? {
                         Some(agreed) => (shape, identity) = agreed,
                         None => return Ok(()),
                     }
-                    // A full lease, so that every gate of the former generation is closed before anything is claimed.
-                    let lease = self.parts.timing.lease;
-                    let hold_off = if guard::holds(Guard::HoldOff) { lease } else { Duration::ZERO };
-                    timing = Timing { hold_off, ..self.parts.timing.clone() };
                 }
             }
             if self.is_to_leave() {
@@ -116,12 +110,13 @@ impl Life {
         Ok(None)
     }
 
-    fn incarnation(&self, shape: &RingShape, identity: &StoreIdentity, timing: Timing) -> Session {
+    fn incarnation(&self, shape: &RingShape, identity: &StoreIdentity) -> Session {
         let parts = &self.parts;
         Session {
             parts: Arc::clone(parts),
             shape: shape.clone(),
             identity: identity.clone(),
+            position: Position::default(),
             who: Identity {
                 node: parts.node.clone(),
                 incarnation_id: parts.chance.uuid(),
@@ -131,8 +126,9 @@ impl Life {
                 weight: parts.weight,
                 http: parts.http.clone(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                replicates: parts.service.replicates(),
             },
-            timing,
+            timing: parts.timing.clone(),
             router: Arc::clone(&self.router),
             events: self.events.clone(),
             shown: self.shown.clone(),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::copies::Copies;
 use super::entrance::{Entrance, GARBLED_EVERY, QueryBoard, own_subject};
 use super::events::EventSender;
 use super::executor::Executor;
@@ -23,7 +24,7 @@ use super::supervise::Supervisor;
 use super::transfer::Staging;
 use super::watches::{Place, Watching};
 use crate::connect::SUBSCRIPTION_CAPACITY;
-use crate::coord::{StoreIdentity, WatchScope};
+use crate::coord::{Position, StoreIdentity, WatchScope};
 use crate::ring::{Action, Identity, Input, Machine, Outcome, Timing};
 use crate::rpc::micro::{EndpointInfo, MicroService, ServiceInfo};
 use crate::rpc::server::{Notice, Notices, Server, ServerParts};
@@ -45,6 +46,8 @@ pub(super) struct Session {
     pub(super) parts: Arc<NodeParts>,
     pub(super) shape: RingShape,
     pub(super) identity: StoreIdentity,
+    /// What this incarnation has seen of the store.
+    pub(super) position: Position,
     pub(super) who: Identity,
     pub(super) timing: Timing,
     pub(super) router: Arc<Router>,
@@ -72,7 +75,7 @@ impl Session {
     pub(super) async fn run(self) -> Outcome {
         let now = self.parts.clock.now();
         let machine = Driven::new(Machine::new(self.who.clone(), self.timing.clone(), now));
-        self.shown.send_replace(Shown(Some(machine.clone())));
+        self.shown.send_replace(Shown { driven: Some(machine.clone()), copies: None });
         let (inputs, receiver) = mpsc::channel(INPUTS);
         let stop = CancellationToken::new();
         let supervisor = Supervisor::new(
@@ -108,6 +111,7 @@ impl Session {
             scope,
             place,
             identity: self.identity.clone(),
+            position: self.position.clone(),
             chance: self.parts.chance.clone(),
             inputs: inputs.clone(),
         });
@@ -226,8 +230,10 @@ impl Drive {
             Action::Route { partition, owner } => self.session.router.table().update([(partition, owner)]),
             Action::Cas { op, key, expected, record, timeout, .. } => {
                 let (store, inputs) = (Arc::clone(&self.session.parts.heartbeat_store), self.inputs.clone());
+                let position = self.session.position.clone();
                 self.supervisor.once(async move {
                     let result = store.cas(&key.text(), expected, record.encode(), timeout).await;
+                    _ = result.as_ref().map(|revision| position.saw(*revision));
                     let _ = inputs.send(Input::Cas { op, result }).await;
                 });
             }
@@ -260,6 +266,9 @@ impl Drive {
             observer: Arc::clone(&parts.observer),
         });
         let staging = Arc::new(Staging::new(Arc::clone(&parts.clock), parts.staging_bytes));
+        let copies =
+            Copies::new(parts, me.clone(), session.shape.partitions, self.supervisor.clone(), self.inputs.clone());
+        session.shown.send_modify(|shown| shown.copies = Some(Arc::clone(&copies)));
         let entrance = Arc::new(Entrance {
             server: Arc::clone(&server),
             service: Arc::clone(&parts.service),
@@ -268,6 +277,7 @@ impl Drive {
             key_hash: session.shape.key_hash,
             partitions: session.shape.partitions,
             staging: Arc::clone(&staging),
+            copies: Arc::clone(&copies),
             inputs: self.inputs.clone(),
             offers: Offers::default(),
             queries: session.queries.clone(),
@@ -285,6 +295,7 @@ impl Drive {
         let executor = Executor {
             parts: Arc::clone(parts),
             shape: session.shape.clone(),
+            position: session.position.clone(),
             me,
             hooks: Hooks::new(Arc::clone(&parts.service), session.shape.partitions),
             readers: Readers::new(Arc::clone(&entrance), parts.process.clone()),
@@ -296,6 +307,7 @@ impl Drive {
             grants: HashMap::new(),
             handed: HashMap::new(),
             transfers: HashMap::new(),
+            copies,
             partitions_changed: false,
         };
         executor.readers.open_plain(&parts.ring);

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::copies::Copies;
 use crate::ring::{Machine, Report};
 
 /// The machine of one incarnation; clones are the same.
@@ -21,11 +22,15 @@ impl Driven {
 }
 
 /// The incarnation there is, or was last; none before the first.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Shown(pub(super) Option<Driven>);
+#[derive(Clone, Default)]
+pub(super) struct Shown {
+    pub(super) driven: Option<Driven>,
+    /// Once it has its lease.
+    pub(super) copies: Option<Arc<Copies>>,
+}
 
 impl Shown {
     pub(super) fn report(&self) -> Report {
-        self.0.as_ref().map(|driven| driven.machine().report()).unwrap_or_default()
+        self.driven.as_ref().map(|driven| driven.machine().report()).unwrap_or_default()
     }
 }

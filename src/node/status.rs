@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::types::{Epoch, NodeName, PartitionId, RingName};
+use crate::types::{CopyRules, Epoch, NodeName, PartitionId, RingName};
 
 /// Where a node stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -49,6 +49,25 @@ pub struct PartitionStatus {
     pub epoch: Epoch,
     /// Its state.
     pub state: PartitionState,
+    /// Who has a copy in sync, by its claim: the owner first.
+    pub replicas: Vec<NodeName>,
+    /// Who is brought up to date (known for this node's own partitions only).
+    pub learners: Vec<LearnerStatus>,
+    /// Whether it has fewer live copies in sync than are asked for, and than there are nodes for.
+    pub under_replicated: bool,
+}
+
+/// A node that is brought up to date.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LearnerStatus {
+    /// Which.
+    pub node: NodeName,
+    /// Whether it has everything, and waits to be counted in.
+    pub caught_up: bool,
+    /// Bytes of the copy made for it so far; zero where it needs none.
+    pub copied_bytes: u64,
+    /// How fast that went; `None` where it cannot be told.
+    pub bytes_per_second: Option<u64>,
 }
 
 /// One member.
@@ -108,6 +127,10 @@ pub struct Status {
     pub partitions: Vec<PartitionStatus>,
     /// Moves this node has under way.
     pub moves: Vec<MoveStatus>,
+    /// What is asked for of copies.
+    pub rules: CopyRules,
+    /// Bytes of copies that this node has made for others, since it took its lease.
+    pub copied_bytes: u64,
     /// How long this node may act without a further heartbeat.
     pub lease_margin: Duration,
     /// Why this node is not ready; `None` when it is.
@@ -117,6 +140,26 @@ pub struct Status {
 impl Status {
     /// How many partitions this node owns.
     pub fn owned(&self) -> usize {
-        self.partitions.iter().filter(|p| p.owner.as_ref() == Some(&self.node)).count()
+        self.owned_here().count()
+    }
+
+    /// The partitions this node owns.
+    fn owned_here(&self) -> impl Iterator<Item = &PartitionStatus> {
+        self.partitions.iter().filter(|p| p.owner.as_ref() == Some(&self.node))
+    }
+
+    /// How many partitions have fewer copies than are asked for, and than there are nodes for.
+    pub fn under_replicated(&self) -> usize {
+        self.partitions.iter().filter(|p| p.under_replicated).count()
+    }
+
+    /// How many of these this node owns.
+    pub fn under_replicated_here(&self) -> usize {
+        self.owned_here().filter(|p| p.under_replicated).count()
+    }
+
+    /// How many copies this node brings up to date.
+    pub fn learners(&self) -> usize {
+        self.partitions.iter().map(|p| p.learners.len()).sum()
     }
 }

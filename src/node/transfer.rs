@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::offers::Handed;
@@ -98,9 +99,15 @@ async fn send_chunk(bus: &dyn Bus, subject: &str, message: Bytes) -> Result<(), 
 }
 
 /// Tells the target that the state is whole and that it may claim. No answer is no refusal: the claim will show.
-pub(super) async fn offer(bus: &dyn Bus, subject: &str, head: &OfferHead, timeout: Duration) -> Result<(), String> {
+pub(super) async fn offer<T: Serialize>(
+    bus: &dyn Bus,
+    subject: &str,
+    intent: Intent,
+    head: &T,
+    timeout: Duration,
+) -> Result<(), String> {
     let message = seal(head, &[]).map_err(|error| error.to_string())?;
-    let subject = format!("{subject}.{}", Intent::Offer.token());
+    let subject = format!("{subject}.{}", intent.token());
     match bus.request(&subject, Vec::new(), message, timeout).await {
         Ok(answer) => verdict(&answer.payload),
         // It may have arrived: only the claim, or the deadline of the move, tells.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::coord::{Followed, Follower, Store, StoreIdentity, WatchScope};
+use crate::coord::{Followed, Follower, Position, Store, StoreIdentity, WatchScope};
 use crate::ring::Input;
 use crate::types::Chance;
 
@@ -49,6 +49,8 @@ pub(super) struct Watching {
     pub(super) place: Place,
     /// Which life of the store this incarnation belongs to.
     pub(super) identity: StoreIdentity,
+    /// What this incarnation has seen of it.
+    pub(super) position: Position,
     /// For jitter.
     pub(super) chance: Chance,
     /// The machine's inputs.
@@ -59,6 +61,7 @@ impl Watching {
     /// Runs until the store turns out to be another one, or nobody takes inputs any more.
     pub(super) async fn run(&self) {
         let mut follower = Follower::new(Arc::clone(&self.store), self.scope.clone(), self.identity.clone())
+            .with_position(self.position.clone())
             .with_chance(self.chance.clone());
         while let Some(followed) = follower.next().await {
             let whole = matches!(followed, Followed::Snapshot(_));

@@ -30,6 +30,17 @@ pub enum MemberChange {
     Gone,
 }
 
+/// Why a node is no longer in a partition's in-sync set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RemovalReason {
+    /// It is not a member of the ring any more, in that incarnation.
+    Gone,
+    /// It did not acknowledge what it was sent.
+    Silent,
+    /// The plan wants the copy elsewhere.
+    Unplanned,
+}
+
 /// Something an operator would want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -145,6 +156,41 @@ pub enum Event {
         reason: String,
         /// For how long requests had been parked by then.
         pause: Duration,
+    },
+    /// A node is in the in-sync set of a partition owned here from now on.
+    ReplicaAdded {
+        /// Which partition.
+        partition: PartitionId,
+        /// Who.
+        node: NodeName,
+    },
+    /// A node is not in the in-sync set of a partition owned here any more.
+    ReplicaRemoved {
+        /// Which partition.
+        partition: PartitionId,
+        /// Who.
+        node: NodeName,
+        /// Why.
+        why: RemovalReason,
+    },
+    /// This node took a partition over and gathers its state from the surviving replicas.
+    Recovering {
+        /// Which.
+        partition: PartitionId,
+    },
+    /// This node took a partition over, but what it has of it is no whole copy: another member goes on, if there is one.
+    RecoveryFailed {
+        /// Which.
+        partition: PartitionId,
+        /// Why.
+        reason: String,
+    },
+    /// No copy of a partition survived.
+    Lost {
+        /// Which.
+        partition: PartitionId,
+        /// Whether it starts empty here; else it waits for operators to accept the loss.
+        accepted: bool,
     },
     /// A hook returned an error.
     HookFailed {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::event::{Event, Origin};
 use crate::coord::{CasError, Key, Record, Revision, Update, WatchScope};
 use crate::service::Release;
-use crate::types::{Epoch, NodeId, PartitionId, Time};
+use crate::types::{Consistency, Epoch, NodeId, PartitionId, Time};
 
 /// Names one thing the machine asked for, so that its outcome finds the way back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +22,23 @@ pub struct Offer {
     pub revision: Revision,
     /// Who offers.
     pub from: NodeId,
+    /// The in-sync set, which the target is in: what its claim records. Empty where the state was sent instead.
+    pub replicas: Vec<NodeId>,
+}
+
+/// Who has copies of a partition, as its owner is to hold it: whole, each time anything of it changed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CopySet {
+    /// The recorded set, the owner first.
+    pub in_sync: Vec<NodeId>,
+    /// The set that is being recorded instead. Until it is known which of the two is, both have to have each write.
+    pub pending: Option<Vec<NodeId>>,
+    /// Who is to be brought up to date.
+    pub learners: Vec<NodeId>,
+    /// Copies asked for: what levels of consistency count against.
+    pub factor: usize,
+    /// The level of requests that do not name one.
+    pub consistency: Consistency,
 }
 
 /// What happened.
@@ -76,6 +93,39 @@ pub enum Input {
         epoch: Epoch,
         /// Bytes acknowledged by the target.
         result: Result<u64, String>,
+    },
+    /// What recovering a partition came to.
+    Recovered {
+        /// Which.
+        partition: PartitionId,
+        /// Recovered at this epoch.
+        epoch: Epoch,
+        /// The survivors that have everything this node has now, itself may be left out; or why this node has nothing to go on
+        /// from.
+        result: Result<Vec<NodeId>, String>,
+    },
+    /// A learner has nearly everything; one that is in the pending set, and not in the recorded one, has all that was
+    /// written when that was told. The first is told once, the second once for each [`Action::Replicate`] that names it
+    /// so: at once, where each write has waited for it since it was told to have caught up.
+    CaughtUp {
+        /// Of which partition.
+        partition: PartitionId,
+        /// The owner's epoch.
+        epoch: Epoch,
+        /// Who.
+        node: NodeId,
+        /// The last [`Action::Replicate`] that had been carried out then: who is taken out and put back in between
+        /// has to catch up anew.
+        op: OpId,
+    },
+    /// A member or learner does not acknowledge what it is sent.
+    Silent {
+        /// Of which partition.
+        partition: PartitionId,
+        /// The owner's epoch.
+        epoch: Epoch,
+        /// Who.
+        node: NodeId,
     },
     /// A peer offers a partition; its state has arrived whole.
     Offered {
@@ -207,7 +257,41 @@ pub enum Action {
         /// Why.
         why: Release,
     },
-    /// Stream the partition's state to the target; yields [`Input::Transferred`].
+    /// The set of copies of a partition owned here, from now on.
+    Replicate {
+        /// Names it in [`Input::CaughtUp`]; grows.
+        op: OpId,
+        /// Which.
+        partition: PartitionId,
+        /// At which epoch.
+        epoch: Epoch,
+        /// Who.
+        copies: CopySet,
+    },
+    /// Taken over, not started: have every survivor refuse earlier epochs, this node first, take the longest of their
+    /// copies, send the others what they lack; yields [`Input::Recovered`] within a time, with whoever answered. A
+    /// survivor that could only be copied anew is left out instead: until then its copy has all that is committed.
+    Recover {
+        /// Which.
+        partition: PartitionId,
+        /// At which epoch.
+        epoch: Epoch,
+        /// The recorded members that live, this node first.
+        survivors: Vec<NodeId>,
+    },
+    /// Not the owner: whether a copy belongs here, by the plan and by the claim of this epoch. One that does not is
+    /// dropped where it was fed under earlier epochs only, and kept where a later one feeds it; fed under this one, the
+    /// owner is asked first, and the answer counts if nothing came from it meanwhile. (It may be recording this node as
+    /// a member right now.)
+    Copy {
+        /// Of which partition.
+        partition: PartitionId,
+        /// The claim's epoch.
+        epoch: Epoch,
+        /// Whether it belongs here.
+        wanted: bool,
+    },
+    /// Stream the partition's state to the target, or wait until it is there; yields [`Input::Transferred`].
     Transfer {
         /// Which.
         partition: PartitionId,
@@ -215,6 +299,8 @@ pub enum Action {
         epoch: Epoch,
         /// Where to.
         to: NodeId,
+        /// Whether the target is in the in-sync set: nothing is sent then, but every member acknowledges the tail.
+        in_sync: bool,
     },
     /// Tell the target that it may claim; may yield [`Input::OfferRefused`].
     SendOffer {

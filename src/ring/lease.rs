@@ -123,6 +123,17 @@ impl Observer {
         }
     }
 
+    /// A lease is looked for that was not seen so far.
+    pub(crate) fn looks_for(&mut self, node: &NodeName, now: Time) {
+        self.received.entry(node.clone()).or_insert((Revision::NONE, now));
+    }
+
+    /// Leases that are looked for and were not seen, and since when, as far as this node can tell.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = (&NodeName, Time)> {
+        let unseen = self.received.iter().filter(|(_, (revision, _))| *revision == Revision::NONE);
+        unseen.map(|(node, (_, at))| (node, (*at).max(self.judging_since)))
+    }
+
     /// Starts all timers again: after a gap of one's own, a reconnect, or a conflict.
     pub(crate) fn restart(&mut self, now: Time) {
         self.judging_since = now;

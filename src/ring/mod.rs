@@ -10,7 +10,7 @@ pub mod plan;
 mod settings;
 mod view;
 
-pub use event::{Event, MemberChange, Origin};
-pub use io::{Action, Input, Offer, OpId, Outcome};
-pub use machine::{Machine, MemberReport, MoveReport, Report, Standing};
+pub use event::{Event, MemberChange, Origin, RemovalReason};
+pub use io::{Action, CopySet, Input, Offer, OpId, Outcome};
+pub use machine::{CopiesReport, Machine, MemberReport, MoveReport, Report, Standing};
 pub use settings::{Identity, Timing};

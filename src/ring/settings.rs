@@ -25,6 +25,8 @@ pub struct Identity {
     pub http: Option<String>,
     /// The program's version.
     pub version: String,
+    /// Whether its service keeps copies of partitions it does not own.
+    pub replicates: bool,
 }
 
 /// How long things may take.
@@ -52,9 +54,6 @@ pub struct Timing {
     pub backoff: Duration,
     /// Longest such pause.
     pub backoff_max: Duration,
-    /// Wait this long before taking a lease: a full lease after a store reset, so that all gates of the former
-    /// generation are closed.
-    pub hold_off: Duration,
 }
 
 impl Timing {
@@ -73,7 +72,6 @@ impl Timing {
             parallel_moves: 4,
             backoff: Duration::from_millis(250),
             backoff_max: Duration::from_secs(60),
-            hold_off: Duration::ZERO,
         }
     }
 

@@ -3,9 +3,9 @@
 //! In: watch snapshots and changes. Out: the newest record of each key. A view orders the changes of one key, never of
 //! two, and that a key is not in it proves nothing: whoever acts on it decides by compare-and-set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::coord::{Claim, Key, Lease, LeaseState, Member, PlanRecord, Record, Revision, RingConfig};
+use crate::coord::{Claim, Key, Lease, LeaseState, Member, PlanRecord, Record, Revision, RingConfig, Update};
 use crate::types::guard::{self, Guard};
 use crate::types::{NodeId, NodeName, PartitionId};
 
@@ -74,6 +74,16 @@ impl View {
             }
             _ => false,
         }
+    }
+
+    /// These are all leases there are. One that was seen live and is not among them was removed, by hand or by an expiry: nothing
+    /// is known of its holder any more. (What was seen to have ended stays so.)
+    pub(crate) fn forget_leases_beyond(&mut self, all: &[Update], own: &NodeName) {
+        let there: BTreeSet<&NodeName> = all
+            .iter()
+            .filter_map(|update| if let Key::Lease(node) = &update.key { Some(node) } else { None })
+            .collect();
+        self.leases.retain(|node, seen| there.contains(node) || node == own || seen.record.state != LeaseState::Live);
     }
 
     /// Why the newest `config` could not be read, if it could not.

@@ -15,8 +15,9 @@ use crate::types::{Epoch, NodeName, PartitionId};
 /// The format this release writes, and the only one it reads.
 pub const FORMAT: u8 = 1;
 
-/// How often a request may be passed on.
-pub const MAX_HOPS: u8 = 3;
+/// How often a request may be passed on. Each time it goes to a later owner, so this is how often a partition may change
+/// hands while a request is on its way to it.
+pub const MAX_HOPS: u8 = 8;
 
 /// Head of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

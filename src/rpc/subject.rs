@@ -82,6 +82,10 @@ pub enum Intent {
     Chunk,
     /// An offer to take a partition over.
     Offer,
+    /// What the copies of a partition say to each other.
+    Copy,
+    /// An offer to take over a partition whose copy is there already.
+    Switch,
     /// A leaving node asks to be forgotten.
     Farewell,
     /// An operator asks the node to give everything away and end.
@@ -95,6 +99,8 @@ impl Intent {
             Self::Call => "call",
             Self::Chunk => "chunk",
             Self::Offer => "offer",
+            Self::Copy => "copy",
+            Self::Switch => "switch",
             Self::Farewell => "farewell",
             Self::Drain => "drain",
         }
@@ -102,7 +108,7 @@ impl Intent {
 
     /// From the token.
     pub fn parse(token: &str) -> Option<Self> {
-        [Self::Call, Self::Chunk, Self::Offer, Self::Farewell, Self::Drain]
+        [Self::Call, Self::Chunk, Self::Offer, Self::Copy, Self::Switch, Self::Farewell, Self::Drain]
             .into_iter()
             .find(|intent| intent.token() == token)
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::changes::ChangeLog;
 use crate::types::{Clock, Epoch, FencingToken, PartitionId, Time};
 
 /// Open while the node may act: until 3/4 of a lease after it sent its last acknowledged heartbeat, by its own clock.
@@ -79,12 +80,24 @@ pub struct Grant {
     /// What an external store compares.
     pub token: FencingToken,
     validity: Arc<Validity>,
+    log: Option<Arc<dyn ChangeLog>>,
 }
 
 impl Grant {
     /// A grant that holds as long as `validity` does.
     pub fn new(partition: PartitionId, token: FencingToken, validity: Arc<Validity>) -> Self {
-        Self { partition, token, validity }
+        Self { partition, token, validity, log: None }
+    }
+
+    /// Whose changes go there.
+    #[must_use]
+    pub fn with_log(self, log: Arc<dyn ChangeLog>) -> Self {
+        Self { log: Some(log), ..self }
+    }
+
+    /// Where each change of the partition goes, so that its copies have it too; `None` where none are kept.
+    pub fn log(&self) -> Option<&dyn ChangeLog> {
+        self.log.as_deref()
     }
 
     /// The partition's epoch.

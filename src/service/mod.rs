@@ -1,6 +1,7 @@
 //! What a service implements to run on the ring: hooks as ownership moves, requests for keys it owns, and the grant
 //! that says for how long.
 
+mod changes;
 mod grant;
 
 use std::time::Duration;
@@ -9,8 +10,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub use changes::{ChangeLog, Copies, NotCommitted};
 pub use grant::{Gate, Grant, Validity};
 
+use crate::replica::Change;
 use crate::types::PartitionId;
 
 /// Any error of a service.
@@ -135,6 +138,45 @@ pub trait Service: Send + Sync + 'static {
     /// the last chunk was asked of the giving side's [`Service::snapshot`], less one message's way.
     async fn restore(&self, grant: &Grant, chunks: Vec<Bytes>, waited: Duration) -> Result<(), BoxError> {
         let _ = (grant, chunks, waited);
+        Ok(())
+    }
+
+    /// Whether the ring keeps copies of its partitions on further nodes. Then every change goes through [`Grant::log`], a
+    /// move needs no pause for its state, and what a lost owner held is with its successor. No, by default.
+    ///
+    /// Such a service holds partitions as copies too, one call at a time for each: [`Service::clear`] begins a copy,
+    /// [`Service::copy_chunk`] and [`Service::copy_changes`] fill and follow it. `on_own` finds what is held then to be right; `follow`
+    /// says that an owner's turn is over and its state is a copy from now on.
+    fn replicates(&self) -> bool {
+        false
+    }
+
+    /// Forget what is held for the partition: it begins anew, empty, as a copy or for a first owner. Returns soon.
+    fn clear(&self, partition: PartitionId) {
+        let _ = partition;
+    }
+
+    /// The partition's owner is another node from now on; what is held stays as a copy.
+    fn follow(&self, partition: PartitionId) {
+        let _ = partition;
+    }
+
+    /// Changes that the owner made, in their order. One that is older than what is there already is passed over. Returns
+    /// soon; nothing is acknowledged before.
+    ///
+    /// # Errors
+    /// The copy is useless then, and begins anew.
+    fn copy_changes(&self, partition: PartitionId, changes: &[Change]) -> Result<(), BoxError> {
+        let _ = (partition, changes);
+        Ok(())
+    }
+
+    /// One chunk of the owner's [`Service::snapshot`], `age` after it was made. Newer than that what is there stays.
+    ///
+    /// # Errors
+    /// The copy is useless then, and begins anew.
+    fn copy_chunk(&self, partition: PartitionId, chunk: Bytes, age: Duration) -> Result<(), BoxError> {
+        let _ = (partition, chunk, age);
         Ok(())
     }
 

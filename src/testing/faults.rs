@@ -42,6 +42,8 @@ pub enum FaultKind {
     LinkMute,
     LinkDeaf,
     LinkSilent,
+    DataLinkAlone,
+    HeartbeatLinkAlone,
     NatsAway,
     JetStreamSilent,
     WriteLost,
@@ -59,11 +61,12 @@ pub enum FaultKind {
     MessageDuplicated,
     MessageLost,
     MessageSwallowed,
+    SubscribedLate,
 }
 
 impl FaultKind {
     /// Every kind there is.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::Crash,
         Self::Pause,
         Self::Wedge,
@@ -71,6 +74,8 @@ impl FaultKind {
         Self::LinkMute,
         Self::LinkDeaf,
         Self::LinkSilent,
+        Self::DataLinkAlone,
+        Self::HeartbeatLinkAlone,
         Self::NatsAway,
         Self::JetStreamSilent,
         Self::WriteLost,
@@ -88,6 +93,7 @@ impl FaultKind {
         Self::MessageDuplicated,
         Self::MessageLost,
         Self::MessageSwallowed,
+        Self::SubscribedLate,
     ];
 }
 
@@ -109,6 +115,19 @@ impl TestRing {
     pub fn set_link(&self, name: &str, link: Link) {
         let away = self.away();
         self.with(name, |member| member.set_link(link, away));
+    }
+
+    /// What works from now on of the connection for all but heartbeats alone, beside what [`TestRing::set_link`] says of
+    /// both.
+    pub fn set_data_link(&self, name: &str, link: Link) {
+        let away = self.away();
+        self.with(name, |member| member.set_link_alone(false, link, away));
+    }
+
+    /// The same, of the connection for heartbeats.
+    pub fn set_heartbeat_link(&self, name: &str, link: Link) {
+        let away = self.away();
+        self.with(name, |member| member.set_link_alone(true, link, away));
     }
 
     /// What is wrong with NATS as a whole, beside what is wrong with single nodes' connections: with all nodes' from
@@ -189,6 +208,7 @@ impl TestRing {
             (FaultKind::MessageDuplicated, bus.duplicated),
             (FaultKind::MessageLost, bus.lost),
             (FaultKind::MessageSwallowed, bus.swallowed),
+            (FaultKind::SubscribedLate, bus.subscribed_late),
         ]);
         fired
     }

@@ -1,6 +1,6 @@
 //! What of a node's connections works.
 
-/// State of a node's connections to NATS: those of the store and of the bus alike.
+/// State of a node's connections to NATS, or of one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Link {
     /// All of it.

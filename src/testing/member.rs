@@ -1,6 +1,7 @@
 //! A node under test: the twins it is made of, and the ends of it that the ring keeps.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::watch;
@@ -13,12 +14,12 @@ use super::observer::{NodeProcess, Observed, ProcessChange};
 use super::wire::{Line, Wired};
 use super::world::World;
 use crate::coord::mem::MemStore;
-use crate::node::{NodeParts, Ring};
+use crate::node::{Copying, CreatedWith, NodeParts, Ring};
 use crate::rpc::Message;
 use crate::rpc::mem::{MemBus, MemSwitch, Tap};
-use crate::rpc::server::Unobserved;
+use crate::rpc::server::RequestObserver;
 use crate::service::Service;
-use crate::types::{Chance, Clock, Process};
+use crate::types::{Chance, Clock, PartitionId, Process};
 
 /// Most bytes of state on their way to a node: as the program has it.
 const STAGING_BYTES: usize = 256 * 1024 * 1024;
@@ -40,8 +41,11 @@ pub(super) struct Ends {
     pub(super) lines: [Arc<Line>; 2],
     pub(super) bus: MemBus,
     connected: watch::Sender<bool>,
+    /// What is wrong with both connections, and with each by itself: that for all but heartbeats, and that for them.
     own: Link,
-    link: Link,
+    alone: [Link; 2],
+    /// How each is, with what is wrong with NATS as a whole.
+    links: [Link; 2],
 }
 
 impl std::ops::Deref for Member {
@@ -63,6 +67,24 @@ impl Tap for Published {
         let local = self.clock.now();
         self.world.saw(&Observed::Published { by: self.by.as_ref(), local, message });
     }
+
+    fn unheard(&self, message: &Message) {
+        self.world.saw(&Observed::Unheard { by: self.by.as_ref(), message });
+    }
+}
+
+/// Tells whoever watches how many requests a node holds back.
+struct HeldBack {
+    world: Arc<World>,
+    by: NodeProcess,
+}
+
+impl RequestObserver for HeldBack {
+    fn answered(&self, _: &str, _: &str, _: Duration) {}
+
+    fn held_back(&self, partition: PartitionId, held: usize) {
+        self.world.saw(&Observed::HeldBack { by: &self.by, partition, held });
+    }
 }
 
 /// What a node is started with, and the ends that are kept.
@@ -78,14 +100,19 @@ pub(super) fn twins(
     let (sender, connected) = watch::channel(true);
     let stores = [world.store.connect(), world.store.connect()];
     let line = |heartbeat| {
-        let delay = (std::time::Duration::ZERO, settings.store_delay);
+        let delay = (Duration::ZERO, settings.store_delay);
         let line = Arc::new(Line::new(of.clone(), heartbeat, clock.clone(), delay));
         world.add_line(&line);
         line
     };
     let lines = [line(false), line(true)];
     let bus = tapped(world, switch, Some(of.clone()), clock.clone());
-    let wired = |n: usize| Wired { world: Arc::clone(world), line: Arc::clone(&lines[n]), store: stores[n].clone() };
+    let wired = |n: usize, bus: Option<MemBus>| Wired {
+        world: Arc::clone(world),
+        line: Arc::clone(&lines[n]),
+        store: stores[n].clone(),
+        bus,
+    };
     let process = Process::simulated();
     let parts = NodeParts {
         ring: settings.name.clone(),
@@ -95,22 +122,25 @@ pub(super) fn twins(
         http: None,
         partitions: settings.partitions,
         key_hash: settings.key_hash,
+        created_with: CreatedWith::default(),
         timing: settings.timing.clone(),
         service,
-        store: Arc::new(wired(0)),
-        heartbeat_store: Arc::new(wired(1)),
+        store: Arc::new(wired(0, Some(bus.clone()))),
+        heartbeat_store: Arc::new(wired(1, None)),
         bus: Arc::new(bus.clone()),
         connected,
         clock: Arc::new(clock),
         process: process.clone(),
         chance,
         limits: node.limits,
-        observer: Arc::new(Unobserved),
+        observer: Arc::new(HeldBack { world: Arc::clone(world), by: of.clone() }),
         staging_bytes: STAGING_BYTES,
+        copying: Copying::default(),
         queries: Vec::new(),
     };
     let world = Arc::clone(world);
-    (parts, Ends { world, of, process, stores, lines, bus, connected: sender, own: Link::Up, link: Link::Up })
+    let (own, alone, links) = (Link::Up, [Link::Up; 2], [Link::Up; 2]);
+    (parts, Ends { world, of, process, stores, lines, bus, connected: sender, own, alone, links })
 }
 
 /// A bus whose messages are seen by whoever watches the ring.
@@ -127,28 +157,31 @@ impl Ends {
         self.world.saw(&Observed::Process { of: &self.of, change });
     }
 
-    fn apply(&mut self, link: Link) {
-        if link == self.link {
+    fn apply(&mut self, links: [Link; 2]) {
+        if links == self.links {
             return;
         }
-        self.link = link;
+        self.links = links;
+        for (n, link) in links.into_iter().enumerate() {
+            self.lines[n].set_link(link);
+            self.stores[n].set_connected(link != Link::Down);
+        }
+        let [link, heartbeat] = links;
         let connected = link != Link::Down;
-        self.lines.iter().for_each(|line| line.set_link(link));
-        self.stores.iter().for_each(|store| store.set_connected(connected));
         self.bus.set_connected(connected);
         self.bus.set_carries(link.carries_out(), link.carries_in());
         self.connected.send_if_modified(|known| std::mem::replace(known, connected) != connected);
-        self.world.saw(&Observed::Connection { of: &self.of, link });
+        self.world.saw(&Observed::Connection { of: &self.of, link, heartbeat });
     }
 
     /// As SIGKILL and the closing of its connections do.
     pub(super) fn kill(&mut self) {
         self.process.kill();
-        self.apply(Link::Down);
+        self.apply([Link::Down; 2]);
     }
 
     pub(super) fn set_away(&mut self, away: Link) {
-        self.apply(self.own.and(away));
+        self.apply(self.alone.map(|alone| alone.and(self.own).and(away)));
     }
 }
 
@@ -169,6 +202,15 @@ impl Member {
             self.world.fire(kind);
         }
         self.ends.own = link;
+        self.ends.set_away(away);
+    }
+
+    /// What of one connection works, whatever is wrong with both: that for all but heartbeats, or that for them.
+    pub(super) fn set_link_alone(&mut self, heartbeat: bool, link: Link, away: Link) {
+        let known = &mut self.ends.alone[usize::from(heartbeat)];
+        if std::mem::replace(known, link) != link && link != Link::Up {
+            self.world.fire(if heartbeat { FaultKind::HeartbeatLinkAlone } else { FaultKind::DataLinkAlone });
+        }
         self.ends.set_away(away);
     }
 
@@ -203,7 +245,7 @@ impl Member {
 
     /// Neither frozen nor wedged nor cut off nor ended by itself.
     pub(super) fn takes_part(&self) -> bool {
-        !self.frozen && !self.wedged && self.link == Link::Up && !self.has_ended()
+        !self.frozen && !self.wedged && self.links == [Link::Up; 2] && !self.has_ended()
     }
 
     pub(super) fn has_ended(&self) -> bool {

@@ -115,6 +115,7 @@
 //! | [`TestRing::pause`], [`TestRing::resume`] | SIGSTOP, SIGCONT; beyond its lease it is replaced, and comes back as a new start | `on_release(Lost)` once it runs again |
 //! | [`TestRing::cut`], [`TestRing::heal`] | its network, away and back; within its lease it resumes at the same epochs | `on_release(Lost)` where it was replaced |
 //! | [`TestRing::set_link`] | a cable that carries nothing in, out, or either way, and nobody knows | as above |
+//! | [`TestRing::set_data_link`], [`TestRing::set_heartbeat_link`] | one of its two connections alone | as above |
 //! | [`TestRing::wedge`], [`TestRing::unwedge`] | a main loop that stands still while all else goes on | as after a pause |
 //! | [`TestRing::set_store_delay`], [`TestRing::set_bus_delay`] | a slow network | nothing |
 //! | [`TestNode::clock_rate`] | a clock that runs fast or slow | nothing |

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::link::Link;
 use crate::coord::{CasError, Revision};
 use crate::rpc::Message;
-use crate::types::{NodeName, Time};
+use crate::types::{NodeName, PartitionId, Time};
 
 /// Listens to a ring. Given to [`super::TestRingBuilder::observer`].
 pub trait Observer: Send + Sync + 'static {
@@ -94,8 +94,26 @@ pub enum Observed<'a> {
     Connection {
         /// Whose.
         of: &'a NodeProcess,
-        /// How they are.
+        /// How the one for all but heartbeats is.
         link: Link,
+        /// How the one for heartbeats is.
+        heartbeat: Link,
+    },
+    /// A node holds a request back: so many by now, for its partition.
+    HeldBack {
+        /// Which node.
+        by: &'a NodeProcess,
+        /// Of which partition.
+        partition: PartitionId,
+        /// How many.
+        held: usize,
+    },
+    /// A message is at the switch of the bus, and nobody subscribes to its subject.
+    Unheard {
+        /// Of which node; `None`: of a client of the ring.
+        by: Option<&'a NodeProcess>,
+        /// The message.
+        message: &'a Message,
     },
     /// What happens to a process.
     Process {

@@ -16,7 +16,8 @@ use super::observer::{NodeProcess, Observed, Write};
 use super::watching;
 use super::world::{Fate, World};
 use crate::coord::mem::MemStore;
-use crate::coord::{CasError, Entry, Revision, Store, StoreError, StoreIdentity, WatchScope, WatchStream};
+use crate::coord::{CasError, Entry, Position, Revision, Store, StoreError, StoreIdentity, WatchScope, WatchStream};
+use crate::rpc::mem::MemBus;
 use crate::types::Clock;
 
 /// How long a read, or the beginning of a watch, is waited for where nothing comes: as the real adapter does.
@@ -101,6 +102,8 @@ pub(super) struct Wired {
     pub(super) line: Arc<Line>,
     /// This connection, for watches: its reads end where it is closed.
     pub(super) store: MemStore,
+    /// What else goes over this connection.
+    pub(super) bus: Option<MemBus>,
 }
 
 type Outcome = Result<Revision, CasError>;
@@ -114,6 +117,9 @@ impl Wired {
             return None;
         }
         wait(fate.way_out).await;
+        if let Some(bus) = &self.bus {
+            bus.made_round_trip();
+        }
         let outcome = self.world.decide(&write, &fate).await?;
         wait(back).await;
         let arrives = self.line.until(drops, Link::carries_in).await;
@@ -190,9 +196,9 @@ impl Store for Wired {
         self.store.get(key).await
     }
 
-    async fn watch(&self, scope: WatchScope) -> Result<WatchStream, StoreError> {
+    async fn watch_from(&self, scope: WatchScope, position: Position) -> Result<WatchStream, StoreError> {
         self.reach().await?;
-        let changes = self.store.watch(scope).await?;
+        let changes = self.store.watch_from(scope, position).await?;
         Ok(watching::over(Arc::clone(&self.world), Arc::clone(&self.line), changes))
     }
 

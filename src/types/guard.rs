@@ -59,13 +59,13 @@ guards! {
     ///
     /// Without it: it is executed or passed on by a node that is behind, and passed to and fro.
     EpochOfRequest = "epoch-of-request",
-    /// A request is passed on three times at most (`rpc::server`).
+    /// A request is passed on eight times at most (`rpc::server`).
     ///
     /// Without it: nodes that disagree pass it to each other for ever.
     HopLimit = "hop-limit",
-    /// The first state of the ring is applied as one unit, before anything is decided (`ring::machine`).
+    /// Nothing is decided before the first state of the ring was seen, which is applied as one unit (`ring::machine`).
     ///
-    /// Without it: a node acts on a plan whose claims it has not seen.
+    /// Without it: a node acts on a plan whose claims it has not seen, and a claim that is not in the view counts as none.
     SnapshotAsUnit = "snapshot-as-unit",
     /// A lease has run out for an observer a whole lease after it *received* its last change (`ring::lease`).
     ///
@@ -132,10 +132,6 @@ guards! {
     ///
     /// Without it: members whose leases it has not seen yet lose everything to those whose it has.
     AllLeasesSeen = "all-leases-seen",
-    /// Nothing is decided before the first state of the ring was seen (`ring::machine`).
-    ///
-    /// Without it: a claim that is not in the view counts as none.
-    AbsentClaim = "absent-claim",
     /// An owner that has handed out a partition's state serves on only under a new epoch, won by a claim
     /// (`ring::machine::moves`).
     ///
@@ -173,7 +169,7 @@ guards! {
     ///
     /// Without it: epochs come twice, and fencing tokens with them.
     NextGeneration = "next-generation",
-    /// After that a whole lease passes before anybody takes a lease (`node::run`).
+    /// After that a whole lease passes before anybody takes a lease (`ring::machine::life`).
     ///
     /// Without it: somebody claims what a node that has not heard of it still serves.
     HoldOff = "hold-off",
@@ -186,10 +182,6 @@ guards! {
     ///
     /// Without it: old state comes back when the partition does.
     DiscardAfterLoss = "discard-after-loss",
-    /// A partition that is handed over is started only with the state that came with it (`node::executor`).
-    ///
-    /// Without it: it starts empty: acknowledged writes are gone.
-    StateForSwitch = "state-for-switch",
     /// So many requests are held back for a partition, and no more (`rpc::server`).
     ///
     /// Without it: memory grows with the wait.
@@ -218,10 +210,73 @@ guards! {
     ///
     /// Without it: its partition is parked for as long as it hangs.
     HookLimit = "hook-limit",
-    /// A node takes an offer only where it has nothing under way for the partition (`ring::machine::moves`).
+    /// A follower goes on only from where it stands (`replica::follower`).
     ///
-    /// Without it: calls of the service overlap, state that is in use is replaced.
-    AcceptWhenFree = "accept-when-free",
+    /// Without it: a copy misses the writes in between, and acknowledges them.
+    ReplicaPrev = "replica-prev",
+    /// Who has promised a new owner its epoch refuses those before it from that moment (`replica::follower`).
+    ///
+    /// Without it: a survivor goes on for the former owner after it has said where it stands.
+    ReplicaPromise = "replica-promise",
+    /// A follower refuses what an owner of an earlier epoch sends (`replica::follower`).
+    ///
+    /// Without it: a copy that a former owner began clears one of the present owner's set.
+    ReplicaEpoch = "replica-epoch",
+    /// What an owner sent comes in the order of its numbers, or is refused as late (`replica::follower`).
+    ///
+    /// Without it: the beginning of a copy given up long ago clears a member.
+    ReplicaLate = "replica-late",
+    /// A copy made while writes went on is one only once it has all that was written meanwhile (`replica::follower`).
+    ///
+    /// Without it: after a takeover it holds writes that no owner has.
+    ReplicaWhole = "replica-whole",
+    /// Until a change of the set is settled, both sets acknowledge each write (`replica::peer`).
+    ///
+    /// Without it: a member that the record names already lacks what is committed.
+    BothSets = "both-sets",
+    /// A learner counts from the moment it is reported as caught up (`replica::peer`).
+    ///
+    /// Without it: writes are committed without it before its addition is written down.
+    CaughtUpCounts = "caught-up-counts",
+    /// Where a copy begins, what was there is cleared (`replica::follower`).
+    ///
+    /// Without it: what was deleted long ago is back.
+    ClearBeforeCopy = "clear-before-copy",
+    /// A write that is older than what its entry has is passed over (the service).
+    ///
+    /// Without it: a write that a copy's chunk has already is applied twice.
+    NewestWins = "newest-wins",
+    /// A partition whose owner is gone is taken over by a member of its recorded in-sync set (`ring::machine::recovery`).
+    ///
+    /// Without it: it starts without what was acknowledged.
+    TakeoverByMember = "takeover-by-member",
+    /// Members of a set are incarnations, not names (`ring::machine::recovery`).
+    ///
+    /// Without it: a node that was started anew, and has nothing, recovers what its former life held.
+    MemberByIncarnation = "member-by-incarnation",
+    /// From before a change of the set is sent until it is settled, both sets acknowledge (`ring::machine::copies`).
+    ///
+    /// Without it: a member is recorded that lacks what was acknowledged meanwhile.
+    PendingBeforeChange = "pending-before-change",
+    /// A change of the set is sent once those it adds have all that was written before both sets had to have each write
+    /// (`ring::machine::copies`).
+    ///
+    /// Without it: a member is recorded that lacks the last of what was acknowledged before.
+    JoinedBeforeChange = "joined-before-change",
+    /// A change of the set that timed out may still land: it is sent again until it is settled
+    /// (`ring::machine::copies`).
+    ///
+    /// Without it: a set is recorded that nobody replicates to any more.
+    UnsettledSet = "unsettled-set",
+    /// A learner is added to the set once it has everything (`ring::machine::copies`).
+    ///
+    /// Without it: every write waits for a whole copy, which is given up for taking too long, again and again.
+    CaughtUpFirst = "caught-up-first",
+    /// What counts of a follower is what was told after it was named, as learner or added member
+    /// (`ring::machine::copies`).
+    ///
+    /// Without it: what it had counts, though it was taken out since and may have dropped it.
+    CaughtUpSince = "caught-up-since",
 }
 
 /// Whether the rule is kept: always, in a build that people run.

@@ -226,6 +226,11 @@ impl Generation {
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
+
+    /// Whether a generation came before this one.
+    pub const fn has_former(self) -> bool {
+        self.0 > 1
+    }
 }
 
 impl fmt::Display for Generation {

@@ -4,6 +4,7 @@
 //! can be used in a subject, a KV key or a URL as it is.
 
 mod chance;
+mod copies;
 #[doc(hidden)]
 pub mod guard;
 mod hash;
@@ -11,8 +12,10 @@ mod ids;
 mod process;
 mod throttle;
 mod time;
+mod version;
 
 pub use chance::Chance;
+pub use copies::{Consistency, CopyRules, Factor, InvalidFactor, OnLoss, UnknownConsistency, UnknownOnLoss};
 pub use hash::{KeyHash, UnknownKeyHash};
 pub use ids::{
     Epoch, FencingToken, Generation, Incarnation, InvalidName, NAME_MAX_BYTES, NodeId, NodeName, PartitionCount,
@@ -21,3 +24,4 @@ pub use ids::{
 pub use process::Process;
 pub use throttle::Throttle;
 pub use time::{BootClock, Clock, ManualClock, Time};
+pub use version::{Version, VersionError};

@@ -20,6 +20,8 @@ use crate::common::http::Http;
 use crate::history::{Action, Clock, History, Operation, Outcome, Version};
 use crate::observer::connect;
 
+/// What registers are written and read at: what is acknowledged survives as long as one member of the set does.
+const LEVEL: &str = "quorum";
 pub const CACHE_RING: &str = "cache-platform";
 pub const WRITERS_RING: &str = "fenced-writer";
 /// Keys per partition.
@@ -203,9 +205,9 @@ pub async fn read_all(name: &str, base: &str, clock: Clock, history: &History) -
 
 async fn over_http(http: &Http, base: &str, key: &str, action: Action) -> Told {
     let answer = match action {
-        Action::Get => http.request(Method::GET, &format!("{base}/get?key={key}"), None).await,
+        Action::Get => http.request(Method::GET, &format!("{base}/get?key={key}&consistency={LEVEL}"), None).await,
         Action::Set(value) | Action::Append(value) => {
-            http.post(&format!("{base}/set"), &json!({"key": key, "value": value})).await
+            http.post(&format!("{base}/set"), &json!({"key": key, "value": value, "consistency": LEVEL})).await
         }
     };
     match answer {
@@ -221,8 +223,8 @@ async fn over_http(http: &Http, base: &str, key: &str, action: Action) -> Told {
 
 async fn over_nats(client: &async_nats::Client, key: &str, action: Action) -> Told {
     let (subject, body) = match action {
-        Action::Get => (format!("{CACHE_RING}.get"), json!({ "key": key })),
-        Action::Set(value) => (format!("{CACHE_RING}.set"), json!({"key": key, "value": value})),
+        Action::Get => (format!("{CACHE_RING}.get"), json!({ "key": key, "consistency": LEVEL })),
+        Action::Set(value) => (format!("{CACHE_RING}.set"), json!({"key": key, "value": value, "consistency": LEVEL})),
         Action::Append(value) => (format!("{WRITERS_RING}.write"), json!({"key": key, "value": value})),
     };
     let mut headers = HeaderMap::new();
@@ -247,7 +249,7 @@ fn told(action: Action, body: &Json) -> Told {
         let said = format!("{code}: {}", body["error"]["message"].as_str().unwrap_or(""));
         let outcome = match code {
             // Of the example: the sink refused, or the grant was over before it asked the sink.
-            "unavailable" | "overloaded" | "fenced" | "not_owner" => Outcome::Fail(said),
+            "unavailable" | "overloaded" | "not_enough_replicas" | "fenced" | "not_owner" => Outcome::Fail(said),
             "unknown" | "sink_failed" => Outcome::Unknown(said),
             _ => Outcome::Absurd(said),
         };

@@ -1,5 +1,6 @@
 //! Follows the records of a ring past all its nodes and past all proxies, and keeps every change with the server's time.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,11 +10,15 @@ use nats_ring::coord::{Key, Record};
 use tokio::task::JoinHandle;
 
 use crate::checker::ownership::{Change, What};
+use crate::common::eventually::eventually;
 use crate::history::Moment;
+use crate::round::PARTITIONS;
 
 /// Leases are renewed more often: a watch that is silent for so long is opened again.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(200);
+/// How long a ring may take until it has claimed everything.
+const CLAIMED_LIMIT: Duration = Duration::from_secs(40);
 
 /// A follower of one ring's bucket.
 pub struct Observer {
@@ -28,12 +33,42 @@ struct Seen {
 }
 
 impl Observer {
-    /// Follows this ring's bucket, which must be there.
+    /// Follows this ring's bucket, which must be there; returns once it has seen a claim of each partition, and its
+    /// owner's lease.
+    ///
+    /// Nothing may be broken before: an owner that was evicted before it was seen would have lost what it held, and the records
+    /// would not say so.
     pub async fn start(urls: &str, ring: &str) -> Self {
         let jetstream = async_nats::jetstream::new(connect(urls).await);
         let (seen, bucket) = (Arc::<Mutex<Seen>>::default(), format!("ring-{ring}"));
         let following = tokio::spawn(follow(jetstream, bucket, Arc::clone(&seen)));
-        Self { seen, following }
+        let observer = Self { seen, following };
+        eventually(CLAIMED_LIMIT, &format!("claims of all partitions of {ring}"), || async {
+            match observer.claimed() {
+                PARTITIONS => Ok(()),
+                claimed => Err(format!("{claimed} of {PARTITIONS} were seen")),
+            }
+        })
+        .await;
+        observer
+    }
+
+    /// How many partitions were seen to be claimed, with their owners' leases.
+    fn claimed(&self) -> usize {
+        let (changes, mut live, mut claimed) = (self.changes(), HashSet::new(), HashSet::new());
+        for change in &changes {
+            if let What::Lease(_, lease) = &change.what {
+                live.insert(lease.incarnation);
+            }
+        }
+        for change in &changes {
+            if let What::Claim(partition, claim) = &change.what
+                && live.contains(&claim.owner.incarnation)
+            {
+                claimed.insert(*partition);
+            }
+        }
+        claimed.len()
     }
 
     /// All changes so far, in the order of their revisions.

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::checker::Evidence;
-use crate::checker::ownership::Change;
-use crate::common::sink::Write;
-use crate::history::{Action, Counts, Moment, Operation, Outcome as Told};
+use crate::history::{Action, Counts, Moment, Outcome as Told};
+use crate::plant::{Plant, Recorded};
 use crate::schedule::{Kind, Planned, Step, Topology};
 
 /// So many reasons are printed.
@@ -46,6 +45,8 @@ pub struct Figures {
     losses: usize,
     evictions: usize,
     appends: (usize, usize),
+    /// What was planted into its record, and found.
+    pub planted: Vec<Plant>,
 }
 
 impl Figures {
@@ -65,6 +66,7 @@ impl Figures {
             losses: 0,
             evictions: 0,
             appends: (0, 0),
+            planted: Vec::new(),
         }
     }
 
@@ -122,6 +124,7 @@ impl Figures {
             "  changes of owner {owners_changed}, of them without a handover {losses}; evictions {evictions}; sink: {} taken, {} refused",
             self.appends.0, self.appends.1
         );
+        eprintln!("  planted into the record, and found: {:?}", self.planted);
         eprintln!("  whole again at the latest after: {:.1?}", self.whole_after);
         let mut reasons: Vec<_> = self.reasons.iter().map(|(reason, count)| (count, reason)).collect();
         reasons.sort_unstable();
@@ -237,12 +240,13 @@ impl KeptRound {
     }
 
     /// Everything that was judged.
-    pub fn keep(&self, operations: &[Operation], changes: &[&[Change]; 2], writes: &[Write], wrong: &[String]) {
-        let json = operations.iter().map(|operation| serde_json::to_string(operation).unwrap()).collect::<Vec<_>>();
+    pub fn keep(&self, recorded: &Recorded, wrong: &[String]) {
+        let json =
+            recorded.operations.iter().map(|operation| serde_json::to_string(operation).unwrap()).collect::<Vec<_>>();
         fs::write(self.0.join("history.jsonl"), json.join("\n")).unwrap();
-        fs::write(self.0.join("cache-records.txt"), lines(changes[0])).unwrap();
-        fs::write(self.0.join("writers-records.txt"), lines(changes[1])).unwrap();
-        fs::write(self.0.join("sink.txt"), lines(writes)).unwrap();
+        fs::write(self.0.join("cache-records.txt"), lines(&recorded.cache)).unwrap();
+        fs::write(self.0.join("writers-records.txt"), lines(&recorded.writers)).unwrap();
+        fs::write(self.0.join("sink.txt"), lines(&recorded.writes)).unwrap();
         fs::write(self.0.join("wrong.txt"), wrong.join("\n")).unwrap();
     }
 }

@@ -15,6 +15,7 @@ use crate::common::sink::{HoldUp, Sink};
 use crate::ground::Ground;
 use crate::history::{Clock, History};
 use crate::observer::Observer;
+use crate::plant::{Plant, Recorded, planted};
 use crate::report::{Figures, KeptRound, Outcome};
 use crate::schedule::{LEASE, Step, Topology, steps};
 
@@ -24,7 +25,8 @@ const SAID_EVERY: Duration = Duration::from_secs(10);
 const HELD_UP_ONE_IN: u32 = 10;
 /// More than fit in a round.
 const STEPS_MAX: usize = 100;
-const PARTITIONS: usize = 64;
+/// Of both rings.
+pub const PARTITIONS: usize = 64;
 
 /// What to run.
 pub struct Round {
@@ -32,6 +34,8 @@ pub struct Round {
     pub topology: Topology,
     pub length: Duration,
     pub kept: KeptRound,
+    /// What is put into its record, to see that the campaign fails then.
+    pub plant: Option<Plant>,
 }
 
 /// What goes on, for the line that is printed.
@@ -105,18 +109,26 @@ impl Round {
         sink: &Sink,
         observers: (&Observer, &Observer),
     ) -> Outcome {
-        let (operations, writes) = (history.operations(), sink.writes());
-        let changes = (observers.0.changes(), observers.1.changes());
-        let (cache, writers) = (Ownership::of(&changes.0), Ownership::of(&changes.1));
-        let evidence = Evidence {
-            operations: &operations,
-            partitions: PARTITIONS,
-            cache: &cache,
-            writers: &writers,
-            writes: &writes,
+        let mut recorded = Recorded {
+            operations: history.operations(),
+            cache: observers.0.changes(),
+            writers: observers.1.changes(),
+            writes: sink.writes(),
         };
+        if let Some(plant) = self.plant {
+            recorded = plant.put_into(&recorded, PARTITIONS).expect("a place for it");
+        }
+        let Recorded { operations, writes, .. } = &recorded;
+        let (cache, writers) = (Ownership::of(&recorded.cache), Ownership::of(&recorded.writers));
+        let evidence = Evidence { operations, partitions: PARTITIONS, cache: &cache, writers: &writers, writes };
         let mut wrong = ground.wrong.clone();
-        wrong.extend(judge(&evidence));
+        let unaccepted = judge(&evidence);
+        if unaccepted.is_empty() {
+            let (found, blind) = planted(&recorded, PARTITIONS);
+            figures.planted = found;
+            wrong.extend(blind);
+        }
+        wrong.extend(unaccepted);
         for ownership in [&cache, &writers] {
             let unexplained = ground.unexplained(&ownership.evictions);
             wrong.extend(unexplained.iter().map(|e| format!("{} was evicted at {} for nothing", e.node, e.at)));
@@ -126,7 +138,7 @@ impl Round {
         }
         figures.measure(&evidence);
         if !wrong.is_empty() {
-            self.kept.keep(&operations, &[&changes.0, &changes.1], &writes, &wrong);
+            self.kept.keep(&recorded, &wrong);
         }
         Outcome { figures, counts: history.counts(), wrong }
     }

@@ -32,7 +32,8 @@ impl Ground {
         for node in &ring.nodes {
             node.wait_ready(READY).await;
         }
-        eventually(READY, "all nodes see the partitions shared out evenly", || ring.shared_out()).await;
+        eventually(READY, "all nodes see the partitions shared out evenly, with their copies", || ring.shared_out())
+            .await;
         ring
     }
 
@@ -44,6 +45,12 @@ impl Ground {
         partitions.iter().map(|one| one["owner"].as_str().map(str::to_owned)).collect()
     }
 
+    /// How many copies in sync each partition has, as a node's HTTP says.
+    pub(crate) async fn copies(&self) -> Vec<usize> {
+        let body = Http::new().get(&self.nodes[0].url("/ring").await).await.unwrap().json();
+        body["partitions"].as_array().unwrap().iter().map(|one| one["replicas"].as_array().unwrap().len()).collect()
+    }
+
     async fn shared_out(&self) -> Result<(), Vec<Option<String>>> {
         let first = self.owners(0).await;
         let mut even = first.iter().all(Option::is_some);
@@ -51,6 +58,7 @@ impl Ground {
             let count = first.iter().flatten().filter(|owner| **owner == node.name).count();
             even &= (21..=22).contains(&count) && self.owners(number).await == first;
         }
+        even &= self.copies().await.iter().all(|copies| *copies == self.nodes.len());
         if even { Ok(()) } else { Err(first) }
     }
 

@@ -14,6 +14,8 @@ async fn an_entry_is_set_found_at_its_owner_and_deleted() {
     an_entry_is_inspected(&ring).await;
     what_is_not_there_has_a_code_of_its_own(&ring).await;
     a_ttl_ends_an_entry(&ring).await;
+    numbers_are_added_to(&ring).await;
+    a_request_may_name_its_consistency(&ring).await;
     what_the_ring_refuses_is_a_usage_error(&ring).await;
 }
 
@@ -61,13 +63,15 @@ async fn the_owner_is_who_stored_it(ring: &Ground) {
         let owner = ring.json(&["owner", &key]).await;
         assert_eq!((&owner["key"], &owner["owner"]), (&json!(key), &set["node"]), "{owner}");
         let text = ring.run(&["owner", &key]).await;
+        let replicas: Vec<&str> = owner["replicas"].as_array().unwrap().iter().map(|r| r.as_str().unwrap()).collect();
         let expected = format!(
-            "{} owns partition {} at epoch {}\n",
-            set["node"].as_str().unwrap(),
+            "{} owns partition {} at epoch {}, in sync with {}\n",
+            replicas[0],
             owner["partition"],
-            owner["epoch"]
+            owner["epoch"],
+            replicas[1..].join(", ")
         );
-        assert_eq!(text.out, expected);
+        assert_eq!((text.out, replicas.len(), &set["node"]), (expected, 3, &json!(replicas[0])));
     }
 }
 
@@ -78,6 +82,7 @@ async fn an_entry_is_inspected(ring: &Ground) {
     assert_eq!((&seen["found"], &seen["bytes"]), (&json!(true), &json!(5)), "{seen}");
     assert_eq!((&seen["node"], &seen["version"]), (&set["node"], &set["version"]), "{seen}");
     assert_eq!(seen["partition"], owner["partition"], "{seen}");
+    assert_eq!((&seen["replicas"], &seen["in_sync"], &seen["consistency"]), (&json!(3), &json!(3), &json!("eventual")));
     let (age, ttl) = (seen["age"].as_f64().unwrap(), seen["ttl"].as_f64().unwrap());
     assert!((0.0..60.0).contains(&age) && (3540.0..=3600.0).contains(&ttl), "{seen}");
     ring.run(&["inspect", "looked:at"]).await.assert_says(&["node", "version", "ttl", " s\n", "application/json"]);
@@ -103,6 +108,31 @@ async fn a_ttl_ends_an_entry(ring: &Ground) {
     ring.run(&["get", "brief"]).await.assert_failed(10, &["'brief'"]);
     ring.run(&["set", "long", "1", "--ttl", "1h"]).await.assert_says(&["stored"]);
     ring.run(&["get", "long"]).await.assert_says(&["1\n"]);
+}
+
+async fn numbers_are_added_to(ring: &Ground) {
+    for (arguments, sum) in
+        [(&["incr", "n"][..], "1\n"), (&["incr", "n", "41"], "42\n"), (&["incr", "n", "-2"], "40\n")]
+    {
+        let run = ring.run(arguments).await;
+        assert_eq!((run.code, run.out.as_str()), (Some(0), sum), "{run:?}");
+    }
+    let sum = ring.json(&["incr", "n", "2", "--ttl", "1h", "--consistency", "strong"]).await;
+    assert_eq!(sum["value"], 42, "{sum}");
+    assert!(ring.json(&["inspect", "n"]).await["ttl"].as_f64().unwrap() > 3000.0);
+    ring.run(&["set", "word", "hello"]).await.assert_says(&["stored"]);
+    ring.run(&["incr", "word"]).await.assert_failed(2, &["no integer", "hello"]);
+    ring.run(&["incr", "n", "9223372036854775807"]).await.assert_failed(2, &["beyond"]);
+    ring.run(&["incr", "n", "1.5"]).await.assert_failed(2, &["1.5"]);
+}
+
+async fn a_request_may_name_its_consistency(ring: &Ground) {
+    for level in ["eventual", "quorum", "strong"] {
+        ring.run(&["set", "levelled", level, "--consistency", level]).await.assert_says(&["stored"]);
+        ring.run(&["get", "levelled", "--consistency", level]).await.assert_says(&[level]);
+    }
+    ring.run(&["delete", "levelled", "--consistency", "strong"]).await.assert_says(&["deleted"]);
+    ring.run(&["get", "k", "--consistency", "most"]).await.assert_failed(2, &["most", "eventual, quorum or strong"]);
 }
 
 async fn what_the_ring_refuses_is_a_usage_error(ring: &Ground) {

@@ -49,7 +49,15 @@ async fn the_status_is_that_of_a_ring_at_rest(ring: &Ground) {
         ("orphaned", json!(0)),
         ("moving", json!(0)),
         ("warnings", json!([])),
-        ("config", json!({ "paused": false, "cordoned": [], "pins": {} })),
+        (
+            "config",
+            json!({
+                "paused": false, "cordoned": [], "pins": {}, "replicas": 3, "consistency": "eventual", "on_loss": "accept",
+            }),
+        ),
+        ("copies_wanted", json!(3)),
+        ("under_replicated", json!(0)),
+        ("copying", json!(0)),
     ] {
         assert_eq!(status[field], value, "{field}: {status}");
     }

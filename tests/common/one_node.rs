@@ -14,8 +14,8 @@ use nats_ring::node::{MemberStatus, PartitionState, PartitionStatus, Phase, Stat
 use nats_ring::rpc::{CallError, Caller, Reply};
 use nats_ring::service::{self, Form, Gate, Grant, Service, Validity};
 use nats_ring::types::{
-    BootClock, Clock, Epoch, FencingToken, Generation, Incarnation, KeyHash, NodeName, PartitionCount, PartitionId,
-    RingName, Time,
+    BootClock, Clock, CopyRules, Epoch, FencingToken, Generation, Incarnation, KeyHash, NodeName, PartitionCount,
+    PartitionId, RingName, Time,
 };
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
@@ -141,7 +141,7 @@ impl NodeView for Fake {
     fn owner(&self, key: &[u8]) -> OwnerView {
         let partition = self.partition(key);
         let known = self.status.lock().unwrap().partitions[partition.index()].clone();
-        OwnerView { partition, owner: known.owner, epoch: known.epoch }
+        OwnerView { partition, owner: known.owner, epoch: known.epoch, replicas: known.replicas }
     }
 
     fn cache_stats(&self) -> Value {
@@ -159,6 +159,9 @@ fn status(count: PartitionCount) -> Status {
         owner: Some(name("node-2")),
         epoch: Epoch::new(3),
         state: PartitionState::Serving,
+        replicas: vec![name("node-2"), name("node-1")],
+        learners: Vec::new(),
+        under_replicated: false,
     };
     let member = |node: &str, state, zone: Option<&str>| MemberStatus {
         node: name(node),
@@ -185,6 +188,8 @@ fn status(count: PartitionCount) -> Status {
         ],
         partitions: count.ids().map(partition).collect(),
         moves: Vec::new(),
+        rules: CopyRules::default(),
+        copied_bytes: 0,
         lease_margin: Duration::from_millis(2250),
         not_ready: None,
     }

@@ -112,6 +112,13 @@ async fn one_thing(ring: &TestRing, trace: &Arc<Trace>, chance: &Chance) {
             };
             during(ring, span, || ring.set_link(&name, link), || ring.set_link(&name, Link::Up)).await;
         }
+        FaultKind::DataLinkAlone => {
+            during(ring, span, || ring.set_data_link(&name, Link::Down), || ring.set_data_link(&name, Link::Up)).await;
+        }
+        FaultKind::HeartbeatLinkAlone => {
+            let end = || ring.set_heartbeat_link(&name, Link::Up);
+            during(ring, span, || ring.set_heartbeat_link(&name, Link::Silent), end).await;
+        }
         FaultKind::NatsAway => {
             let link = if chance.hits(0.5) { Link::Down } else { Link::Silent };
             during(ring, span, || ring.set_away(link), || ring.set_away(Link::Up)).await;
@@ -124,8 +131,9 @@ async fn one_thing(ring: &TestRing, trace: &Arc<Trace>, chance: &Chance) {
         FaultKind::CleanUp => {
             ring.clean_up(&format!("member.{name}")).await;
         }
-        FaultKind::MessageDelayed | FaultKind::MessageReordered => {
-            ring.set_bus_faults(BusFaults { delay: 30 * MS, ..BusFaults::default() });
+        FaultKind::MessageDelayed | FaultKind::MessageReordered | FaultKind::SubscribedLate => {
+            let (delay, delay_in, subscribe) = (30 * MS, 5 * MS, 30 * MS);
+            ring.set_bus_faults(BusFaults { delay, delay_in, subscribe, ..BusFaults::default() });
             ring.set_bus_delay(&name, 20 * MS);
         }
         FaultKind::MessageDuplicated | FaultKind::MessageLost | FaultKind::MessageSwallowed => {

@@ -16,7 +16,7 @@ macro_rules! kinds {
 
 kinds! {
     Join, Drain, SeveralAtOnce, RestartSameName, RestartNewName, PauseBeyondLease, HookFails, HookHangs, HookSlow,
-    ClockDrift, OperatorPause, OperatorCordon, OperatorPin,
+    ClockDrift, OperatorPause, OperatorCordon, OperatorPin, Burst, DiscardSlow, ResetUnheard, DrainCutShort,
 }
 
 /// Counts by kind.

@@ -31,6 +31,9 @@ pub(crate) enum Climate {
 const CLIMATES: [Climate; 6] =
     [Climate::Planned, Climate::Process, Climate::Network, Climate::Store, Climate::Amnesia, Climate::Everything];
 
+/// As the program has it.
+const PARKED_USUAL: usize = 2048;
+
 /// A process to be.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeSpec {
@@ -54,6 +57,8 @@ pub(crate) struct Load {
     pub(crate) requests: u32,
     /// How long an execution takes at the most; mostly nothing.
     pub(crate) execution_ms: u64,
+    /// How long it takes to drop what is not owned any more, at the most.
+    pub(crate) discard_ms: u64,
 }
 
 /// A run.
@@ -66,6 +71,12 @@ pub(crate) struct Scenario {
     pub(crate) store_delay: Duration,
     /// Longest way of a message where nothing is wrong.
     pub(crate) bus_delay: Duration,
+    /// Longest way of a subscription to the switch.
+    pub(crate) subscribe_delay: Duration,
+    /// Longest way of a change to a watch where nothing is wrong.
+    pub(crate) watch_lag: Duration,
+    /// Requests that a node holds back for a partition at the most.
+    pub(crate) parked: usize,
     /// Those there from the beginning, and those that may come later.
     pub(crate) nodes: Vec<NodeSpec>,
     pub(crate) first_nodes: usize,
@@ -88,32 +99,38 @@ impl Scenario {
     pub(crate) fn of(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let climate = one_of(&mut rng, &CLIMATES);
-        let timing = timing(&mut rng);
+        let timing = timing(&mut rng, climate);
         let first_nodes = one_of(&mut rng, &[1, 2, 2, 3, 3, 3, 4, 5, 7, 9]);
         let nodes = (0..9).map(|_| node(&mut rng)).collect();
         let heals_at = Duration::from_millis(rng.random_range(12_000..30_000));
         let schedule = schedule::draw(&mut rng, climate, &timing, heals_at);
+        // What a planned move could lose is on its way meanwhile; the other climates have delays of their own.
+        let calm = climate == Climate::Planned;
+        let in_calm = |rng: &mut SmallRng, ms: &[u64]| Duration::from_millis(if calm { one_of(rng, ms) } else { 0 });
+        let bus_delay = in_calm(&mut rng, &[0, 0, 0, 3, 10]);
+        let watch_lag = in_calm(&mut rng, &[0, 0, 20, 600]);
+        // Where nothing may fail, nobody may be told that it is too much.
+        let parked = if calm { PARKED_USUAL } else { one_of(&mut rng, &[PARKED_USUAL, 4, 12]) };
         Self {
             seed,
             climate,
             partitions: one_of(&mut rng, &[1, 2, 3, 5, 8, 8, 16, 16, 32, 64]),
             timing,
-            store_delay: Duration::from_millis(one_of(&mut rng, &[0, 1, 1, 3, 20])),
+            store_delay: Duration::from_millis(one_of(&mut rng, &[0, 1, 1, 3, 20, 60])),
             nodes,
             first_nodes,
             load: load(&mut rng),
             schedule,
             heals_at,
-            // What a planned move could lose is on its way meanwhile; the other climates have delays of their own.
-            bus_delay: match climate {
-                Climate::Planned => Duration::from_millis(one_of(&mut rng, &[0, 1, 3, 10])),
-                _ => Duration::ZERO,
-            },
+            bus_delay,
+            subscribe_delay: Duration::from_millis(one_of(&mut rng, &[0, 1, 5, 40])),
+            watch_lag,
+            parked,
         }
     }
 }
 
-fn timing(rng: &mut SmallRng) -> Timing {
+fn timing(rng: &mut SmallRng, climate: Climate) -> Timing {
     let lease = Duration::from_millis(one_of(rng, &[1000, 1500, 2000, 3000]));
     Timing {
         hook_limit: one_of(rng, &[lease * 2, lease * 4]),
@@ -121,7 +138,8 @@ fn timing(rng: &mut SmallRng) -> Timing {
         join_debounce: Duration::from_millis(one_of(rng, &[0, 100, 500])),
         parallel_moves: one_of(rng, &[1, 4, 4, 16]),
         backoff_max: Duration::from_secs(5),
-        drain_timeout: Duration::from_secs(60),
+        // Where nothing goes wrong a drain must end by itself.
+        drain_timeout: Duration::from_secs(if climate == Climate::Planned { 60 } else { one_of(rng, &[4, 60]) }),
         ..Timing::for_lease(lease)
     }
 }
@@ -143,5 +161,6 @@ fn load(rng: &mut SmallRng) -> Load {
         plain_percent: one_of(rng, &[0, 25, 50]),
         requests: rng.random_range(900..1400),
         execution_ms: one_of(rng, &[0, 0, 5, 300]),
+        discard_ms: one_of(rng, &[0, 0, 50, 1000]),
     }
 }

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use nats_ring::types::guard::{Guard, without};
 
+use crate::generator::Scenario;
 use crate::run::run_seed;
 
 /// So many seeds may pass before a guard counts as not needed.
@@ -22,61 +23,85 @@ const THREADS: usize = 2;
 enum Shown {
     /// This seed breaks without it.
     By(u64),
-    /// Nothing in the simulation yet; why, or what shows it elsewhere, says `docs/guards.md`.
-    NotHere,
+    /// This seed breaks without it and those others, and not without those alone: they cover it, mostly.
+    With(&'static [Guard], u64),
+    /// A seed of the machine's own world does: see `CAUGHT` there.
+    ByMachine,
+    /// A seed of the world of copies does: see `CAUGHT` there.
+    ByCopies,
+    /// Nothing yet: so many seeds were searched. Why, says `docs/guards.md`.
+    NotHere(u64),
 }
 
-use Shown::{By, NotHere};
+use Shown::{By, ByCopies, ByMachine, NotHere, With};
+
+/// What the machine's own world shows.
+const MACHINES: &str = include_str!("../../src/ring/machine/tests/world/guards.rs");
+/// What the world of copies shows.
+const COPIES: &str = include_str!("../../src/replica/tests/guards.rs");
 
 const SHOWN: &[(Guard, Shown)] = &[
     (Guard::GateBefore, By(1)),
-    (Guard::GateAfter, By(88)),
+    (Guard::GateAfter, By(51)),
     (Guard::SelfFence, By(1)),
-    (Guard::HalfLeaseToClaim, NotHere),
-    (Guard::ClaimRevision, By(6)),
+    (Guard::HalfLeaseToClaim, By(789)),
+    (Guard::ClaimRevision, By(18)),
     (Guard::LeaseRevision, By(1)),
-    (Guard::PlanRevision, By(5)),
-    (Guard::EpochOfRequest, NotHere),
-    (Guard::HopLimit, NotHere),
-    (Guard::SnapshotAsUnit, NotHere),
+    (Guard::PlanRevision, By(18)),
+    (Guard::EpochOfRequest, NotHere(1000)),
+    (Guard::HopLimit, NotHere(1000)),
+    (Guard::SnapshotAsUnit, With(&[Guard::PlanRevision], 116)),
     (Guard::FullLeaseSilence, By(1)),
-    (Guard::ObserverGap, NotHere),
-    (Guard::ObserverReconnect, NotHere),
-    (Guard::ObserverConflict, NotHere),
-    (Guard::JudgeWhileHeard, NotHere),
-    (Guard::UnsettledClaim, By(33)),
-    (Guard::ConflictOfAbandoned, NotHere),
-    (Guard::SubscribeFirst, NotHere),
-    (Guard::ForwardAfterSwitch, By(3)),
-    (Guard::LetGoWithoutLoss, NotHere),
-    (Guard::Farewell, NotHere),
-    (Guard::BeatsNeedData, NotHere),
-    (Guard::TakeoverByPlan, By(16)),
-    (Guard::GoneByIncarnation, By(57)),
-    (Guard::AbsentLease, NotHere),
-    (Guard::AllLeasesSeen, NotHere),
-    (Guard::AbsentClaim, NotHere),
-    (Guard::AbandonByClaim, By(3)),
-    (Guard::RevokeAtOffer, By(3)),
-    (Guard::FinishRunning, By(3)),
-    (Guard::SupersededClaim, NotHere),
-    (Guard::OwnIncarnation, NotHere),
-    (Guard::NameObserved, By(21)),
-    (Guard::LiveNameRefused, NotHere),
-    (Guard::StartGrows, By(4)),
-    (Guard::NextGeneration, By(4)),
-    (Guard::HoldOff, NotHere),
-    (Guard::HookOrder, NotHere),
-    (Guard::DiscardAfterLoss, NotHere),
-    (Guard::StateForSwitch, NotHere),
-    (Guard::ParkedBound, NotHere),
-    (Guard::RetryOnlyUnexecuted, By(30)),
-    (Guard::TransferAge, NotHere),
-    (Guard::NoHookWhileSuspended, NotHere),
-    (Guard::GateShutBeforeLeft, NotHere),
-    (Guard::MoveDeadline, NotHere),
-    (Guard::HookLimit, By(112)),
-    (Guard::AcceptWhenFree, NotHere),
+    (Guard::ObserverGap, By(17)),
+    (Guard::ObserverReconnect, With(&[Guard::ObserverGap], 6)),
+    (Guard::ObserverConflict, By(180)),
+    (Guard::JudgeWhileHeard, By(17)),
+    (Guard::UnsettledClaim, By(120)),
+    (Guard::ConflictOfAbandoned, By(134)),
+    (Guard::SubscribeFirst, By(170)),
+    (Guard::ForwardAfterSwitch, By(13)),
+    (Guard::LetGoWithoutLoss, By(363)),
+    (Guard::Farewell, By(1115)),
+    (Guard::BeatsNeedData, By(17)),
+    (Guard::TakeoverByPlan, By(7)),
+    (Guard::GoneByIncarnation, By(20)),
+    (Guard::AbsentLease, By(4239)),
+    (Guard::AllLeasesSeen, By(1)),
+    (Guard::AbandonByClaim, By(1)),
+    (Guard::RevokeAtOffer, By(13)),
+    (Guard::FinishRunning, By(15)),
+    (Guard::SupersededClaim, NotHere(1000)),
+    (Guard::OwnIncarnation, ByMachine),
+    (Guard::NameObserved, By(1)),
+    (Guard::LiveNameRefused, ByMachine),
+    (Guard::StartGrows, By(1)),
+    (Guard::NextGeneration, By(101)),
+    (Guard::HoldOff, By(46)),
+    (Guard::HookOrder, By(15)),
+    (Guard::DiscardAfterLoss, By(3)),
+    (Guard::ParkedBound, By(2)),
+    (Guard::RetryOnlyUnexecuted, By(76)),
+    (Guard::TransferAge, By(1061)),
+    (Guard::NoHookWhileSuspended, By(334)),
+    (Guard::GateShutBeforeLeft, By(5434)),
+    (Guard::MoveDeadline, By(65)),
+    (Guard::HookLimit, By(22)),
+    (Guard::ReplicaPrev, ByCopies),
+    (Guard::ReplicaPromise, ByCopies),
+    (Guard::ReplicaEpoch, ByCopies),
+    (Guard::ReplicaLate, ByCopies),
+    (Guard::ReplicaWhole, ByCopies),
+    (Guard::BothSets, ByCopies),
+    (Guard::CaughtUpCounts, ByCopies),
+    (Guard::ClearBeforeCopy, ByCopies),
+    (Guard::NewestWins, ByCopies),
+    (Guard::TakeoverByMember, ByMachine),
+    (Guard::MemberByIncarnation, ByMachine),
+    (Guard::PendingBeforeChange, ByMachine),
+    (Guard::JoinedBeforeChange, ByMachine),
+    (Guard::UnsettledSet, ByMachine),
+    (Guard::CaughtUpFirst, ByMachine),
+    (Guard::CaughtUpSince, ByMachine),
 ];
 
 /// A seed that breaks something without guards, and nothing with them.
@@ -96,6 +121,17 @@ fn shows(guards: &[Guard], seed: u64) -> Option<Caught> {
     run_seed(seed).broken.is_none().then_some(Caught { seed, broken })
 }
 
+/// The same, of a guard that others cover: broken without all of them, sound without those others, and without it alone.
+fn shows_with(guard: Guard, others: &[Guard], seed: u64) -> Option<Caught> {
+    let sound_without = |guards: &[Guard]| {
+        let _off = without(guards);
+        run_seed(seed).broken.is_none()
+    };
+    let all: Vec<Guard> = std::iter::once(guard).chain(others.iter().copied()).collect();
+    let caught = shows(&all, seed)?;
+    (others.is_empty() || (sound_without(others) && sound_without(&[guard]))).then_some(caught)
+}
+
 /// Runs `work` on two threads and answers what they found.
 fn on_threads<T: Send>(work: impl Fn() -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
@@ -105,7 +141,7 @@ fn on_threads<T: Send>(work: impl Fn() -> T + Sync) -> Vec<T> {
 }
 
 /// The lowest seed that shows what these guards prevent.
-fn search(guards: &[Guard], seeds: &Range<u64>) -> Option<Caught> {
+fn search((guard, others): (Guard, &[Guard]), seeds: &Range<u64>) -> Option<Caught> {
     let (next, lowest) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
     let found = on_threads(|| {
         loop {
@@ -113,13 +149,23 @@ fn search(guards: &[Guard], seeds: &Range<u64>) -> Option<Caught> {
             if seed >= seeds.end || seed > lowest.load(Ordering::Relaxed) {
                 return None;
             }
-            if let Some(caught) = shows(guards, seed) {
+            if !is_likely(seed) {
+                continue;
+            }
+            if let Some(caught) = shows_with(guard, others, seed) {
                 lowest.fetch_min(seed, Ordering::Relaxed);
                 return Some(caught);
             }
         }
     });
     found.into_iter().flatten().min()
+}
+
+/// `SIM_GUARD_ONLY=a,b`: only seeds whose scenario, written out, has one of these words, so that a search takes less time.
+fn is_likely(seed: u64) -> bool {
+    let Ok(words) = std::env::var("SIM_GUARD_ONLY") else { return true };
+    let scenario = format!("{:?}", Scenario::of(seed));
+    words.split(',').any(|word| scenario.contains(word))
 }
 
 fn names(guards: &[Guard]) -> String {
@@ -131,17 +177,24 @@ fn without_any_one_guard_a_seed_breaks() {
     let (next, stale) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     on_threads(|| {
         while let Some((guard, shown)) = SHOWN.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let By(seed) = *shown else { continue };
-            match shows(&[*guard], seed) {
+            let (others, seed): (&[Guard], u64) = match *shown {
+                By(seed) => (&[], seed),
+                With(others, seed) => (others, seed),
+                ByMachine | ByCopies | NotHere(_) => continue,
+            };
+            match shows_with(*guard, others, seed) {
                 Some(caught) => println!("{:24} seed {seed:5} {}", guard.name(), caught.broken),
-                None => stale.lock().unwrap().push(*guard),
+                None => stale.lock().unwrap().push((*guard, others)),
             }
         }
     });
     let stale = stale.into_inner().unwrap();
     let found: Vec<String> = stale
         .iter()
-        .map(|guard| format!("{}: {:?}", guard.name(), search(&[*guard], &(1..SEEDS_MAX + 1))))
+        .map(|(guard, others)| {
+            let found = search((*guard, others), &(1..SEEDS_MAX + 1));
+            format!("{} with {}: {found:?}", guard.name(), names(others))
+        })
         .inspect(|line| println!("{line}"))
         .collect();
     let missed: Vec<_> = found.iter().filter(|line| line.ends_with("None")).collect();
@@ -158,10 +211,18 @@ fn every_guard_is_in_the_table_and_in_the_document_with_its_seed() {
         let row = row.unwrap_or_else(|| panic!("docs/guards.md has no row for {}", guard.name()));
         let seed = match entries[0].1 {
             By(seed) => format!("| {seed}: "),
-            NotHere => "| — ".to_owned(),
+            With(others, seed) => format!("| {seed}, with `{}`: ", names(others)),
+            NotHere(searched) => format!("| — ({searched} seeds) "),
+            ByMachine => in_world(*guard, MACHINES, "the machine's own world"),
+            ByCopies => in_world(*guard, COPIES, "the world of copies"),
         };
         assert!(row.contains(&seed), "docs/guards.md should say {seed:?} of {}: {row}", guard.name());
     }
+}
+
+fn in_world(guard: Guard, source: &str, world: &str) -> String {
+    assert!(source.contains(&format!("(Guard::{guard:?}, ")), "{}: {world} does not show it", guard.name());
+    format!("| {world}, seed ")
 }
 
 fn asked() -> Vec<Vec<Guard>> {
@@ -190,7 +251,8 @@ fn search_asked() {
     let seeds = seeds_asked();
     for guards in asked() {
         let began = Instant::now();
-        let caught = search(&guards, &seeds);
+        let Some((guard, others)) = guards.split_first() else { continue };
+        let caught = search((*guard, others), &seeds);
         println!("{:24} {:7.1} s {:?}", names(&guards), began.elapsed().as_secs_f64(), caught);
     }
 }

@@ -11,6 +11,7 @@ use nats_ring::cache::Version;
 use nats_ring::service::Release;
 use nats_ring::testing::{Observed, Observer};
 use nats_ring::types::{Clock, Epoch, FencingToken, Generation, PartitionId, Time};
+use tokio::sync::Notify;
 
 use crate::invariants::{Broken, Held, Judge};
 
@@ -19,7 +20,7 @@ use crate::invariants::{Broken, Held, Judge};
 pub(crate) struct ProcessId(pub(crate) u16);
 
 /// What is judged of a fencing token beside the incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Term {
     pub(crate) generation: Generation,
     pub(crate) epoch: Epoch,
@@ -44,6 +45,7 @@ pub(crate) enum Hook {
     Release(Release),
     Snapshot,
     Restore,
+    Discard,
 }
 
 /// What a client did.
@@ -113,12 +115,24 @@ pub(crate) struct Line {
 
 impl Observer for Witness {
     fn saw(&self, at: Duration, what: &Observed<'_>) {
-        self.note(None, || What::Seen(describe(what)));
         let mut seen = self.seen();
+        if let Some(kept) = &mut seen.kept {
+            kept.add(Line { at, process: None, what: What::Seen(describe(what)) });
+        }
         let held = seen.judge.saw(at, what);
         seen.keep_broken(held, at);
+        (seen.moment, seen.at_once) = (at, if seen.moment == at { seen.at_once + 1 } else { 0 });
+        if seen.at_once == AT_ONCE_MAX {
+            let how = format!("{AT_ONCE_MAX} writes and messages at {at:?}, the last: {}", describe(what));
+            seen.keep_broken(Err(Broken { invariant: STILL, how }), at);
+            self.still.notify_one();
+        }
     }
 }
+
+const STILL: &str = "nothing goes round at one moment";
+/// Far more than a node that leaves sends to have its subscriptions end.
+const AT_ONCE_MAX: u32 = 200_000;
 
 /// For the timeline; requests and their answers are told by clients and services.
 fn describe(what: &Observed<'_>) -> String {
@@ -148,6 +162,8 @@ pub(crate) struct Witness {
     /// The ring's, once there is one.
     clock: OnceLock<(Arc<dyn Clock>, Time)>,
     seen: Mutex<Seen>,
+    /// So much happens at one moment that it will not end.
+    still: Notify,
 }
 
 impl fmt::Display for Line {
@@ -186,6 +202,9 @@ struct Seen {
     judge: Judge,
     broken: Option<Broken>,
     kept: Option<Kept>,
+    /// When something happened last, and how much has in that moment.
+    moment: Duration,
+    at_once: u32,
 }
 
 impl Seen {
@@ -205,8 +224,8 @@ impl Witness {
     pub(crate) fn new(judge: Judge, timeline: Timeline) -> Arc<Self> {
         let kept =
             (timeline != Timeline::None).then(|| Kept { prints: timeline == Timeline::Printed, lines: Vec::new() });
-        let seen = Mutex::new(Seen { judge, broken: None, kept });
-        Arc::new(Self { clock: OnceLock::new(), seen })
+        let seen = Mutex::new(Seen { judge, broken: None, kept, moment: Duration::ZERO, at_once: 0 });
+        Arc::new(Self { clock: OnceLock::new(), seen, still: Notify::new() })
     }
 
     /// The ring was made in this moment, and this is its clock.
@@ -247,6 +266,16 @@ impl Witness {
 
     pub(crate) fn broken(&self) -> Option<Broken> {
         self.seen().broken.clone()
+    }
+
+    /// Waits until the run stands still: its time does not pass any more.
+    pub(crate) async fn stood_still(&self) -> Broken {
+        loop {
+            self.still.notified().await;
+            if let Some(broken) = self.broken() {
+                return broken;
+            }
+        }
     }
 
     pub(crate) fn take_lines(&self) -> Vec<Line> {

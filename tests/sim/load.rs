@@ -74,7 +74,7 @@ fn pick_operation(rng: &mut SmallRng, world: &World, (key, plain): (usize, bool)
         if !plain && percent(rng, 8) {
             return Asked::Delete;
         }
-        let expires = !plain && key % 4 == 3;
+        let expires = !plain && key % 4 == 1;
         world.figures.next_write(expires.then(|| Duration::from_millis(rng.random_range(200..6000))))
     } else {
         Asked::Get

@@ -10,4 +10,19 @@ pub(crate) const SEEDS: &[(u64, &str)] = &[
         "the store's twin: a watch cut off while the store went back did not tell, and its node beat in vain for ever",
     ),
     (820, "the same"),
+    // `ring::machine::tests::lease::a_newcomer_right_after_a_reset_...`
+    (2103, "who came right after a reset did not hold off, and owned beside a node whose loop stood still"),
+    (2679, "the same"),
+    // `ring::machine::tests::coordinate::an_elder_whose_lease_was_removed_...`
+    (2201, "nobody planned for as long as an elder's lease, removed by a clean-up, was waited for"),
+    // `a_watch_of_a_reader_that_saw_more_than_there_is_begins_with_a_reset` of the store's conformance suite, and
+    // `coord::mem::tests::a_rollback_is_noticed_by_any_watch_...`
+    (2246, "a lease lost in a rollback was evicted in vain for ever: the watch that had seen it was over"),
+    // `ring::machine::tests::coordinate::a_live_lease_that_is_not_among_all_leases_any_more_...`
+    (529, "a name whose lease had been removed was evicted in vain, and planned for, for ever"),
+    // No test of its own: how often a request may be passed on.
+    (462, "a request was refused that met a partition which moved three times while it was on its way"),
+    // No test of its own: it was this simulation that was wrong.
+    (362, "requests had to succeed while a heartbeat that was swallowed before everything healed was still waited for"),
+    (5018, "the same"),
 ];

@@ -21,6 +21,8 @@ use crate::world::{End, World};
 /// abandoned (3 s) is tried again after such a back-off, and a hung hook costs its node its lease (12 s) and a restart.
 pub(crate) const AT_REST_WITHIN: Duration = Duration::from_secs(45);
 const AT_REST: &str = "at rest after the faults";
+/// Longer than the slowest discard.
+const DROPPED_WITHIN: Duration = Duration::from_millis(1100);
 /// Requests of a seed, at the least.
 pub(crate) const REQUESTS_MIN: u64 = 1000;
 
@@ -83,7 +85,11 @@ fn run(scenario: Scenario, timeline: Timeline) -> Outcome {
     let seed = scenario.seed;
     let (world, broken, simulated) = runtime.block_on(async {
         let world = make(scenario, timeline);
-        let broken = live(&world).await.err();
+        let broken = tokio::select! {
+            biased;
+            broken = world.witness.stood_still() => Some(broken),
+            lived = live(&world) => lived.err(),
+        };
         world.collect();
         let simulated = world.witness.now();
         (world, broken, simulated)
@@ -118,8 +124,7 @@ fn make(scenario: Scenario, timeline: Timeline) -> Arc<World> {
     let keys = keys(&scenario);
     let count = PartitionCount::new(scenario.partitions).expect("drawn in its range");
     let partition_of = keys.iter().map(|key| KeyHash::default().partition(key, count)).collect();
-    let calm = scenario.climate == Climate::Planned;
-    let judge = Judge::new(scenario.partitions, scenario.timing.act(), partition_of, calm);
+    let judge = Judge::new(&scenario, partition_of);
     let witness = Witness::new(judge, timeline);
     let ring = TestRing::builder()
         .partitions(scenario.partitions)
@@ -159,6 +164,9 @@ async fn live(world: &Arc<World>) -> Result<(), Broken> {
     let clients = start_clients(world);
     happen(world, began).await?;
     world.heal().await;
+    // A node that was stopped a moment ago looks to itself as it did then, and a heartbeat that was swallowed before is sent
+    // again only once its time-out is over.
+    world.ring.advance(world.scenario.timing.lease / 3).await;
     settle(world, "after everything has healed").await?;
     is_balanced(world)?;
     change_an_owner(world).await?;
@@ -173,7 +181,19 @@ async fn live(world: &Arc<World>) -> Result<(), Broken> {
         ensure(ended.is_ok(), "no client panics", || format!("{ended:?}"))?;
     }
     every_partition_serves(world).await?;
+    nothing_is_left_behind(world).await?;
     nothing_broken(world)
+}
+
+/// At rest a node holds entries of what it owns, and of nothing else.
+async fn nothing_is_left_behind(world: &World) -> Result<(), Broken> {
+    // What was let go of last is dropped within a second.
+    world.ring.advance(DROPPED_WITHIN).await;
+    let more = world.holdings().await.into_iter().find(|(_, held, keys)| held.entries > *keys as u64);
+    ensure(more.is_none(), "nobody keeps what it does not own", || {
+        let (name, held, keys) = more.unwrap_or_default();
+        format!("{name} holds more than the {keys} keys of what it owns: {held:?}")
+    })
 }
 
 fn start_clients(world: &Arc<World>) -> Vec<tokio::task::JoinHandle<()>> {

@@ -22,8 +22,10 @@ pub(crate) enum Action {
     Pause { who: usize, lasts: Duration },
     /// Its main loop stands still for so long; the rest of it goes on.
     Wedge { who: usize, lasts: Duration },
-    /// Its connections are like that for so long.
-    Cut { who: usize, link: Link, lasts: Duration },
+    /// Its connections, or one of them, are like that for so long.
+    Cut { who: usize, wires: Wires, link: Link, lasts: Duration },
+    /// So many requests for one key, as good as at once.
+    Burst { key: usize, count: usize },
     /// All connections are.
     Away { link: Link, lasts: Duration },
     /// What happens to messages for so long.
@@ -44,8 +46,17 @@ pub(crate) enum Action {
     Wish { wish: Wish, who: usize },
     /// The store loses the last writes it acknowledged.
     Rollback { writes: usize },
-    /// The bucket is deleted and made again.
-    Reset,
+    /// The bucket is deleted and made again; one node has been cut off for so long by then, and hears of it as much later.
+    Reset { unheard: Option<(usize, Duration)> },
+}
+
+/// Which of a node's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wires {
+    Both,
+    /// That for all but heartbeats.
+    Data,
+    Heartbeat,
 }
 
 /// What becomes of a process that died.
@@ -102,10 +113,16 @@ pub(crate) fn draw(rng: &mut SmallRng, climate: Climate, timing: &Timing, until:
         let planned = climate == Climate::Planned || percent(rng, 25);
         let action = if planned { draw_planned(rng) } else { draw_trouble(rng, climate, timing) };
         drawn.push((at, action));
+        // While things move is when much of it waits.
+        if matches!(action, Action::Join { .. } | Action::Drain { .. }) && percent(rng, 25) {
+            let (key, count) = (rng.random_range(0..1000), one_of(rng, &[8, 24]));
+            drawn.push((at + Duration::from_millis(rng.random_range(0..400)), Action::Burst { key, count }));
+        }
         // Some come close together: what happens during what else is where defects are.
         let pause = if percent(rng, 35) { rng.random_range(0..300) } else { rng.random_range(300..5000) };
         at += Duration::from_millis(pause);
     }
+    drawn.sort_by_key(|(at, _)| *at);
     drawn
 }
 
@@ -126,13 +143,13 @@ fn draw_trouble(rng: &mut SmallRng, climate: Climate, timing: &Timing) -> Action
         Climate::Process => process(rng, timing),
         Climate::Network => network(rng, timing),
         Climate::Store => store(rng, timing),
-        Climate::Amnesia if percent(rng, 20) => amnesia(rng),
+        Climate::Amnesia if percent(rng, 20) => amnesia(rng, timing),
         Climate::Amnesia => one_of(rng, &[process as Draw, network, store])(rng, timing),
         Climate::Everything => {
             // Amnesia lets go of everything: with it often, nothing else would be seen.
             let last = if percent(rng, 5) { 4 } else { 3 };
             let kind = kinds[rng.random_range(0..last)];
-            if kind == Climate::Amnesia { amnesia(rng) } else { draw_trouble(rng, kind, timing) }
+            if kind == Climate::Amnesia { amnesia(rng, timing) } else { draw_trouble(rng, kind, timing) }
         }
     }
 }
@@ -167,7 +184,10 @@ fn network(rng: &mut SmallRng, timing: &Timing) -> Action {
     let (who, lasts) = (rng.random_range(0..1000), span(rng, timing));
     let links = [Link::Mute, Link::Deaf, Link::Silent, Link::Down, Link::Down];
     match rng.random_range(0..10) {
-        0..4 => Action::Cut { who, link: one_of(rng, &links), lasts },
+        0..4 => {
+            let wires = one_of(rng, &[Wires::Both, Wires::Both, Wires::Data, Wires::Heartbeat]);
+            Action::Cut { who, wires, link: one_of(rng, &links), lasts }
+        }
         4..6 => Action::Bus { trouble: BusTrouble::Delay(one_of(rng, &[2, 10, 40])), lasts: lasts * 2 },
         6 => Action::Bus { trouble: BusTrouble::Duplicate(one_of(rng, &[5, 30])), lasts },
         7 => Action::Bus { trouble: BusTrouble::Loss(one_of(rng, &[1, 5, 30])), lasts },
@@ -198,6 +218,10 @@ fn store(rng: &mut SmallRng, timing: &Timing) -> Action {
     }
 }
 
-fn amnesia(rng: &mut SmallRng) -> Action {
-    if percent(rng, 60) { Action::Rollback { writes: one_of(rng, &[1, 3, 10, 50]) } } else { Action::Reset }
+fn amnesia(rng: &mut SmallRng, timing: &Timing) -> Action {
+    if percent(rng, 60) {
+        return Action::Rollback { writes: one_of(rng, &[1, 3, 10, 50]) };
+    }
+    let who = rng.random_range(0..1000);
+    Action::Reset { unheard: percent(rng, 50).then(|| (who, timing.lease.mul_f64(rng.random_range(0.0..0.6)))) }
 }

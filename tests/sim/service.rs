@@ -23,6 +23,7 @@ pub(crate) struct Mood {
     pub(crate) failed: AtomicU64,
     pub(crate) hung: AtomicU64,
     pub(crate) slowed: AtomicU64,
+    pub(crate) slow_discards: AtomicU64,
 }
 
 impl Mood {
@@ -69,6 +70,8 @@ pub(crate) struct Recorded {
     pub(crate) mood: Arc<Mood>,
     /// Longest execution.
     pub(crate) execution_ms: u64,
+    /// Longest time that dropping a partition takes.
+    pub(crate) discard_ms: u64,
 }
 
 /// A call of a hook that runs. Dropped before its end, it was cancelled.
@@ -84,7 +87,8 @@ impl Drop for Running<'_> {
         let (process, hook, ok) = (self.of.process, self.hook, self.ok);
         for (partition, term) in self.places.iter().copied() {
             self.of.witness.note(Some(process), || What::HookEnded { hook, partition, term, ok });
-            self.of.witness.ask(|judge| judge.hooks.ended(process, partition, ok));
+            let at = self.of.witness.now();
+            self.of.witness.ask(|judge| judge.hooks.ended(process, partition, (ok, at)));
         }
     }
 }
@@ -92,6 +96,7 @@ impl Drop for Running<'_> {
 impl Recorded {
     fn began<'a>(&'a self, hook: Hook, grants: &[Grant]) -> Running<'a> {
         let places: Vec<_> = grants.iter().map(|grant| (grant.partition, Term::from(&grant.token))).collect();
+        let ring = grants.first().map(|grant| grant.token.ring);
         for (partition, term) in places.iter().copied() {
             self.witness.note(Some(self.process), || What::HookBegan { hook, partition, term });
             self.witness.judge(|judge, _| {
@@ -99,12 +104,34 @@ impl Recorded {
                     Hook::Own => judge.owned(self.process, partition, term)?,
                     Hook::Restore => judge.register.restored(self.process, partition, term),
                     Hook::Release(Release::Lost) => judge.register.dropped(self.process, partition),
-                    Hook::Release(Release::Handoff) | Hook::Snapshot => {}
+                    Hook::Release(Release::Handoff) | Hook::Snapshot | Hook::Discard => {}
                 }
-                judge.hooks.began(self.process, partition, hook, term)
+                judge.hooks.began((self.process, partition), hook, (ring, term))
             });
         }
+        self.may_call(hook, &places);
         Running { of: self, hook, places, ok: false }
+    }
+
+    /// An owner's hooks are called only while its node may act.
+    fn may_call(&self, hook: Hook, places: &[(PartitionId, Term)]) {
+        let (of, local) = (&self.of, self.clock.now());
+        let partitions: Vec<PartitionId> = places.iter().map(|(partition, _)| *partition).collect();
+        self.witness.judge(|judge, at| {
+            let waited = judge.hooks.have_waited(self.process, &partitions, at) || judge.leases.stopped_at(of) == at;
+            let owners = !matches!(hook, Hook::Release(Release::Lost) | Hook::Snapshot | Hook::Discard);
+            if owners && !waited { judge.gates.calls(of, local, hook) } else { Ok(()) }
+        });
+    }
+}
+
+impl Recorded {
+    /// No grant comes with it: what is dropped is nobody's.
+    fn began_discard(&self, partition: PartitionId) -> Running<'_> {
+        let (hook, term) = (Hook::Discard, Term::default());
+        self.witness.note(Some(self.process), || What::HookBegan { hook, partition, term });
+        self.witness.judge(|judge, _| judge.hooks.began((self.process, partition), hook, (None, term)));
+        Running { of: self, hook, places: vec![(partition, term)], ok: false }
     }
 }
 
@@ -177,6 +204,13 @@ impl Service for Recorded {
 
     async fn discard(&self, partition: PartitionId) {
         self.witness.ask(|judge| judge.register.dropped(self.process, partition));
+        let mut running = self.began_discard(partition);
+        let takes = u64::from(partition.get()) * 7 % (self.discard_ms + 1);
+        if takes > 0 {
+            self.mood.slow_discards.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(takes)).await;
+        }
         self.cache.discard(partition).await;
+        running.ok = true;
     }
 }

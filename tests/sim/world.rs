@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nats_ring::cache::{CacheConfig, CacheService};
+use nats_ring::cache::{CacheConfig, CacheService, CacheStats};
 use nats_ring::node::{NodeError, Ring};
+use nats_ring::rpc::server::ServerLimits;
+use nats_ring::service::Service;
 use nats_ring::testing::{BusFaults, NodeProcess, StoreFaults, TestNode, TestRing};
 use nats_ring::types::{Clock, KeyHash, NodeName, PartitionCount, PartitionId, Time};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +24,7 @@ use crate::fired::{Fired, Kind};
 use crate::generator::{NodeSpec, Scenario};
 use crate::history::{ProcessId, What, Witness};
 use crate::load::{Figures, LIMITS};
-use crate::schedule::Action;
+use crate::schedule::{Action, Wires};
 use crate::service::{Mood, Recorded};
 
 /// Far more than the work load writes: nothing is evicted.
@@ -44,6 +46,8 @@ pub(crate) struct Member {
     pub(crate) draining: bool,
     pub(crate) paused: bool,
     pub(crate) cut: bool,
+    /// The service, to see what it holds.
+    service: Arc<Recorded>,
     pub(crate) wedged: bool,
     /// Calls that go through it.
     calls: TaskTracker,
@@ -53,7 +57,7 @@ pub(crate) struct Member {
 #[derive(Debug, Clone)]
 pub(crate) enum End {
     Resume(ProcessId),
-    Heal(ProcessId),
+    Heal(ProcessId, Wires),
     Hooks(ProcessId),
     Unwedge(ProcessId),
     Fast(ProcessId),
@@ -114,16 +118,23 @@ impl Clock for Rated {
 
 /// The bus while nothing is wrong with it.
 fn usual_bus(scenario: &Scenario) -> BusFaults {
-    BusFaults { delay: scenario.bus_delay, ..BusFaults::default() }
+    let (delay, subscribe) = (scenario.bus_delay, scenario.subscribe_delay);
+    BusFaults { delay, delay_in: delay, subscribe, ..BusFaults::default() }
+}
+
+/// The store while nothing is wrong with it.
+fn usual_store(scenario: &Scenario) -> StoreFaults {
+    StoreFaults { watch_lag: scenario.watch_lag, ..StoreFaults::default() }
 }
 
 impl World {
     pub(crate) fn new(ring: TestRing, scenario: Scenario, witness: Arc<Witness>, keys: Vec<Bytes>) -> Arc<Self> {
         let usual = usual_bus(&scenario);
         ring.set_bus_faults(usual);
+        ring.set_store_faults(usual_store(&scenario));
         let state = State {
             members: Vec::new(),
-            store_faults: StoreFaults::default(),
+            store_faults: usual_store(&scenario),
             bus_faults: usual,
             unreadable: false,
             processes: 0,
@@ -226,7 +237,8 @@ impl World {
         self.witness.note(Some(process), || What::Started { node: of.to_string() });
         let mood = Arc::new(Mood::default());
         let service = Arc::new(self.service(process, &of, &spec, &mood));
-        let mut node = TestNode::new(&name).weight(spec.weight).clock_rate(spec.clock_rate);
+        let limits = ServerLimits { parked: self.scenario.parked, ..ServerLimits::default() };
+        let mut node = TestNode::new(&name).weight(spec.weight).clock_rate(spec.clock_rate).limits(limits);
         if let Some(zone) = spec.zone {
             node = node.zone(&format!("z{zone}"));
         }
@@ -234,7 +246,7 @@ impl World {
             self.fire(Kind::ClockDrift);
         }
         // An error where the ring's shape cannot be read: a process that ends at once.
-        let ring = self.ring.try_add_node(node, service).await;
+        let ring = self.ring.try_add_node(node, Arc::clone(&service) as Arc<dyn Service>).await;
         self.state().starting -= 1;
         let Ok(ring) = ring else {
             self.witness.note(Some(process), || What::Ended { how: "did not start".to_owned() });
@@ -242,8 +254,20 @@ impl World {
         };
         let (gone, calls) = (CancellationToken::new(), TaskTracker::new());
         let (draining, paused, cut, wedged) = (false, false, false, false);
-        let member =
-            Member { name, process, spec, ring: ring.clone(), mood, gone, draining, paused, cut, wedged, calls };
+        let member = Member {
+            name,
+            process,
+            spec,
+            ring: ring.clone(),
+            mood,
+            service,
+            gone,
+            draining,
+            paused,
+            cut,
+            wedged,
+            calls,
+        };
         self.state().members.push(member);
         // A handle keeps its node alive; the world's own is the one that counts.
         tokio::spawn(async move {
@@ -275,6 +299,7 @@ impl World {
             witness: Arc::clone(&self.witness),
             mood: Arc::clone(mood),
             execution_ms: self.scenario.load.execution_ms,
+            discard_ms: self.scenario.load.discard_ms,
         }
     }
 
@@ -282,6 +307,9 @@ impl World {
     async fn ended(self: Arc<Self>, process: ProcessId, result: Result<(), NodeError>) {
         let Some(member) = self.take(process) else { return };
         self.witness.note(Some(process), || What::Ended { how: format!("{result:?}") });
+        if matches!(result, Err(NodeError::DrainIncomplete)) {
+            self.fire(Kind::DrainCutShort);
+        }
         if let (true, Err(NodeError::GaveUp(reason))) = (!member.draining, &result) {
             self.note(Some(process), || format!("gave up: {reason}"));
         }
@@ -306,6 +334,7 @@ impl World {
         fired.add(Kind::HookFails, member.mood.failed.swap(0, Ordering::Relaxed));
         fired.add(Kind::HookHangs, member.mood.hung.swap(0, Ordering::Relaxed));
         fired.add(Kind::HookSlow, member.mood.slowed.swap(0, Ordering::Relaxed));
+        fired.add(Kind::DiscardSlow, member.mood.slow_discards.swap(0, Ordering::Relaxed));
     }
 
     fn take(&self, process: ProcessId) -> Option<Member> {
@@ -313,6 +342,7 @@ impl World {
         let at = state.members.iter().position(|member| member.process == process)?;
         let member = state.members.remove(at);
         member.gone.cancel();
+        self.witness.ask(|judge| judge.grants.ended(process));
         Some(member)
     }
 
@@ -325,6 +355,19 @@ impl World {
         let state = self.state();
         let fitting: Vec<ProcessId> = state.members.iter().filter(|m| fits(m)).map(|m| m.process).collect();
         (!fitting.is_empty()).then(|| fitting[who % fitting.len()])
+    }
+
+    /// Each node: what it holds, and how many keys there are of the partitions that the store says it owns.
+    pub(crate) async fn holdings(&self) -> Vec<(String, CacheStats, usize)> {
+        let owners = self.ring.owners().await;
+        let partitions: Vec<PartitionId> = self.keys.iter().map(|key| self.ring.partition_for(key)).collect();
+        let state = self.state();
+        let of = |member: &Member| {
+            let owns = |p: &&PartitionId| owners.get(*p).is_some_and(|(node, _)| node.as_str() == member.name);
+            let keys = partitions.iter().filter(owns).count();
+            (member.name.clone(), member.service.cache.stats(), keys)
+        };
+        state.members.iter().map(of).collect()
     }
 
     pub(crate) fn collect(&self) {

@@ -24,5 +24,6 @@ conformance! {
     changes_of_a_key_come_in_order_and_up_to_the_last
     each_scope_sees_its_own_keys_and_no_others
     a_store_created_anew_ends_the_watch_with_a_gap_and_has_another_identity
+    a_watch_of_a_reader_that_saw_more_than_there_is_begins_with_a_reset
     nothing_is_sent_while_disconnected
 }

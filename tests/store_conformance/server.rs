@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::kv;
+use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -201,6 +203,30 @@ async fn an_existing_bucket_with_other_settings_is_used_as_it_is() {
     create(&store, "meta").await;
     let stream = jetstream.get_stream(format!("KV_{}", bucket_name(&ring()))).await.unwrap();
     assert_eq!(stream.cached_info().config.max_messages_per_subject, 5);
+}
+
+#[tokio::test]
+async fn a_bucket_that_forgets_by_itself_is_refused_with_what_to_do() {
+    let server = NatsServer::start();
+    let jetstream = async_nats::jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    let config = kv::Config { bucket: bucket_name(&ring()), max_age: Duration::from_secs(3600), ..Default::default() };
+    jetstream.create_key_value(config).await.unwrap();
+    let connection = server.connect().await;
+    let ring = ring();
+    let open = || NatsStore::open(&connection, &ring, Some(1));
+    let error = open().await.err().unwrap().to_string();
+    assert!(error.contains("max_age = 3600s") && error.contains("--max-age=0"), "{error}");
+
+    let stream = format!("KV_{}", bucket_name(&ring));
+    let config = jetstream.get_stream(&stream).await.unwrap().cached_info().config.clone();
+    let discarding = Config { max_age: Duration::ZERO, max_bytes: 1 << 20, discard: DiscardPolicy::Old, ..config };
+    jetstream.update_stream(discarding.clone()).await.unwrap();
+    let error = open().await.err().unwrap().to_string();
+    assert!(error.contains("--max-bytes=-1"), "{error}");
+
+    // Full, it refuses what is new: nothing is lost by that.
+    jetstream.update_stream(Config { discard: DiscardPolicy::New, ..discarding }).await.unwrap();
+    open().await.unwrap();
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use nats_ring::coord::{CasError, Entry, Revision, WatchItem, WatchScope};
+use nats_ring::coord::{CasError, Entry, Position, Revision, WatchItem, WatchScope};
 
 use super::fixture::*;
 
@@ -146,6 +146,24 @@ pub(crate) async fn a_store_created_anew_ends_the_watch_with_a_gap_and_has_anoth
     assert_ne!(store.identity().await.unwrap(), before);
     let mut again = store.watch(WatchScope::Ring).await.unwrap();
     assert_eq!(snapshot(&mut again).await, Vec::new());
+}
+
+pub(crate) async fn a_watch_of_a_reader_that_saw_more_than_there_is_begins_with_a_reset(fixture: impl Fixture) {
+    let store = fixture.store();
+    let position = Position::default();
+    create(&*store, "meta").await;
+    let mut ring = store.watch_from(WatchScope::Ring, position.clone()).await.unwrap();
+    snapshot(&mut ring).await;
+    let seen = create(&*store, "own.1").await;
+    assert_eq!(change(&mut ring).await.revision, seen);
+    assert_eq!(position.get(), seen, "the position moves with what is seen");
+    // What was seen elsewhere, of this very store: nothing is wrong.
+    let mut leases = store.watch_from(WatchScope::AllLeases, position.clone()).await.unwrap();
+    assert_eq!(snapshot(&mut leases).await, Vec::new());
+    position.saw(Revision(seen.0 + 1));
+    let mut ahead = store.watch_from(WatchScope::AllLeases, position).await.unwrap();
+    assert!(matches!(next(&mut ahead).await, WatchItem::Reset(_)));
+    assert_eq!(tokio::time::timeout(SOON, ahead.next()).await.unwrap(), None);
 }
 
 pub(crate) async fn nothing_is_sent_while_disconnected(mut fixture: impl Fixture) {

@@ -9,10 +9,17 @@ use crate::cache::{CacheClient, CacheEntry, ContentType, EntryInfo, Limits, NewE
 use crate::rpc::{CallError, Caller, Reply};
 
 /// Routes everything to one node; notes operation and timeout; may put something else in place of the answer.
-struct Direct {
+pub(super) struct Direct {
     node: Node,
     calls: Mutex<Vec<(String, Duration)>>,
     instead: Option<Bytes>,
+}
+
+impl Direct {
+    /// How often it was called.
+    pub(super) fn calls(&self) -> usize {
+        self.calls.lock().unwrap().len()
+    }
 }
 
 #[async_trait]
@@ -26,7 +33,7 @@ impl Caller for Direct {
     }
 }
 
-async fn client(instead: Option<Bytes>) -> (CacheClient, Arc<Direct>) {
+pub(super) async fn client(instead: Option<Bytes>) -> (CacheClient, Arc<Direct>) {
     let node = node();
     node.own(&grant(4, 9)).await;
     let caller = Arc::new(Direct { node, calls: Mutex::default(), instead });

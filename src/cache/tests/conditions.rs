@@ -123,7 +123,8 @@ async fn plain_clients_touch_persist_inspect_and_write_under_conditions() {
     let ask = async |operation: &str, body: &str| node.plain(&grant, operation, "k", body).await;
     let touched = |version: &str| json!({"touched": true, "node": "node-1", "version": version});
     assert_eq!(json_of(&ask("touch", r#"{"ttl":9}"#).await.unwrap()), json!({"touched": false, "node": "node-1"}));
-    let missing = json!({"found": false, "partition": 3, "node": "node-1"});
+    let missing = json!({"found": false, "partition": 3, "node": "node-1",
+        "replicas": 1, "in_sync": 1, "consistency": "eventual"});
     assert_eq!(json_of(&ask("inspect", r#"{"key":"k"}"#).await.unwrap()), missing);
     ask("set", r#"{"key":"k","value":[1],"if_absent":true}"#).await.unwrap();
     let again = ask("set", r#"{"key":"k","value":[2],"if_absent":true}"#).await.unwrap_err();
@@ -133,6 +134,7 @@ async fn plain_clients_touch_persist_inspect_and_write_under_conditions() {
     let answer = ask("touch", r#"{"key":"k","ttl":60,"if_version":"7.2"}"#).await.unwrap();
     assert_eq!(json_of(&answer), touched("7.3"));
     let seen = json!({"found": true, "partition": 3, "node": "node-1", "version": "7.3", "age": 1.5, "ttl": 60.0,
+        "replicas": 1, "in_sync": 1, "consistency": "eventual",
         "bytes": 6, "content_type": "application/json"});
     assert_eq!(json_of(&ask("inspect", "{}").await.unwrap()), seen);
     assert_eq!(ask("persist", r#"{"key":"k","if_version":"7.2"}"#).await.unwrap_err().code, "precondition_failed");

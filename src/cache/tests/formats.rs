@@ -38,6 +38,8 @@ fn operations() -> Vec<Operation<'static>> {
         Operation::Touch { ttl_ms: 1500, condition },
         Operation::Persist { condition: Condition::NONE },
         Operation::Inspect,
+        Operation::Increment { by: -3, ttl_ms: Some(1500) },
+        Operation::GetOrSet { value: b"x", content_type: b"text/plain", ttl_ms: Some(1500) },
     ]
 }
 
@@ -53,6 +55,7 @@ fn answers() -> Vec<(&'static str, Answer<'static>)> {
         ("answer.deleted", Answer::Deleted { existed: true, version }),
         ("answer.changed", Answer::Changed(Some(version))),
         ("answer.inspected", Answer::Inspected(Some(seen))),
+        ("answer.incremented", Answer::Incremented { value: -3, version }),
     ]
 }
 

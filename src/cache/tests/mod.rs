@@ -2,11 +2,13 @@
 
 mod client;
 mod conditions;
+mod copies;
 mod eviction;
 mod formats;
 mod handoff;
 mod model;
 mod operations;
+mod update;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -124,7 +124,7 @@ fn refused(error: &ErrorText) -> Failure {
     let (exit, hint) = match code.as_str() {
         "bad_request" | "too_large" | "method_not_allowed" => (Code::Usage, "correct the request"),
         "not_found" => (Code::NotFound, "check the name"),
-        "overloaded" | "unavailable" | "not_ready" => (Code::TryAgain, "not done, try again"),
+        "overloaded" | "unavailable" | "not_ready" | "not_enough_replicas" => (Code::TryAgain, "not done, try again"),
         "unknown" | "timeout" => (Code::Unknown, "it may have been done: look, then try again"),
         _ => (Code::Internal, "see the log of the node that answered"),
     };
@@ -154,6 +154,7 @@ mod tests {
             ("not_found", Code::NotFound),
             ("overloaded", Code::TryAgain),
             ("unavailable", Code::TryAgain),
+            ("not_enough_replicas", Code::TryAgain),
             ("unknown", Code::Unknown),
             ("internal", Code::Internal),
         ] {

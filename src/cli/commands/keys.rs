@@ -1,4 +1,4 @@
-//! `get`, `set`, `delete`, `owner`, `inspect`: one request each, as any plain client sends it.
+//! `get`, `set`, `delete`, `incr`, `owner`, `inspect`: one request each, as any plain client sends it.
 
 use std::fmt::Write as _;
 use std::io::Read;
@@ -15,12 +15,26 @@ use serde_json::{Map, Value};
 use super::super::exit::{Code, Failure};
 use super::client::ClientArgs;
 use super::output::{Done, Output, Table};
+use crate::types::Consistency;
 
 /// More than any server's `max_payload` lets through, and no reason to fill the memory.
 const STDIN_MAX_BYTES: u64 = 64 * 1024 * 1024;
 /// What an answer about an entry shows first; everything else follows.
-const SHOWN_FIRST: [&str; 10] =
-    ["key", "found", "partition", "node", "epoch", "version", "age", "ttl", "bytes", "content_type"];
+const SHOWN_FIRST: [&str; 13] = [
+    "key",
+    "found",
+    "partition",
+    "node",
+    "epoch",
+    "version",
+    "age",
+    "ttl",
+    "bytes",
+    "content_type",
+    "replicas",
+    "in_sync",
+    "consistency",
+];
 
 pub(super) const GET_EXAMPLES: &str = "\
 Prints the value: text and JSON as they are; bytes that are neither raw, without a line end.
@@ -29,6 +43,7 @@ Examples:
   nats-ring get user:1
   nats-ring get logo > logo.png                   # as it was stored over REST
   nats-ring get user:1 --json | jq .version
+  nats-ring get user:1 --consistency quorum       # no write is told that a crash could take back
   nats-ring get user:1 || echo 'not there, or no answer: exit codes 10 to 14 tell'";
 pub(super) const SET_EXAMPLES: &str = "\
 The value is taken for JSON where it is JSON, else for text.
@@ -38,11 +53,21 @@ Examples:
   nats-ring set user:2 '{\"name\":\"Bob\",\"age\":42}' --ttl 90s
   nats-ring set text '\"42\"'                       # the text 42, not the number
   nats-ring set config - < config.json
+  nats-ring set order:7 paid --consistency strong # answered once every copy has it
   nats-ring set below -- -5                       # what begins with a dash";
 pub(super) const DELETE_EXAMPLES: &str = "\
 Examples:
   nats-ring delete user:1
-  nats-ring delete user:1 --json | jq .deleted    # false: it was not there";
+  nats-ring delete user:1 --json | jq .deleted    # false: it was not there
+  nats-ring delete user:1 --consistency quorum";
+pub(super) const INCR_EXAMPLES: &str = "\
+Adds to the integer that the value is, exactly once whoever else does; what is not there counts as 0. Prints the sum.
+
+Examples:
+  nats-ring incr visits
+  nats-ring incr stock:42 -3                      # by a number of your choice
+  nats-ring incr window:12:05 --ttl 60s           # and it ends 60 s from now
+  nats-ring incr visits 10 --json | jq .version";
 pub(super) const OWNER_EXAMPLES: &str = "\
 Examples:
   nats-ring owner user:1
@@ -60,6 +85,38 @@ pub(in crate::cli) struct KeyArgs {
     client: ClientArgs,
 }
 
+/// How many copies must have what is read or written.
+#[derive(Args)]
+struct LevelArgs {
+    /// eventual, quorum or strong [default: the ring's]
+    #[arg(long, value_name = "LEVEL")]
+    consistency: Option<Consistency>,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct LevelKeyArgs {
+    #[command(flatten)]
+    level: LevelArgs,
+    #[command(flatten)]
+    of: KeyArgs,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct IncrArgs {
+    /// The key: 1 to 1024 bytes
+    key: String,
+    /// What to add, below 0 too
+    #[arg(allow_negative_numbers = true, default_value_t = 1)]
+    by: i64,
+    /// Forget it after this time, from now on [default: as it was]
+    #[arg(long, value_name = "DURATION", value_parser = ttl)]
+    ttl: Option<Duration>,
+    #[command(flatten)]
+    level: LevelArgs,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
 #[derive(Args)]
 pub(in crate::cli) struct SetArgs {
     /// The key: 1 to 1024 bytes
@@ -71,12 +128,18 @@ pub(in crate::cli) struct SetArgs {
     #[arg(long, value_name = "DURATION", value_parser = ttl)]
     ttl: Option<Duration>,
     #[command(flatten)]
+    level: LevelArgs,
+    #[command(flatten)]
     client: ClientArgs,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Body<'a> {
     key: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consistency: Option<Consistency>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,7 +160,7 @@ fn body(body: &Body<'_>) -> Result<String, Failure> {
 
 impl KeyArgs {
     async fn ask(&self, operation: &str) -> Result<Box<RawValue>, Failure> {
-        self.client.ask(operation, body(&Body { key: &self.key, value: None, ttl: None })?).await
+        self.client.ask(operation, body(&Body { key: &self.key, ..Body::default() })?).await
     }
 
     /// A key that is not there: the answer for programs, and a failure.
@@ -106,6 +169,13 @@ impl KeyArgs {
             output.line(answer.get())?;
         }
         Err(Failure::new(Code::NotFound, format!("key '{}' is not there", self.key)).into())
+    }
+}
+
+impl LevelKeyArgs {
+    async fn ask(&self, operation: &str) -> Result<Box<RawValue>, Failure> {
+        let Self { of: KeyArgs { key, client }, level } = self;
+        client.ask(operation, body(&Body { key, consistency: level.consistency, ..Body::default() })?).await
     }
 }
 
@@ -125,11 +195,11 @@ fn shown(value: &RawValue) -> String {
     serde_json::from_str::<String>(value.get()).unwrap_or_else(|_| value.get().to_owned())
 }
 
-pub(super) async fn get(args: KeyArgs) -> Done {
-    let mut output = args.client.output();
+pub(super) async fn get(args: LevelKeyArgs) -> Done {
+    let mut output = args.of.client.output();
     let answer = args.ask("get").await?;
     if is(&answer, "found", "false")? {
-        return args.absent(&answer, &mut output);
+        return args.of.absent(&answer, &mut output);
     }
     match field(&answer, "value")? {
         Some(value) if !output.json && is(&answer, "encoding", "\"base64\"")? => output.bytes(&decoded(value)?),
@@ -147,7 +217,8 @@ pub(super) async fn set(args: SetArgs) -> Done {
     let mut output = args.client.output();
     let value = value(&args.value, std::io::stdin())?;
     let ttl = args.ttl.map(|ttl| ttl.as_secs_f64());
-    let request = body(&Body { key: &args.key, value: Some(&value), ttl })?;
+    let consistency = args.level.consistency;
+    let request = body(&Body { key: &args.key, value: Some(&value), ttl, consistency, by: None })?;
     let answer = args.client.ask("set", request).await?;
     if output.json {
         return output.line(answer.get());
@@ -181,14 +252,29 @@ fn value(given: &str, stdin: impl Read) -> Result<Box<RawValue>, Failure> {
     }
 }
 
-pub(super) async fn delete(args: KeyArgs) -> Done {
-    let mut output = args.client.output();
+pub(super) async fn delete(args: LevelKeyArgs) -> Done {
+    let mut output = args.of.client.output();
     let answer = args.ask("delete").await?;
     if output.json {
         return output.line(answer.get());
     }
     let deleted = is(&answer, "deleted", "true")?;
-    output.line(&if deleted { format!("deleted '{}'", args.key) } else { format!("'{}' was not there", args.key) })
+    output.line(&if deleted {
+        format!("deleted '{}'", args.of.key)
+    } else {
+        format!("'{}' was not there", args.of.key)
+    })
+}
+
+pub(super) async fn incr(args: IncrArgs) -> Done {
+    let mut output = args.client.output();
+    let (ttl, consistency) = (args.ttl.map(|ttl| ttl.as_secs_f64()), args.level.consistency);
+    let request = body(&Body { key: &args.key, by: Some(args.by), ttl, consistency, value: None })?;
+    let answer = args.client.ask("incr", request).await?;
+    match field(&answer, "value")? {
+        Some(value) if !output.json => output.line(value.get()),
+        _ => output.line(answer.get()),
+    }
 }
 
 pub(super) async fn owner(args: KeyArgs) -> Done {
@@ -203,9 +289,20 @@ pub(super) async fn owner(args: KeyArgs) -> Done {
         "null" => output.line(&format!("nobody owns partition {partition} at the moment")),
         owner => {
             let owner = output.paint(Style::new().bold(), owner);
-            output.line(&format!("{owner} owns partition {partition} at epoch {epoch}"))
+            output.line(&format!("{owner} owns partition {partition} at epoch {epoch}{}", followers(&answer)?))
         }
     }
+}
+
+/// Who else has a copy, as an older node does not say.
+fn followers(answer: &RawValue) -> Result<String, Failure> {
+    let Some(replicas) = field(answer, "replicas")? else { return Ok(String::new()) };
+    let replicas: Vec<String> = serde_json::from_str(replicas.get())
+        .map_err(|error| Failure::internal("a node's answer is not as it should be", error))?;
+    let owner = field(answer, "owner")?.map(shown);
+    let others: Vec<&str> =
+        replicas.iter().map(String::as_str).filter(|name| owner.as_deref() != Some(*name)).collect();
+    Ok(if others.is_empty() { String::new() } else { format!(", in sync with {}", others.join(", ")) })
 }
 
 pub(super) async fn inspect(args: KeyArgs) -> Done {

@@ -7,6 +7,7 @@ mod balance;
 mod change;
 mod client;
 mod completion;
+mod copies;
 mod keys;
 mod members;
 mod output;
@@ -31,16 +32,19 @@ pub(super) enum ClientCommand {
     Nodes(overview::NodesArgs),
     /// A picture of the partitions by owner
     #[command(after_help = overview::RING_EXAMPLES)]
-    Ring(overview::OverviewArgs),
+    Ring(overview::RingArgs),
     /// The value of a key
     #[command(after_help = keys::GET_EXAMPLES)]
-    Get(keys::KeyArgs),
+    Get(keys::LevelKeyArgs),
     /// Store a value
     #[command(after_help = keys::SET_EXAMPLES)]
     Set(keys::SetArgs),
     /// Forget a key
     #[command(after_help = keys::DELETE_EXAMPLES)]
-    Delete(keys::KeyArgs),
+    Delete(keys::LevelKeyArgs),
+    /// Add to a number
+    #[command(after_help = keys::INCR_EXAMPLES)]
+    Incr(keys::IncrArgs),
     /// Who owns a key
     #[command(after_help = keys::OWNER_EXAMPLES)]
     Owner(keys::KeyArgs),
@@ -68,6 +72,15 @@ pub(super) enum ClientCommand {
     /// Leave a partition to the planner again
     #[command(after_help = balance::UNPIN_EXAMPLES)]
     Unpin(balance::UnpinArgs),
+    /// How many copies of each partition are kept
+    #[command(after_help = copies::REPLICAS_EXAMPLES)]
+    Replicas(copies::ReplicasArgs),
+    /// What has to have a write before it is answered
+    #[command(after_help = copies::CONSISTENCY_EXAMPLES)]
+    Consistency(copies::ConsistencyArgs),
+    /// What becomes of a partition whose copies are all gone
+    #[command(after_help = copies::ON_LOSS_EXAMPLES)]
+    OnLoss(copies::OnLossArgs),
     /// What would move if a node went or came
     #[command(after_help = plan::EXAMPLES)]
     Plan(plan::PlanArgs),
@@ -108,6 +121,7 @@ async fn dispatch(command: ClientCommand) -> Done {
         ClientCommand::Get(args) => keys::get(args).await,
         ClientCommand::Set(args) => keys::set(args).await,
         ClientCommand::Delete(args) => keys::delete(args).await,
+        ClientCommand::Incr(args) => keys::incr(args).await,
         ClientCommand::Owner(args) => keys::owner(args).await,
         ClientCommand::Inspect(args) => keys::inspect(args).await,
         ClientCommand::Drain(args) => members::drain(args).await,
@@ -117,6 +131,9 @@ async fn dispatch(command: ClientCommand) -> Done {
         ClientCommand::Resume(args) => balance::resume(args).await,
         ClientCommand::Move(args) => balance::pin(args).await,
         ClientCommand::Unpin(args) => balance::unpin(args).await,
+        ClientCommand::Replicas(args) => copies::replicas(args).await,
+        ClientCommand::Consistency(args) => copies::consistency(args).await,
+        ClientCommand::OnLoss(args) => copies::on_loss(args).await,
         ClientCommand::Plan(args) => plan::plan(args).await,
         ClientCommand::SafeToStop(args) => members::safe_to_stop(args).await,
         ClientCommand::Watch(args) => watch::watch(args).await,

@@ -10,7 +10,7 @@ use super::super::exit::Failure;
 use super::client::ClientArgs;
 use super::output::{Cell, Done, Output, Table};
 use super::picture;
-use crate::admin::{ConfigView, NodeOverview, NodeState, Overview, PartitionMove};
+use crate::admin::{ConfigView, NodeOverview, NodeState, Overview, PartitionMove, PartitionOverview};
 use crate::types::NodeName;
 
 pub(super) const STATUS_EXAMPLES: &str = "\
@@ -32,6 +32,7 @@ One letter per partition, that of its owner; a dot where nobody owns it.
 
 Examples:
   nats-ring ring
+  nats-ring ring --partitions                     # who owns, who has copies in sync, who is brought up to date
   nats-ring ring --color always | less -R
   nats-ring ring --json | jq '.partitions[17].owner'";
 
@@ -56,6 +57,15 @@ pub(in crate::cli) struct NodesArgs {
     overview: OverviewArgs,
 }
 
+#[derive(Args)]
+pub(in crate::cli) struct RingArgs {
+    /// One line per partition: owner, epoch, copies in sync, and who is brought up to date (JSON has them always)
+    #[arg(long)]
+    partitions: bool,
+    #[command(flatten)]
+    overview: OverviewArgs,
+}
+
 /// What `status --json` says.
 #[derive(Serialize)]
 struct Summary<'a> {
@@ -68,6 +78,11 @@ struct Summary<'a> {
     /// Owned by nodes that were not seen to renew their leases.
     suspect: usize,
     moving: usize,
+    /// With fewer live copies in sync than asked for, and than there are nodes for.
+    under_replicated: usize,
+    /// Whose copies are being made or dropped.
+    copying: usize,
+    copies_wanted: usize,
     plan_version: u64,
     coordinator: Option<&'a NodeName>,
     config: &'a ConfigView,
@@ -89,12 +104,15 @@ impl<'a> Summary<'a> {
         Self {
             ring: overview.ring.as_str(),
             healthy: unowned + orphaned == 0 && suspects.is_empty(),
-            at_rest: overview.plan_current && overview.moves.is_empty(),
+            at_rest: overview.plan_current && overview.moves.is_empty() && overview.copying.is_empty(),
             partitions: overview.partition_count.get(),
             unowned,
             orphaned,
             suspect: suspects.iter().map(|node| node.owned).sum(),
             moving: overview.moves.len(),
+            under_replicated: overview.under_replicated.len(),
+            copying: overview.copying.len(),
+            copies_wanted: overview.copies_wanted,
             plan_version: overview.plan_version,
             coordinator: overview.coordinator.as_ref(),
             config: &overview.config,
@@ -126,6 +144,7 @@ fn write_status(summary: &Summary<'_>, output: &mut Output) -> Done {
     output.line(&format!("{}: {}", summary.ring, output.paint(style, word)))?;
     let mut table = Table::default();
     table.row(vec!["partitions".into(), partitions(summary).into()]);
+    table.row(vec!["copies".into(), copies(summary).into()]);
     table.row(vec!["nodes".into(), counted(summary.nodes).into()]);
     let coordinator = summary.coordinator.map_or("none", NodeName::as_str);
     table.row(vec!["plan".into(), format!("version {}, coordinator {coordinator}", summary.plan_version).into()]);
@@ -154,6 +173,21 @@ fn partitions(summary: &Summary<'_>) -> String {
         }
     }
     text
+}
+
+/// `2 of each (3 with more nodes), 5 partitions under-replicated, 7 being copied; consistency quorum, on loss wait`.
+fn copies(summary: &Summary<'_>) -> String {
+    let ConfigView { replicas, consistency, on_loss, .. } = summary.config;
+    let mut text = format!("{} of each", summary.copies_wanted);
+    if summary.copies_wanted < replicas.get() {
+        text.push_str(&format!(" ({replicas} with more nodes)"));
+    }
+    for (count, what) in [(summary.under_replicated, "under-replicated"), (summary.copying, "being copied")] {
+        if count > 0 {
+            text.push_str(&format!(", {count} partitions {what}"));
+        }
+    }
+    format!("{text}; consistency {consistency}, on loss {on_loss}")
 }
 
 /// `3 active, 1 draining in zones a, b`.
@@ -245,10 +279,33 @@ fn state_style(state: NodeState) -> Style {
     }
 }
 
-pub(super) async fn ring(args: OverviewArgs) -> Done {
-    let overview = args.look().await?;
-    let mut output = args.client.output();
-    if output.json { output.document(&overview) } else { write_ring(&overview, &mut output) }
+pub(super) async fn ring(args: RingArgs) -> Done {
+    let overview = args.overview.look().await?;
+    let mut output = args.overview.client.output();
+    match (output.json, args.partitions) {
+        (true, _) => output.document(&overview),
+        (false, true) => output.table(&partitions_table(&overview.partitions)),
+        (false, false) => write_ring(&overview, &mut output),
+    }
+}
+
+fn partitions_table(partitions: &[PartitionOverview]) -> Table {
+    let mut table = Table::titled(&["partition", "owner", "epoch", "in sync", "learning", ""]);
+    let names = |names: &[NodeName]| match names {
+        [] => "-".to_owned(),
+        names => names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(" "),
+    };
+    for one in partitions {
+        table.row(vec![
+            Cell::number(one.partition),
+            one.owner.as_ref().map_or("-", NodeName::as_str).into(),
+            Cell::number(one.epoch),
+            names(&one.replicas).into(),
+            names(&one.learners).into(),
+            if one.under_replicated { "under-replicated" } else { "" }.into(),
+        ]);
+    }
+    table
 }
 
 fn write_ring(overview: &Overview, output: &mut Output) -> Done {
@@ -265,6 +322,10 @@ fn write_ring(overview: &Overview, output: &mut Output) -> Done {
     if !overview.unowned.is_empty() {
         let text = format!("        .  {} without an owner", overview.unowned.len());
         output.line(&output.paint(picture::alarm(), &text))?;
+    }
+    if !overview.under_replicated.is_empty() {
+        let text = format!("        {} under-replicated: see --partitions", overview.under_replicated.len());
+        output.line(&output.paint(AnsiColor::Yellow.on_default(), &text))?;
     }
     write_moves(&overview.moves, output)
 }

@@ -13,7 +13,7 @@ use super::super::signals::Signals;
 use super::client::ClientArgs;
 use super::output::{Done, Output};
 use super::picture;
-use crate::admin::{RingEvent, RingEvents};
+use crate::admin::{ConfigView, RingEvent, RingEvents};
 use crate::types::NodeName;
 
 pub(super) const EXAMPLES: &str = "\
@@ -112,7 +112,12 @@ fn told_as(event: &RingEvent) -> (Style, String) {
         RingEvent::ConfigChanged { config } => {
             let cordoned: Vec<NodeName> = config.cordoned.iter().cloned().collect();
             let paused = if config.paused { "paused" } else { "not paused" };
-            let text = format!("configuration: {paused}, cordoned {}, {} pinned", names(&cordoned), config.pins.len());
+            let ConfigView { replicas, consistency, on_loss, .. } = config;
+            let text = format!(
+                "configuration: {paused}, cordoned {}, {} pinned, {replicas} copies, {consistency}, on loss {on_loss}",
+                names(&cordoned),
+                config.pins.len()
+            );
             (AnsiColor::Cyan.on_default(), text)
         }
         RingEvent::Unreadable { key, reason } => (picture::alarm(), format!("key {key} cannot be read: {reason}")),

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::types::{Consistency, Factor, OnLoss};
+
 /// More would be a ring to measure, not to look at.
 const NODES_MAX: i64 = 32;
 
@@ -14,6 +16,7 @@ try; q quit. Without a terminal (or with --plain) it prints one line per event, 
 Examples:
   nats-ring dev                                       # a private NATS and three nodes in three zones, on :8081 to :8083
   nats-ring dev --nodes 5 --zones 2 -- --lease 1s     # what follows -- goes to each node
+  nats-ring dev --replicas 2 --consistency quorum     # two copies of each partition, each write acknowledged by both
   nats-ring dev --nats nats://localhost:4222          # on a NATS that runs already
   nats-ring dev kill node-2                           # from a second terminal; --nats where it is not on :4222
   nats-ring dev status --json
@@ -61,9 +64,31 @@ pub(super) struct RunArgs {
     pub(super) logs: Option<PathBuf>,
     #[command(flatten)]
     pub(super) at: RingArgs,
+    /// Copies of each partition, 1 to 7, where this is the ring's first node; never more are kept than there are nodes
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    replicas: Option<Factor>,
+    /// eventual, quorum or strong, where a request does not say, likewise
+    #[arg(long, value_name = "LEVEL")]
+    consistency: Option<Consistency>,
+    /// Where every copy of a partition is lost: accept (it starts empty) or wait, likewise
+    #[arg(long, value_name = "CHOICE")]
+    on_loss: Option<OnLoss>,
     /// Further flags for each node
     #[arg(last = true, value_name = "NODE_FLAGS")]
-    pub(super) node_flags: Vec<String>,
+    node_flags: Vec<String>,
+}
+
+impl RunArgs {
+    /// What each node is started with.
+    pub(super) fn flags(&self) -> Vec<String> {
+        let given = [
+            ("--replicas", self.replicas.map(|copies| copies.to_string())),
+            ("--consistency", self.consistency.map(|level| level.to_string())),
+            ("--on-loss", self.on_loss.map(|choice| choice.to_string())),
+        ];
+        let ours = given.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value?])).flatten();
+        ours.chain(self.node_flags.iter().cloned()).collect()
+    }
 }
 
 /// Which ring, on which NATS.
@@ -90,7 +115,7 @@ pub(super) enum DevCommand {
     },
     /// TERM: the node hands everything over and leaves; answers when it has ended
     Stop(OneNode),
-    /// kill -9: its entries are lost, the others take over
+    /// kill -9: the others take over, with the copies they have
     Kill(OneNode),
     /// End it if it runs, start it again; answers when it is ready
     Restart(OneNode),

@@ -116,7 +116,7 @@ async fn prepare(args: &RunArgs, base: &Base, mut keeper: Keeper) -> Result<Dev,
         nats: options.servers.join(","),
         ring: ring.clone(),
         forget,
-        flags: args.node_flags.clone(),
+        flags: args.flags(),
     };
     let zones = args.zones.unwrap_or_else(|| args.nodes.min(ZONES_DEFAULT));
     let ground = Ground { recipe, zones: zones.into(), http_from: args.http_from, logs: base.logs.clone() };

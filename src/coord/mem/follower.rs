@@ -5,7 +5,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use super::super::{Entry, Revision, WatchItem, WatchScope, WatchStream};
+use super::super::{Entry, Position, Revision, WatchItem, WatchScope, WatchStream};
 use super::{MemStore, State, hits};
 
 impl State {
@@ -35,12 +35,11 @@ fn in_scope(scope: &WatchScope, key: &str) -> bool {
 }
 
 /// A watch from now on.
-pub(super) fn start(store: MemStore, scope: WatchScope) -> WatchStream {
+pub(super) fn start(store: MemStore, scope: WatchScope, position: Position) -> WatchStream {
     let state = store.state();
     let (life, floors) = (state.life, state.floors.len());
     drop(state);
-    let seen = Revision::NONE;
-    let follower = Follower { store, scope, life, floors, at: None, seen, again: None, ended: false };
+    let follower = Follower { store, scope, life, floors, at: None, position, again: None, ended: false };
     Box::pin(futures::stream::unfold(follower, |mut follower| async move {
         follower.next().await.map(|item| (item, follower))
     }))
@@ -54,8 +53,8 @@ struct Follower {
     floors: usize,
     /// Everything up to this revision was yielded; `None` where a snapshot is due.
     at: Option<Revision>,
-    /// The latest revision it ever stood at, whatever interrupted it since: a store that went back meanwhile is known by it.
-    seen: Revision,
+    /// The latest revision that its reader ever saw, here or elsewhere: a store that went back meanwhile is known by it.
+    position: Position,
     again: Option<Entry>,
     ended: bool,
 }
@@ -109,13 +108,13 @@ impl Follower {
         }
         let floor = state.floors.get(self.floors..)?.iter().min().copied();
         self.floors = state.floors.len();
-        let back = floor.filter(|floor| self.seen > *floor)?;
-        Some(format!("went back to revision {}", back.0))
+        let end = floor.map_or(state.last, |floor| floor.min(state.last));
+        (end < self.position.get()).then(|| format!("went back to revision {}", end.0))
     }
 
     fn stand_at(&mut self, revision: Revision) {
         self.at = Some(revision);
-        self.seen = self.seen.max(revision);
+        self.position.saw(revision);
     }
 
     fn snapshot(&mut self, state: &State) -> WatchItem {

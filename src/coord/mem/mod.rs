@@ -16,7 +16,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::Notify;
 
-use super::{CasError, Entry, Revision, Store, StoreError, StoreIdentity, WatchScope, WatchStream};
+use super::{CasError, Entry, Position, Revision, Store, StoreError, StoreIdentity, WatchScope, WatchStream};
 use crate::types::guard::{self, Guard};
 
 /// Writes that [`MemStore::rollback`] can take back.
@@ -301,11 +301,11 @@ impl Store for MemStore {
         Ok(self.state().entries.get(key).cloned())
     }
 
-    async fn watch(&self, scope: WatchScope) -> Result<WatchStream, StoreError> {
+    async fn watch_from(&self, scope: WatchScope, position: Position) -> Result<WatchStream, StoreError> {
         if !self.is_connected() {
             return Err(StoreError("not connected".to_owned()));
         }
-        Ok(follower::start(self.clone(), scope))
+        Ok(follower::start(self.clone(), scope, position))
     }
 
     async fn identity(&self) -> Result<StoreIdentity, StoreError> {

@@ -3,7 +3,7 @@
 use futures::{FutureExt, StreamExt};
 
 use super::*;
-use crate::coord::WatchItem;
+use crate::coord::{Position, WatchItem};
 
 const SOON: Duration = Duration::from_secs(1);
 
@@ -66,6 +66,27 @@ async fn a_rollback_is_a_gap_for_who_saw_more_and_nothing_for_who_did_not() {
     assert!(matches!(late.next().await, Some(WatchItem::Reset(_))));
     assert_eq!(late.next().await, None);
     assert!(matches!(early.next().await, Some(WatchItem::Change(entry)) if entry.key == "own.2"));
+}
+
+/// As a node does whose coordinator changes: the watch of other leases begins after the store went back.
+#[tokio::test]
+async fn a_rollback_is_noticed_by_any_watch_of_a_reader_that_saw_more_by_another() {
+    let store = MemStore::new(1);
+    let position = Position::default();
+    let mut ring = store.watch_from(WatchScope::Ring, position.clone()).await.unwrap();
+    let mut leases = store.watch_from(WatchScope::AllLeases, position.clone()).await.unwrap();
+    for watch in [&mut ring, &mut leases] {
+        assert!(matches!(watch.next().await, Some(WatchItem::Snapshot(_))));
+    }
+    put(&store, "own.1", 0).await.unwrap();
+    put(&store, "lease.a", 0).await.unwrap();
+    assert!(matches!(leases.next().await, Some(WatchItem::Change(entry)) if entry.key == "lease.a"));
+    drop(leases);
+    store.rollback(1);
+    // The watch that goes on saw the first of the two only, and the one that begins now neither.
+    assert!(matches!(ring.next().await, Some(WatchItem::Reset(_))));
+    let mut again = store.watch_from(WatchScope::AllLeases, position).await.unwrap();
+    assert!(matches!(again.next().await, Some(WatchItem::Reset(_))));
 }
 
 #[tokio::test]

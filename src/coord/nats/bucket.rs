@@ -43,6 +43,7 @@ pub(super) async fn open(
 ) -> Result<kv::Store, StoreError> {
     let opened = patiently(connection, bucket, || async {
         let info = find_or_create(jetstream, bucket, replicas).await?;
+        refuse_forgetting(bucket, &info)?;
         handle(jetstream, bucket).await.map(|store| (info, store))
     });
     let (info, store) = opened.await?;
@@ -162,6 +163,23 @@ fn config(bucket: &str, replicas: usize) -> Config {
         discard: DiscardPolicy::New,
         ..Config::default()
     }
+}
+
+/// A bucket that forgets by itself is refused: a claim is written once for as long as its owner stays, and nobody can tell one
+/// that the server removed from one that never was. Whoever came next would own beside that owner.
+fn refuse_forgetting(bucket: &str, info: &Info) -> Result<(), Failure> {
+    let config = &info.config;
+    let limited = config.max_bytes > 0 || config.max_messages > 0;
+    let setting = match config.discard {
+        _ if !config.max_age.is_zero() => format!("max_age = {}s", config.max_age.as_secs_f64()),
+        DiscardPolicy::Old if limited => "a limit on its size, beyond which it discards what is oldest".to_owned(),
+        _ => return Ok(()),
+    };
+    let stream = stream_name(bucket);
+    Err(Failure::Final(format!(
+        "bucket '{bucket}' has {setting}: the server would remove claims of owners that live, and there would be two; \
+         run: nats stream edit {stream} --max-age=0 --max-bytes=-1 --max-msgs=-1"
+    )))
 }
 
 /// A bucket made by other hands is used as it is; what weakens the ring is said.

@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{CasError, Entry, Revision, Store, StoreError, StoreIdentity, WatchScope, WatchStream};
+use super::{CasError, Entry, Position, Revision, Store, StoreError, StoreIdentity, WatchScope, WatchStream};
 use crate::connect::{Connection, InboxError};
 use crate::types::RingName;
 
@@ -168,7 +168,7 @@ impl Store for NatsStore {
         }))
     }
 
-    async fn watch(&self, scope: WatchScope) -> Result<WatchStream, StoreError> {
+    async fn watch_from(&self, scope: WatchScope, position: Position) -> Result<WatchStream, StoreError> {
         let source = feed::Source {
             connection: self.connection.clone(),
             jetstream: self.jetstream.clone(),
@@ -177,7 +177,7 @@ impl Store for NatsStore {
             filters: filters(&scope).iter().map(|key| self.subject(key)).collect(),
             idle_heartbeat: self.tuning.idle_heartbeat,
         };
-        watch::start(source, self.tuning).await
+        watch::start(source, self.tuning, position).await
     }
 
     async fn identity(&self) -> Result<StoreIdentity, StoreError> {

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::super::{Entry, Revision, StoreError, WatchItem, WatchStream};
+use super::super::{Entry, Position, Revision, StoreError, WatchItem, WatchStream};
 use super::feed::{Delivery, Event, Feed, OpenError, Opened, Source};
 
 /// Items that may wait for the reader; beyond, the feed waits.
@@ -52,8 +52,8 @@ struct Watch {
     created: String,
     /// Last write seen of each key, with its time.
     seen: HashMap<String, (Revision, i128)>,
-    /// Highest revision seen, and what it was when the opening under way began.
-    position: Revision,
+    /// Highest revision seen, here or elsewhere, and what it was when the opening under way began.
+    position: Position,
     opening_from: Revision,
     /// What the old feed brought while a new one is opened.
     since: HashMap<String, Entry>,
@@ -65,7 +65,8 @@ struct Watch {
 struct Ended;
 
 /// Opens the first feed, then goes on in a task that ends with the stream.
-pub(super) async fn start(source: Source, tuning: WatchTuning) -> Result<WatchStream, StoreError> {
+pub(super) async fn start(source: Source, tuning: WatchTuning, position: Position) -> Result<WatchStream, StoreError> {
+    let opening_from = position.get();
     let opened = tokio::time::timeout(OPEN_TIMEOUT, source.open()).await;
     let opened = opened.unwrap_or_else(|_| Err(OpenError::Passing(format!("no answer within {OPEN_TIMEOUT:?}"))));
     let opened = opened.map_err(|error| StoreError(format!("watch of '{}': {}", source.stream, text(&error))))?;
@@ -76,8 +77,8 @@ pub(super) async fn start(source: Source, tuning: WatchTuning) -> Result<WatchSt
         items,
         created: opened.created.clone(),
         seen: HashMap::new(),
-        position: Revision::NONE,
-        opening_from: Revision::NONE,
+        position,
+        opening_from,
         since: HashMap::new(),
         failures: 0,
         suspicions: 0,
@@ -101,8 +102,8 @@ impl Watch {
     async fn run(mut self, first: Opened) {
         let mut connected = self.source.connection.connected();
         connected.mark_unchanged();
-        let Ok(mut feed) = self.adopt(first).await.map(Some) else { return };
-        let mut opening: Option<Opening> = None;
+        let mut feed = None;
+        let mut opening: Option<Opening> = Some(futures::future::ready(Ok(first)).boxed());
         let mut relist_at = self.next_relist();
         loop {
             tokio::select! {
@@ -145,7 +146,7 @@ impl Watch {
 
     fn open(&mut self, pause: Duration) -> Opening {
         self.since.clear();
-        self.opening_from = self.position;
+        self.opening_from = self.position.get();
         let source = self.source.clone();
         async move {
             tokio::time::sleep(pause).await;
@@ -219,7 +220,7 @@ impl Watch {
         }
         let mut entries: Vec<_> = entries.into_values().filter(|entry| entry.value.is_some()).collect();
         entries.sort_by_key(|entry| entry.revision);
-        self.position = self.position.max(opened.head);
+        self.position.saw(opened.head);
         self.send(WatchItem::Snapshot(entries)).await?;
         Ok(opened.feed)
     }
@@ -237,7 +238,7 @@ impl Watch {
 
     fn note(&mut self, delivery: &Delivery) {
         let (key, revision) = (&delivery.entry.key, delivery.entry.revision);
-        self.position = self.position.max(revision);
+        self.position.saw(revision);
         let known = self.seen.entry(key.clone()).or_insert((revision, delivery.published_nanos));
         if known.0 < revision {
             *known = (revision, delivery.published_nanos);

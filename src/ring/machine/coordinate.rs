@@ -67,8 +67,7 @@ impl Machine {
     pub(super) fn coordinate(&mut self) {
         self.note_member_changes();
         let elders = self.elders();
-        let first_live = elders.iter().find(|elder| !self.view.is_gone(&elder.id) && !self.is_silent(&elder.id));
-        let coordinating = first_live.is_none();
+        let coordinating = !elders.iter().any(|elder| self.may_plan(&elder.id));
         let scope = if coordinating { WatchScope::AllLeases } else { self.scope_of(&elders) };
         self.follow(scope);
         if std::mem::replace(&mut self.coordination.coordinating, coordinating) != coordinating {
@@ -90,7 +89,8 @@ impl Machine {
 
     /// The oldest member that is not known to be gone: who writes the plan, as far as is known here.
     pub(super) fn coordinator(&self) -> Option<NodeId> {
-        let elder = self.elders().into_iter().find(|elder| !self.view.is_gone(&elder.id)).map(|elder| elder.id);
+        let waited_for = |id: &NodeId| !self.view.is_gone(id) && !self.is_missing(id);
+        let elder = self.elders().into_iter().find(|elder| waited_for(&elder.id)).map(|elder| elder.id);
         elder.or_else(|| self.id())
     }
 
@@ -111,11 +111,12 @@ impl Machine {
     }
 
     /// Own lease, and those of the elders up to the first that seems to live.
-    fn scope_of(&self, elders: &[Elder]) -> WatchScope {
+    fn scope_of(&mut self, elders: &[Elder]) -> WatchScope {
         let mut names = BTreeSet::from([self.who.node.clone()]);
         for elder in elders.iter().filter(|elder| !self.view.is_gone(&elder.id)) {
             names.insert(elder.id.node.clone());
-            if !self.is_silent(&elder.id) {
+            self.observer.looks_for(&elder.id.node, self.now);
+            if self.may_plan(&elder.id) {
                 break;
             }
         }
@@ -129,6 +130,17 @@ impl Machine {
         self.coordination.all_leases_seen = false;
         self.coordination.scope = Some(scope.clone());
         self.out.push(Action::WatchLeases(scope));
+    }
+
+    /// Whether this elder is waited for to plan.
+    fn may_plan(&self, id: &NodeId) -> bool {
+        !self.view.is_gone(id) && !self.is_silent(id) && !self.is_missing(id)
+    }
+
+    /// Whether its lease was looked for and not seen for a whole lease. That proves nothing about it: nobody is evicted or
+    /// replaced for it. But a lease that somebody removed is never seen, and two that plan do no harm.
+    fn is_missing(&self, id: &NodeId) -> bool {
+        self.observer.missing().any(|(node, since)| *node == id.node && self.now >= since + self.timing.lease)
     }
 
     /// Whether this incarnation holds a live lease that was not seen renewed for the whole of it.
@@ -362,15 +374,16 @@ impl Machine {
     /// Incarnations that claims still name and that are proven gone. Rebuilt from the leases each time, so that it is
     /// the same whoever coordinates.
     fn gone_but_named(&self) -> Vec<NodeId> {
-        let named = self.view.claims.values().filter_map(|seen| seen.record.holder());
+        let claims = self.view.claims.values().map(|seen| &seen.record);
+        let named = claims.flat_map(|claim| claim.holder().into_iter().chain(&claim.replicas));
         let gone: BTreeSet<NodeId> = named.filter(|id| self.view.is_gone(id)).cloned().collect();
         gone.into_iter().collect()
     }
 
     fn plan_rows(&self, members: &[PlanMember], config: &RingConfig) -> Result<Vec<Vec<NodeName>>, String> {
-        let holder = |partition| self.view.holder(partition);
+        let claim = |partition| self.view.claims.get(&partition).map(|seen| &seen.record);
         let frozen = |member: &PlanMember| self.is_frozen(member);
-        plan::plan_rows(self.who.partitions, members, holder, frozen, config).map_err(|error| error.to_string())
+        plan::plan_rows(self.who.partitions, members, claim, frozen, config).map_err(|error| error.to_string())
     }
 
     /// Not renewed for half a lease: may be suspended. It keeps what it has and gets nothing new.
@@ -410,6 +423,7 @@ impl Machine {
             .filter(|(node, seen)| **node != self.who.node && seen.record.state == LeaseState::Live)
             .map(|(node, seen)| self.observer.expires_at(node, seen))
             .collect();
+        wakes.extend(self.observer.missing().map(|(_, since)| since + self.timing.lease));
         let newcomers = self.coordination.newcomers.values();
         wakes.extend(
             newcomers.flat_map(|seen| [*seen + self.timing.join_debounce, *seen + self.timing.join_debounce * 4]),

@@ -61,7 +61,9 @@ impl Machine {
 
     fn is_empty(&self) -> bool {
         let nothing_here = self.slots.iter().all(|slot| matches!(slot.phase, Phase::Away));
-        nothing_here && !self.view.claims.values().any(|seen| seen.record.holder().is_some_and(|id| self.is_me(id)))
+        nothing_here
+            && !self.is_listed_anywhere()
+            && !self.view.claims.values().any(|seen| seen.record.holder().is_some_and(|id| self.is_me(id)))
     }
 
     /// Gives the lease up at once, as positive evidence for the others, and ends.

@@ -15,8 +15,8 @@ const LIVE_AFTER_BEATS: u32 = 2;
 /// Where this incarnation stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Stage {
-    /// Waits before it takes a lease (after a store reset).
-    Waiting { until: Time },
+    /// Lets the gates of a former generation close before it takes a lease.
+    HoldingOff { until: Time },
     /// Waits for what the store says of its name, or for another holder's lease to run out.
     Seeking { beats: u32, announced: bool },
     /// Creating its lease.
@@ -43,8 +43,7 @@ pub(super) struct Acquisition {
     first_sent: Time,
     last_sent: Time,
     unsettled: bool,
-    /// When to send it again; `None` where only the watch can tell.
-    retry_at: Option<Time>,
+    retry_at: Time,
 }
 
 impl Machine {
@@ -83,14 +82,14 @@ impl Machine {
     }
 
     pub(super) fn advance_life(&mut self) {
-        if let Stage::Waiting { until } = self.stage
-            && self.now >= until
+        if let Stage::HoldingOff { until } = self.stage
+            && (self.now >= until || self.is_generation_under_way())
         {
             self.stage = Stage::Seeking { beats: 0, announced: false };
         }
         if matches!(self.stage, Stage::Seeking { .. })
             && self.leases_seen
-            && (self.ring_seen || !guard::holds(Guard::AbsentClaim))
+            && (self.ring_seen || !guard::holds(Guard::SnapshotAsUnit))
         {
             self.seek();
         }
@@ -105,6 +104,13 @@ impl Machine {
         {
             self.finish_now();
         }
+    }
+
+    /// Whether nobody can act any more by the generation before: there was none, or a plan of this one was written, by
+    /// somebody who held off before it took its lease. Who finds `meta` without such a plan may come right after it was
+    /// written, and a node that has not heard of it may act for 3/4 of a lease.
+    fn is_generation_under_way(&self) -> bool {
+        !self.who.generation.has_former() || self.plan_is_current() || !guard::holds(Guard::HoldOff)
     }
 
     /// Takes the lease of this name, unless somebody else may still hold it.
@@ -142,7 +148,7 @@ impl Machine {
             first_sent: now,
             last_sent: now,
             unsettled: false,
-            retry_at: Some(now),
+            retry_at: now,
         });
     }
 
@@ -199,11 +205,13 @@ impl Machine {
             Err(CasError::Conflict) if !acquisition.unsettled => {
                 self.stage = Stage::Seeking { beats: 0, announced: false };
             }
-            Err(CasError::Conflict) => acquisition.retry_at = None,
+            // One sent before may have landed, as the watch will tell; or it was lost, and a change of the store's leader
+            // refused this one: the same write again settles that.
+            Err(CasError::Conflict) => acquisition.retry_at = retry_at,
             Err(error) => {
                 // It may still land: the same write again settles it, or the watch does.
                 acquisition.unsettled |= matches!(error, CasError::Unknown(_));
-                acquisition.retry_at = Some(retry_at);
+                acquisition.retry_at = retry_at;
             }
         }
     }
@@ -232,7 +240,7 @@ impl Machine {
                 false => self.stage = Stage::Seeking { beats: 0, announced: false },
             };
         }
-        if acquisition.retry_at.is_some_and(|at| self.now >= at) {
+        if self.now >= acquisition.retry_at {
             self.last_op += 1;
             let op = OpId(self.last_op);
             (acquisition.op, acquisition.last_sent) = (Some(op), self.now);
@@ -248,6 +256,8 @@ impl Machine {
         self.stage = Stage::Running;
         self.observer.restart(self.now);
         self.emit(Event::LeaseAcquired { incarnation });
+        // The watch may have been ahead of the acknowledgement: whoever was stopped in between was evicted meanwhile.
+        self.own_lease_changed(Some(incarnation));
     }
 
     /// Renews the lease. Nothing is renewed while the data connection has been down for half a lease: a node that
@@ -367,18 +377,19 @@ impl Machine {
             http: self.who.http.clone(),
             version: self.who.version.clone(),
             excluded,
+            replicates: self.who.replicates,
         })
     }
 
     pub(super) fn life_wakes(&self) -> Vec<Time> {
         let mut wakes = Vec::new();
         match &self.stage {
-            Stage::Waiting { until } => wakes.push(*until),
+            Stage::HoldingOff { until } => wakes.push(*until),
             Stage::Lingering { since, .. } => {
                 wakes.extend([*since + self.timing.linger, *since + self.timing.let_go_limit]);
             }
             Stage::GivingUp { until, .. } | Stage::Losing { until, .. } => wakes.push(*until),
-            Stage::Acquiring(acquisition) if acquisition.op.is_none() => wakes.extend(acquisition.retry_at),
+            Stage::Acquiring(acquisition) if acquisition.op.is_none() => wakes.push(acquisition.retry_at),
             Stage::Seeking { .. } => {
                 let own = self.view.leases.get(&self.who.node);
                 wakes.extend(own.map(|seen| self.observer.expires_at(&self.who.node, seen)));

@@ -5,14 +5,16 @@
 //! level-triggered, as controllers are, so that an input lost or repeated changes nothing but the time it takes.
 //!
 //! `life` is this node's lease from first sight on, `leaving` how it ends, `coordinate` judging others and planning,
-//! `partition` and `moves` the phases of each partition here.
+//! `partition` and `moves` the phases of each partition here, `copies` its set of replicas, `recovery` taking it over.
 
 mod coordinate;
+mod copies;
 mod hooks;
 mod leaving;
 mod life;
 mod moves;
 mod partition;
+mod recovery;
 mod report;
 mod slots;
 #[cfg(test)]
@@ -31,7 +33,7 @@ use crate::coord::{CasError, Key, Member, Record, Revision, WatchScope};
 use crate::types::guard::{self, Guard};
 use crate::types::{NodeId, NodeName, PartitionId, Time};
 
-pub use report::{MemberReport, MoveReport, Report, Standing};
+pub use report::{CopiesReport, MemberReport, MoveReport, Report, Standing};
 
 use coordinate::Coordination;
 use life::Stage;
@@ -79,7 +81,7 @@ impl Machine {
     /// A node that has done nothing yet.
     pub fn new(who: Identity, timing: Timing, now: Time) -> Self {
         let slots = Slots::new(who.partitions);
-        let stage = Stage::Waiting { until: now + timing.hold_off };
+        let stage = Stage::HoldingOff { until: now + timing.lease };
         Self {
             who,
             timing,
@@ -135,6 +137,9 @@ impl Machine {
             }
             Input::RingChange(update) => self.apply(update),
             Input::LeaseSnapshot { all, leases } => {
+                if all {
+                    self.view.forget_leases_beyond(&leases, &self.who.node);
+                }
                 leases.into_iter().for_each(|update| self.apply(update));
                 self.leases_seen = true;
                 self.coordination.all_leases_seen |= all;
@@ -142,6 +147,9 @@ impl Machine {
             Input::LeaseChange(update) => self.apply(update),
             Input::Cas { op, result } => self.cas_done(op, result),
             Input::Hook { .. } | Input::Idle { .. } | Input::Transferred { .. } if self.is_giving_up() => {}
+            Input::Recovered { partition, epoch, result } => self.recovered(partition, epoch, result),
+            Input::CaughtUp { partition, epoch, node, op } => self.caught_up(partition, epoch, &node, op),
+            Input::Silent { partition, epoch, node } => self.silent(partition, epoch, &node),
             Input::Hook { op, result } => self.hook_done(op, result),
             Input::Idle { partition, epoch } => self.idle(partition, epoch),
             Input::Pressure { partition } => self.pressure(partition),
@@ -208,7 +216,7 @@ impl Machine {
     /// Brings everything towards the plan that can be brought.
     fn advance(&mut self) {
         self.advance_life();
-        if self.lease.is_none() || (guard::holds(Guard::AbsentClaim) && !self.ring_seen) {
+        if self.lease.is_none() || (guard::holds(Guard::SnapshotAsUnit) && !self.ring_seen) {
             return;
         }
         if !self.takes_part() {

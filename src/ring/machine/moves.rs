@@ -3,9 +3,9 @@
 //! The owner never reopens an epoch it has offered: it abandons a switch only by claiming the next epoch at the same
 //! revision, so that either it or the target wins. Whatever happens, the claim in the store says who.
 
-use super::partition::{Hook, Phase};
+use super::partition::{Bid, Hook, Phase};
 use super::{Action, Event, Machine, OpId};
-use crate::coord::Revision;
+use crate::coord::{ClaimState, Revision};
 use crate::ring::event::Origin;
 use crate::ring::io::Offer;
 use crate::service::Release;
@@ -36,6 +36,8 @@ pub(super) struct Move {
     pub(super) started: Time,
     pub(super) deadline: Time,
     pub(super) bytes: u64,
+    /// The target is one of those that have a copy: nothing is sent.
+    pub(super) in_sync: bool,
 }
 
 impl Machine {
@@ -55,6 +57,10 @@ impl Machine {
             None if row_is_empty && self.is_draining() && !self.somebody_stays(partition) => None,
             _ => return,
         };
+        // Where copies are kept the target is one of those that have one, or becomes it first.
+        if self.is_replicating() && to.as_ref().is_some_and(|target| !self.is_member(partition, target)) {
+            return;
+        }
         let under_way = self.slots.iter().filter(|slot| matches!(slot.phase, Phase::Moving(_))).count();
         if under_way >= self.timing.parallel_moves {
             return;
@@ -64,8 +70,10 @@ impl Machine {
         }
         let (started, deadline) = (self.now, self.now + self.timing.move_timeout);
         let step = Step::Parking { idle: false };
+        let in_sync = self.is_replicating() && to.is_some();
         self.out.push(Action::Park { partition, epoch });
-        self.set_phase(partition, Phase::Moving(Move { to, epoch, revision, step, started, deadline, bytes: 0 }));
+        let moving = Move { to, epoch, revision, step, started, deadline, bytes: 0, in_sync };
+        self.set_phase(partition, Phase::Moving(moving));
     }
 
     /// Whether a member that does not leave could own the partition, though the plan gives it to nobody: it was silent when
@@ -125,16 +133,17 @@ impl Machine {
         if moving.to.is_some() && now >= moving.deadline {
             return self.abandon(partition, "its time was over when on_release was done".to_owned());
         }
-        let (to, epoch, revision) = (moving.to.clone(), moving.epoch, moving.revision);
+        let (to, epoch, revision, in_sync) = (moving.to.clone(), moving.epoch, moving.revision, moving.in_sync);
         match to {
-            Some(to) => self.out.push(Action::Transfer { partition, epoch, to }),
-            None => self.release_claim(partition, epoch, revision),
+            Some(to) => self.out.push(Action::Transfer { partition, epoch, to, in_sync }),
+            None => self.release_claim(partition, (epoch, revision), Vec::new()),
         }
     }
 
     /// The state is with the target: offer. From here on this epoch is never served here again.
     pub(super) fn transferred(&mut self, partition: PartitionId, epoch: Epoch, result: Result<u64, String>) {
         let from = self.id();
+        let set = self.own_set(partition).to_vec();
         let Some(moving) = self.moving(partition) else { return };
         if moving.epoch != epoch || !matches!(moving.step, Step::Transferring) {
             return;
@@ -144,7 +153,8 @@ impl Machine {
             Ok(bytes) => {
                 moving.bytes = bytes;
                 moving.step = Step::Offering;
-                let offer = Offer { partition, epoch, revision: moving.revision, from };
+                let replicas = if moving.in_sync { set } else { Vec::new() };
+                let offer = Offer { partition, epoch, revision: moving.revision, from, replicas };
                 if guard::holds(Guard::RevokeAtOffer) {
                     self.out.push(Action::Revoke { partition });
                 }
@@ -166,6 +176,18 @@ impl Machine {
         if let Some(moving) = self.moving(partition) {
             moving.deadline = moving.deadline.min(now);
             self.abandon(partition, "three quarters of the parked bound were taken".to_owned());
+        }
+    }
+
+    /// A member that does not answer would hold the move up: given up, unless all have everything already.
+    pub(super) fn move_held_up(&mut self, partition: PartitionId, by: &NodeId) {
+        let now = self.now;
+        if let Some(moving) = self.moving(partition)
+            && moving.in_sync
+            && !matches!(moving.step, Step::Offering)
+        {
+            moving.deadline = moving.deadline.min(now);
+            self.abandon(partition, format!("replica {} does not answer", by.node));
         }
     }
 
@@ -209,8 +231,11 @@ impl Machine {
             self.out.push(Action::Serve { partition, epoch: moving.epoch });
         } else {
             self.out.push(Action::Revoke { partition });
-            let (revision, next) = (moving.revision, moving.epoch.next());
-            self.claim(partition, revision, next, Origin::Abandoned, Some(moving));
+            let (expected, epoch) = (moving.revision, moving.epoch.next());
+            let (replicas, state) = (self.own_set(partition).to_vec(), ClaimState::Held);
+            let abandoned = Some(moving);
+            let bid = Bid { expected, epoch, origin: Origin::Abandoned, replicas, state, abandoned };
+            self.claim(partition, bid);
         }
     }
 
@@ -247,7 +272,13 @@ impl Machine {
         let accepted = result.is_ok();
         self.out.push(Action::AnswerOffer { op, result });
         if accepted {
-            self.claim(offer.partition, offer.revision, offer.epoch.next(), Origin::Switch, None);
+            // An offer may come ahead of the plan that it follows: by the older one, the partition would go straight back.
+            if !self.planned(offer.partition).is_some_and(|planned| self.is_me(&planned)) {
+                self.slots[offer.partition.index()].move_retry_at = self.now + self.timing.backoff;
+            }
+            let (expected, epoch, replicas) = (offer.revision, offer.epoch.next(), offer.replicas.clone());
+            let (origin, state) = (Origin::Switch, ClaimState::Held);
+            self.claim(offer.partition, Bid { expected, epoch, origin, replicas, state, abandoned: None });
         }
     }
 
@@ -266,8 +297,11 @@ impl Machine {
         if slot.is_excluded(self.now) {
             return Err("this partition could not be started here a moment ago".to_owned());
         }
-        if !matches!(slot.phase, Phase::Away) && guard::holds(Guard::AcceptWhenFree) {
+        if !matches!(slot.phase, Phase::Away) {
             return Err("this partition is busy here".to_owned());
+        }
+        if !offer.replicas.is_empty() && !offer.replicas.iter().any(|id| self.is_me(id)) {
+            return Err("this node is not in the set that has copies of this partition".to_owned());
         }
         let newer = self.view.claims.get(&partition).is_some_and(|seen| seen.revision > offer.revision);
         if newer { Err("a newer claim is known here".to_owned()) } else { Ok(()) }

@@ -4,7 +4,9 @@
 //! compare-and-set at the revision last seen. One that timed out may still land: until a later revision of the key is
 //! seen, or the same write is acknowledged or refused, the partition stays parked.
 
+use super::copies::{ClaimChange, Copies};
 use super::moves::{Move, Step};
+use super::recovery::Estate;
 use super::{Action, Event, Machine, OpId};
 use crate::coord::{CasError, Claim, ClaimState, Key, Record, Revision};
 use crate::ring::event::Origin;
@@ -34,6 +36,16 @@ impl Claiming {
     }
 }
 
+/// A claim to be made: at which revision, of which epoch, and what it is to record. Without replicas: this node alone.
+pub(super) struct Bid {
+    pub(super) expected: Revision,
+    pub(super) epoch: Epoch,
+    pub(super) origin: Origin,
+    pub(super) replicas: Vec<NodeId>,
+    pub(super) state: ClaimState,
+    pub(super) abandoned: Option<Move>,
+}
+
 /// A hook that runs.
 #[derive(Debug, Clone, Copy, Hash)]
 pub(super) struct Hook {
@@ -50,6 +62,8 @@ pub(super) enum Phase {
     Away,
     /// Its claim is on the way; requests are parked.
     Claiming(Claiming),
+    /// The claim is recovering: the state is gathered, then the set that has it is recorded.
+    Recovering { epoch: Epoch, revision: Revision, origin: Origin, held: Option<Box<ClaimChange>> },
     /// The claim is held, `on_own` waits for the end of this step to be called with others.
     Owned { epoch: Epoch, revision: Revision, origin: Origin },
     /// `on_own` runs.
@@ -77,6 +91,7 @@ pub(super) struct Slot {
     refused_at: Option<(Revision, Time)>,
     excluded_until: Option<Time>,
     start_failures: u32,
+    pub(super) copies: Copies,
 }
 
 impl Slot {
@@ -105,10 +120,11 @@ impl Slot {
             Phase::Moving(moving) => Some(moving.deadline),
             Phase::Serving { .. } => Some(self.move_retry_at),
             Phase::Away => self.excluded_until,
+            Phase::Recovering { held: Some(held), .. } if held.op.is_none() => Some(held.retry_at),
             _ => None,
         };
         let refused = self.refused_at.map(|(_, until)| until);
-        [hook, phase, refused].into_iter().flatten().filter(|at| *at > now).min()
+        [hook, phase, refused].into_iter().flatten().chain(self.copies.wakes()).filter(|at| *at > now).min()
     }
 }
 
@@ -117,12 +133,20 @@ impl Machine {
     pub(super) fn reconcile(&mut self, partition: PartitionId) {
         self.check_hook(partition);
         match &self.slot(partition).phase {
-            Phase::Away => self.consider_claiming(partition),
+            Phase::Away => {
+                self.consider_claiming(partition);
+                if matches!(self.slot(partition).phase, Phase::Away) {
+                    self.tell_kept(partition);
+                }
+            }
             Phase::Claiming(_) => self.advance_claim(partition),
             Phase::Serving { epoch, revision } => {
                 let (epoch, revision) = (*epoch, *revision);
+                let revision = self.adopt_change(partition, epoch, revision);
                 if self.superseded(partition, revision) {
                     self.lose_partition(partition);
+                } else if self.who.replicates {
+                    self.tend(partition, epoch, revision);
                 } else {
                     self.consider_move(partition, epoch, revision);
                 }
@@ -133,6 +157,7 @@ impl Machine {
                     self.lose_partition(partition);
                 }
             }
+            Phase::Recovering { .. } => self.advance_recovery(partition),
             Phase::Moving(_) => self.advance_move(partition),
             Phase::Releasing { .. } => self.advance_release(partition),
             Phase::LostWhileStarting { .. } | Phase::Losing { .. } => {}
@@ -168,12 +193,13 @@ impl Machine {
                 }
             }
         };
-        let wanted = self.plan_is_current() && self.planned(partition).as_ref() == Some(&me);
         let own_already = origin == Origin::Abandoned;
-        if (!wanted && !own_already) || !self.may_claim() || self.slot(partition).is_excluded(self.now) {
+        let Some(estate) = self.estate(partition, &me, own_already) else { return };
+        if !self.may_claim() || self.slot(partition).is_excluded(self.now) {
             return;
         }
-        if self.is_draining() && !own_already {
+        // Who leaves takes nothing but what would be lost with it.
+        if self.is_draining() && !own_already && !matches!(estate, Estate::Survivors(_)) {
             return;
         }
         if let Some((revision, until)) = self.slot(partition).refused_at
@@ -182,7 +208,8 @@ impl Machine {
         {
             return;
         }
-        self.claim(partition, expected, epoch, origin, None);
+        let bid = self.bid_for(partition, estate, (expected, epoch), origin);
+        self.claim(partition, bid);
     }
 
     fn may_take_over(&self, owner: &NodeId) -> bool {
@@ -191,17 +218,11 @@ impl Machine {
     }
 
     /// Sends the claim of a partition for this node; requests for it are parked from here on.
-    pub(super) fn claim(
-        &mut self,
-        partition: PartitionId,
-        expected: Revision,
-        epoch: Epoch,
-        origin: Origin,
-        abandoned: Option<Move>,
-    ) {
+    pub(super) fn claim(&mut self, partition: PartitionId, bid: Bid) {
         let Some(me) = self.id() else { return };
+        let Bid { expected, epoch, origin, replicas, state, abandoned } = bid;
         let generation = self.who.generation;
-        let claim = Claim { generation, epoch, owner: me.clone(), replicas: vec![me], state: ClaimState::Held };
+        let claim = Claim { generation, epoch, owner: me, replicas: self.set_of(replicas), state };
         let retry_at = self.now;
         self.out.push(Action::Park { partition, epoch });
         self.set_phase(
@@ -246,6 +267,8 @@ impl Machine {
         let found = self.who.partitions.ids().find(|p| match &self.slot(*p).phase {
             Phase::Claiming(claiming) => claiming.op == Some(op),
             Phase::Releasing { op: known, .. } => *known == Some(op),
+            Phase::Recovering { held: Some(held), .. } => held.op == Some(op),
+            Phase::Serving { .. } => self.slot(*p).copies.change.as_ref().is_some_and(|change| change.op == Some(op)),
             _ => false,
         });
         let Some(partition) = found else { return };
@@ -271,6 +294,8 @@ impl Machine {
                     self.released(partition, *revision);
                 }
             }
+            Phase::Recovering { .. } => self.recovery_done(partition, result),
+            Phase::Serving { .. } => self.change_done(partition, result),
             _ => {}
         }
     }
@@ -278,10 +303,19 @@ impl Machine {
     /// The claim is in the store: this node owns the partition.
     fn claimed(&mut self, partition: PartitionId, revision: Revision) {
         let Phase::Claiming(claiming) = std::mem::take(&mut self.slots[partition.index()].phase) else { return };
-        let (epoch, origin) = (claiming.claim.epoch, claiming.origin);
+        let (epoch, origin, state) = (claiming.claim.epoch, claiming.origin, claiming.claim.state);
         self.view.apply(Key::Own(partition), revision, Record::Own(claiming.claim));
         self.emit_route(partition);
+        self.slots[partition.index()].copies.begin();
+        if state == ClaimState::Recovering {
+            return self.begin_recovery(partition, epoch, revision, origin);
+        }
+        // Whatever lies here of it is no copy of what this node begins with.
+        if self.who.replicates && matches!(origin, Origin::Initial | Origin::Takeover) {
+            self.out.push(Action::Discard { partition });
+        }
         self.set_phase(partition, Phase::Owned { epoch, revision, origin });
+        self.tell_copies(partition);
     }
 
     /// Somebody else's claim is in the store.
@@ -297,12 +331,16 @@ impl Machine {
         }
     }
 
-    /// Not the owner: requests go where the claim says, and nothing is kept.
+    /// Not the owner: requests go where the claim says, and nothing is kept but a copy that belongs here.
     pub(super) fn step_aside(&mut self, partition: PartitionId) {
         self.set_phase(partition, Phase::Away);
         self.out.push(Action::Forward { partition });
         self.out.push(Action::Unsubscribe { partition });
-        self.out.push(Action::Discard { partition });
+        self.slots[partition.index()].copies = Copies::default();
+        match self.who.replicates {
+            true => self.tell_kept(partition),
+            false => self.out.push(Action::Discard { partition }),
+        }
     }
 
     pub(super) fn serve(&mut self, partition: PartitionId, epoch: Epoch, revision: Revision, origin: Origin) {
@@ -314,17 +352,24 @@ impl Machine {
 
     /// `on_own` failed: the partition goes back, and this node is not given it again for a while.
     pub(super) fn give_back_failed(&mut self, partition: PartitionId, epoch: Epoch, revision: Revision) {
+        self.exclude_for_now(partition);
+        // Who has copies is remembered: one of them goes on with it.
+        let kept = if self.who.replicates { self.own_set(partition).to_vec() } else { Vec::new() };
+        self.release_claim(partition, (epoch, revision), kept);
+    }
+
+    /// This node is not given it for a while, longer with each time in a row.
+    pub(super) fn exclude_for_now(&mut self, partition: PartitionId) {
         let slot = &mut self.slots[partition.index()];
         slot.start_failures += 1;
         slot.excluded_until = Some(self.now + self.timing.backoff_after(slot.start_failures + 2));
-        self.release_claim(partition, epoch, revision);
     }
 
     /// Writes the claim as released: nobody owns it, whoever is planned may claim it.
-    pub(super) fn release_claim(&mut self, partition: PartitionId, epoch: Epoch, revision: Revision) {
+    pub(super) fn release_claim(&mut self, partition: PartitionId, held: (Epoch, Revision), replicas: Vec<NodeId>) {
         let Some(me) = self.id() else { return };
-        let generation = self.who.generation;
-        let claim = Claim { generation, epoch, owner: me, replicas: Vec::new(), state: ClaimState::Released };
+        let ((epoch, revision), generation) = (held, self.who.generation);
+        let claim = Claim { generation, epoch, owner: me, replicas, state: ClaimState::Released };
         self.out.push(Action::Park { partition, epoch });
         self.out.push(Action::Revoke { partition });
         self.set_phase(partition, Phase::Releasing { op: None, expected: revision, claim, retry_at: self.now });
@@ -390,7 +435,7 @@ impl Machine {
                 None
             }
             // Claimed and never started, or already released: the service knows nothing of it.
-            Phase::Owned { .. } | Phase::Claiming(_) | Phase::Releasing { .. } => {
+            Phase::Owned { .. } | Phase::Recovering { .. } | Phase::Claiming(_) | Phase::Releasing { .. } => {
                 self.step_aside(partition);
                 None
             }

@@ -7,7 +7,7 @@ use super::life::Stage;
 use super::moves::Step;
 use super::partition::Phase;
 use crate::coord::{LeaseState, Member, MemberState};
-use crate::types::{Epoch, NodeName, PartitionId};
+use crate::types::{CopyRules, Epoch, NodeId, NodeName, PartitionId};
 
 /// Where a partition stands, as far as this node knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,19 @@ pub struct MemberReport {
     pub coordinator: bool,
 }
 
+/// Who has copies of a partition, as this node knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CopiesReport {
+    /// The set its claim records, the owner first.
+    pub in_sync: Vec<NodeName>,
+    /// How many of these are members of the plan as the same start.
+    pub live: usize,
+    /// The set that its owner, this node, is recording instead.
+    pub pending: Option<Vec<NodeName>>,
+    /// Who is brought up to date by its owner, this node, and whether it has everything.
+    pub learners: Vec<(NodeName, bool)>,
+}
+
 /// Everything at once.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
@@ -73,6 +86,12 @@ pub struct Report {
     pub members: Vec<MemberReport>,
     /// Owner, epoch and standing of each partition.
     pub partitions: Vec<(Option<NodeName>, Epoch, Standing)>,
+    /// Copies of each partition.
+    pub copies: Vec<CopiesReport>,
+    /// What is asked for of copies.
+    pub rules: CopyRules,
+    /// How many copies of each partition there can be of those asked for: not more than members that stay.
+    pub copies_wanted: usize,
     /// Moves away from here.
     pub moves: Vec<MoveReport>,
     /// Whether the state of the ring was read.
@@ -92,6 +111,9 @@ impl Machine {
             plan_version: self.view.plan.as_ref().map_or(0, |plan| plan.record.version),
             members: self.member_reports(),
             partitions: self.who.partitions.ids().map(|p| self.partition_report(p)).collect(),
+            copies: self.who.partitions.ids().map(|p| self.copies_report(p)).collect(),
+            rules: self.view.config_in_force().copy_rules(),
+            copies_wanted: self.copies_wanted(),
             moves: self.move_reports(),
             table_seen: self.ring_seen,
         }
@@ -134,12 +156,38 @@ impl Machine {
         let holder = claim.and_then(|claim| claim.holder());
         let standing = match (&self.slot(partition).phase, holder) {
             (Phase::Moving(_), _) => Standing::Moving,
-            (Phase::Owned { .. } | Phase::Starting { .. }, _) => Standing::Starting,
+            (Phase::Recovering { .. } | Phase::Owned { .. } | Phase::Starting { .. }, _) => Standing::Starting,
             (_, None) => Standing::Unowned,
             (_, Some(id)) if self.view.plan_member(&id.node) != Some(id) && !self.is_me(id) => Standing::Orphaned,
             (_, Some(_)) => Standing::Serving,
         };
         (holder.map(|id| id.node.clone()), epoch, standing)
+    }
+
+    /// Who has copies of a partition.
+    pub fn copies_report(&self, partition: PartitionId) -> CopiesReport {
+        let names = |ids: &[NodeId]| ids.iter().map(|id| id.node.clone()).collect();
+        let claim = self.view.claims.get(&partition).map(|seen| &seen.record);
+        let copies = &self.slot(partition).copies;
+        CopiesReport {
+            in_sync: claim.map(|claim| names(&claim.replicas)).unwrap_or_default(),
+            live: claim.map_or(0, |claim| claim.replicas.iter().filter(|id| self.is_planned(id)).count()),
+            pending: copies.change.as_ref().map(|change| names(&change.claim.replicas)),
+            learners: copies.learners().map(|(id, caught_up)| (id.node.clone(), caught_up)).collect(),
+        }
+    }
+
+    fn copies_wanted(&self) -> usize {
+        let members = self.view.plan.as_ref().map_or(&[][..], |plan| &plan.record.members);
+        if !members.iter().all(|member| member.replicates) {
+            return 1;
+        }
+        let staying = members.iter().filter(|member| !member.draining).count();
+        self.view.config_in_force().factor().get().min(staying)
+    }
+
+    fn is_planned(&self, id: &NodeId) -> bool {
+        self.view.plan_member(&id.node) == Some(id)
     }
 
     fn move_reports(&self) -> Vec<MoveReport> {

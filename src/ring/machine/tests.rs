@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod coordinate;
+mod copies;
 mod explore;
 mod failures;
 mod invariants;
@@ -12,5 +13,6 @@ mod lease;
 mod leaving;
 mod moves;
 mod operators;
+mod recovery;
 mod rig;
 mod world;

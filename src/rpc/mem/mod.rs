@@ -60,6 +60,9 @@ struct State {
 pub trait Tap: Send + Sync + 'static {
     /// A message was handed to the bus, and nothing was done with it yet.
     fn published(&self, message: &Message);
+
+    /// A message of this bus is at the switch, and nobody subscribes to it.
+    fn unheard(&self, _message: &Message) {}
 }
 
 /// Where a bus is plugged in.
@@ -185,6 +188,11 @@ impl MemBus {
         self.port.delay_ms.store(u64::try_from(up_to.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// A round trip was made on the connection: what was subscribed before it is known at the switch.
+    pub fn made_round_trip(&self) {
+        self.switch.state().interest.all_known(self.port.number);
+    }
+
     /// Requests of this bus that wait for an answer right now.
     pub fn pending(&self) -> usize {
         usize::try_from(self.port.pending.load(Ordering::SeqCst)).unwrap_or(usize::MAX)
@@ -250,11 +258,16 @@ impl Bus for MemBus {
         }
         let (to, messages) = mpsc::channel(capacity.max(1));
         let id = self.switch.state().interest.add(subject, queue, to, &self.port);
+        self.switch.introduce(id);
         Ok(Box::new(Subscribed { messages, id, switch: self.switch.clone(), received: 0 }))
     }
 
     async fn flush(&self) -> Result<(), BusError> {
-        if self.is_connected() { Ok(()) } else { Err(BusError::Disconnected) }
+        if !self.is_connected() {
+            return Err(BusError::Disconnected);
+        }
+        self.made_round_trip();
+        Ok(())
     }
 
     fn is_connected(&self) -> bool {

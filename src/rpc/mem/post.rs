@@ -21,6 +21,12 @@ pub struct BusFaults {
     /// One message takes up to so long to the switch, in whole milliseconds; each is chance. What one bus sends to one
     /// subject keeps its order, and nothing else does.
     pub delay: Duration,
+    /// One delivery takes up to so long from the switch to whoever gets it, in whole milliseconds; a subscription keeps its
+    /// order.
+    pub delay_in: Duration,
+    /// A subscription takes up to so long to the switch, in whole milliseconds, unless its bus has sent anything else
+    /// meanwhile: a connection keeps its order. Until then it gets nothing.
+    pub subscribe: Duration,
     /// Per delivery: it is lost.
     pub loss: f64,
     /// Per delivery: it comes twice.
@@ -40,6 +46,8 @@ pub struct BusFired {
     pub duplicated: u64,
     /// Messages that could not get out of, or in to, a bus that does not know it.
     pub swallowed: u64,
+    /// Subscriptions that the switch did not know at once.
+    pub subscribed_late: u64,
 }
 
 /// A message, by where it goes next.
@@ -48,6 +56,7 @@ enum Parcel {
     Switch { from: Arc<Port>, message: Message },
     Subscriber { to: mpsc::Sender<Message>, port: Arc<Port>, message: Message },
     Requester { reply: String, answer: Option<Message> },
+    Subscription { id: u64 },
 }
 
 /// A way on which order is kept.
@@ -56,6 +65,7 @@ enum Way {
     Out(u64, String),
     In(u64),
     Answer(String),
+    Subscription(u64),
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +103,19 @@ impl Post {
 }
 
 impl MemSwitch {
+    /// A subscription is on its way.
+    pub(super) fn introduce(&self, id: u64) {
+        let mut state = self.state();
+        let first = state.post.first_due();
+        let delay = state.draw(state.faults.subscribe);
+        if delay.is_zero() {
+            return state.interest.known(id);
+        }
+        state.fired.subscribed_late += 1;
+        state.post_later(delay, Way::Subscription(id), Parcel::Subscription { id });
+        self.carry(state, first);
+    }
+
     /// Takes a message from a bus: on to the switch, at once or later.
     pub(super) fn send(&self, from: &Arc<Port>, message: Message) {
         let mut state = self.state();
@@ -164,7 +187,7 @@ impl State {
 
     fn post_later(&mut self, delay: Duration, way: Way, parcel: Parcel) {
         let mut due = now() + delay;
-        self.fired.delayed += u64::from(!delay.is_zero());
+        self.fired.delayed += u64::from(!delay.is_zero() && !matches!(way, Way::Subscription(_)));
         if let Way::Out(port, _) = &way {
             let last = self.post.last_out.entry(*port).or_insert(due);
             self.fired.reordered += u64::from(due < *last);
@@ -182,17 +205,22 @@ impl State {
             Parcel::Switch { from, message } => self.route(&from, message),
             Parcel::Subscriber { to, port, message } => self.hand(&to, &port, message),
             Parcel::Requester { reply, answer } => self.answer(&reply, answer),
+            Parcel::Subscription { id } => self.interest.known(id),
         }
     }
 
     /// A message is at the switch: on to whoever is interested.
     fn route(&mut self, from: &Arc<Port>, message: Message) {
+        self.interest.all_known(from.number);
         if self.waiting.contains_key(&message.subject) {
             let reply = message.subject.clone();
             return self.towards_requester(reply, Some(message));
         }
         let chosen = self.interest.choose(&message.subject, &self.chance);
         if chosen.is_empty() {
+            if let Some(tap) = &from.tap {
+                tap.unheard(&message);
+            }
             let asked = message
                 .reply
                 .filter(|reply| self.waiting.get(reply).is_some_and(|(_, port)| port.number == from.number));
@@ -201,19 +229,24 @@ impl State {
             }
             return;
         }
-        for id in chosen {
+        let mut message = Some(message);
+        let last = chosen.len() - 1;
+        for (nth, id) in chosen.into_iter().enumerate() {
             if self.is_lost() {
                 continue;
             }
             let Some((to, port)) = self.interest.count(id) else { continue };
             let copies = if self.is_doubled() { 2 } else { 1 };
-            for _ in 0..copies {
-                let delay = self.draw(port.delay());
+            for copy in 1..=copies {
+                // Whoever is the last gets the message itself.
+                let message = if nth == last && copy == copies { message.take() } else { message.clone() };
+                let Some(message) = message else { continue };
+                let delay = self.draw(port.delay()) + self.draw(self.faults.delay_in);
                 let way = Way::In(id);
                 if delay.is_zero() && self.post.is_free(&way) {
-                    self.hand(&to, &port, message.clone());
+                    self.hand(&to, &port, message);
                 } else {
-                    let (to, port, message) = (to.clone(), Arc::clone(&port), message.clone());
+                    let (to, port) = (to.clone(), Arc::clone(&port));
                     self.post_later(delay, way, Parcel::Subscriber { to, port, message });
                 }
             }
@@ -245,7 +278,7 @@ impl State {
             return;
         }
         let delay = self.waiting.get(&reply).map_or(Duration::ZERO, |(_, port)| port.delay());
-        let delay = self.draw(delay);
+        let delay = self.draw(delay) + self.draw(self.faults.delay_in);
         if delay.is_zero() {
             self.answer(&reply, answer);
         } else {

@@ -117,3 +117,41 @@ async fn that_nobody_listens_is_told_as_late_as_an_answer_would_be() {
     assert_eq!(outcome, Err(RequestError::NoResponders("a".to_owned())));
     assert!(switch.fired().delayed > 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_gets_nothing_until_it_is_known_which_whatever_its_bus_sends_next_brings_about() {
+    let switch = MemSwitch::new(1);
+    switch.set_faults(BusFaults { subscribe: Duration::from_millis(1000), ..BusFaults::default() });
+    let (listener, sender) = (switch.bus(), switch.bus());
+    for (round, then) in ["nothing", "flush", "publish", "trip", "wait"].into_iter().enumerate() {
+        let mut source = listener.subscribe("a", None, 8).await.unwrap();
+        match then {
+            "flush" => listener.flush().await.unwrap(),
+            "publish" => listener.publish(message("b")).await.unwrap(),
+            "trip" => listener.made_round_trip(),
+            "wait" => tokio::time::sleep(Duration::from_millis(1001)).await,
+            _ => {}
+        }
+        sender.publish(message("a")).await.unwrap();
+        assert_eq!(futures::FutureExt::now_or_never(source.next()).is_some(), then != "nothing", "{then}");
+        assert_eq!(switch.fired().subscribed_late, round as u64 + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_to_a_subscription_keeps_its_order_and_is_lost_with_it() {
+    let switch = MemSwitch::new(1);
+    switch.set_faults(BusFaults { delay_in: Duration::from_millis(50), ..BusFaults::default() });
+    let (listener, sender) = (switch.bus(), switch.bus());
+    let mut source = listener.subscribe("a.*", None, 64).await.unwrap();
+    let subjects: Vec<String> = (0..32).map(|n| format!("a.{n}")).collect();
+    for subject in &subjects {
+        sender.publish(message(subject)).await.unwrap();
+    }
+    let got: Vec<String> = source.by_ref().take(32).map(|message| message.subject).collect().await;
+    assert_eq!(got, subjects);
+    sender.publish(message("a.b")).await.unwrap();
+    drop(source);
+    let mut next = listener.subscribe("a.*", None, 64).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_secs(1), next.next()).await.is_err());
+}

@@ -49,7 +49,7 @@ impl Refusal {
             "precondition_failed" => 412,
             "too_large" => 413,
             "overloaded" => 429,
-            "unavailable" => 503,
+            "unavailable" | "not_enough_replicas" => 503,
             "unknown" => 504,
             _ => 500,
         }

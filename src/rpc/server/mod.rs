@@ -32,6 +32,9 @@ use slot::{Mode, Slot};
 pub trait RequestObserver: Send + Sync + 'static {
     /// A request was answered here: with `ok`, or an error's code. Called on the hot path.
     fn answered(&self, operation: &str, code: &str, elapsed: Duration);
+
+    /// A request is held back here: so many are by now, for its partition.
+    fn held_back(&self, _partition: PartitionId, _held: usize) {}
 }
 
 /// Nobody listens.
@@ -233,6 +236,7 @@ impl Server {
         }
         let partition = job.partition;
         slot.parked.push_back(job);
+        self.parts.observer.held_back(partition, slot.parked.len());
         self.parked.notify_one();
         if slot.parked.len() == limit * 3 / 4 {
             self.notice(Notice::Pressure(partition));

@@ -108,14 +108,16 @@ impl Ownership {
 
     /// When what the partition held may have been lost.
     ///
-    /// Between two claims nothing may be lost where the former owner was live until the second: it handed over. It may where
-    /// that had ended, or given the claim back, or where claims in between were not seen.
+    /// Between two claims nothing may be lost where the former owner was live until the second: it handed over; nor where it
+    /// was taken over by a member of the in-sync set that its claim records, for what is acknowledged is with each of those. It
+    /// may where none of them was left, or the claim was given back, or claims in between were not seen.
     pub fn losses(&self, partition: usize) -> Vec<Loss> {
         let Some(claims) = self.claims.get(&partition) else { return Vec::new() };
         let slack = nanos(SLACK);
         let pairs = claims.windows(2).filter(|two| two[0].1.epoch != two[1].1.epoch);
         let lost = pairs.filter_map(|two| {
             let ((before_at, before), (at, claim)) = (&two[0], &two[1]);
+            let member = before.replicas.contains(&claim.owner) && claim.owner != before.owner;
             let unseen = claim.epoch.get() > before.epoch.get() + 1 || claim.generation != before.generation;
             let ended = self.ended.get(&before.owner.incarnation).copied().filter(|ended| *ended <= at + slack);
             let from = match (unseen || before.state == ClaimState::Released, ended) {
@@ -123,6 +125,7 @@ impl Ownership {
                 (true, None) => Some(*before_at),
                 (false, ended) => ended,
             };
+            let from = from.filter(|_| unseen || !member);
             from.map(|from| Loss { from: from - slack, to: at + slack })
         });
         lost.collect()

@@ -7,7 +7,7 @@
 //!
 //! Values are unique, which keeps it quick: a read that fits may be taken at once, an unknown write counts only where
 //! somebody read it, and has then happened by the end of the first such read. A **loss** may empty the register once within its time, or
-//! not at all: that is what a crash of the owner does while there is one copy.
+//! not at all: that is what a crash of all who had copies does.
 
 use std::collections::{HashMap, HashSet};
 

@@ -11,6 +11,7 @@ use super::{Held, ensure};
 
 const GROW: &str = "epochs only grow";
 const HANDS: &str = "a partition changes hands only where its owner gave it away or is gone";
+const HEARD: &str = "a partition's subject is listened to while its owner is there";
 const NAMED: &str = "who executes is whom the store names";
 
 /// All claims as they stand in the store.
@@ -77,6 +78,12 @@ impl Claims {
         ensure(gone || self.offered.contains(&offer), HANDS, || {
             format!("partition {partition}: {} takes epoch {} from {holder}, which lives", claim.owner, claim.epoch)
         })
+    }
+
+    /// Nobody listened to a partition's own subject as a client asked there.
+    pub(crate) fn unheard(&self, partition: PartitionId, leases: &Leases) -> Held {
+        let there = self.holder(partition).filter(|holder| leases.is_there(holder));
+        ensure(there.is_none(), HEARD, || format!("partition {partition} is {there:?}'s, and nobody listens"))
     }
 
     /// Whoever executes does so at the epoch and in the incarnation that the store names at this very moment.

@@ -5,13 +5,18 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use nats_ring::rpc::Message;
-use nats_ring::rpc::envelope::{ReplyHead, open};
-use nats_ring::testing::NodeProcess;
-use nats_ring::types::Time;
+use nats_ring::rpc::envelope::{CallHead, MAX_HOPS, ReplyHead, open};
+use nats_ring::testing::{NodeProcess, Write};
+use nats_ring::types::{Epoch, Time};
 
 use super::{Held, ensure};
+use crate::history::Hook;
 
 const EXECUTES: &str = "nothing is executed through a closed gate";
+const CALLS: &str = "no hook of an owner is called through a closed gate";
+const ABLE: &str = "who is told that it owns has time left to start";
+const HOPS: &str = "a request is passed on eight times at most";
+const ONWARDS: &str = "a request is passed on to a later owner, never back";
 const ANSWERS: &str = "nothing is handed to the bus as a reply through a closed gate";
 const ONCE: &str = "a request is answered by one execution at most";
 
@@ -23,6 +28,8 @@ pub(crate) struct Gates {
     /// Reply subjects of calls on their way.
     asked: HashSet<String>,
     answered: HashSet<String>,
+    /// By reply subject and hops, the epoch that a call was sent for.
+    passed_on: HashMap<(String, u8), Epoch>,
     /// Messages may come twice, and so may executions.
     pub(crate) duplicates: bool,
 }
@@ -30,7 +37,7 @@ pub(crate) struct Gates {
 impl Gates {
     pub(crate) fn new(act: Duration) -> Self {
         let (beats, asked, answered) = (HashMap::new(), HashSet::new(), HashSet::new());
-        Self { act, beats, asked, answered, duplicates: false }
+        Self { act, beats, asked, answered, passed_on: HashMap::new(), duplicates: false }
     }
 
     /// A heartbeat of this process was taken by the store.
@@ -50,11 +57,47 @@ impl Gates {
         })
     }
 
+    /// A hook is called that only an owner's service is called by.
+    pub(crate) fn calls(&self, by: &NodeProcess, local: Time, hook: Hook) -> Held {
+        ensure(self.is_open(by, local), CALLS, || {
+            format!("{hook:?} at {by}, {local:?} of its clock, its last heartbeat was sent at {:?}", self.beats.get(by))
+        })
+    }
+
+    /// It hears that its claim is in the store. Of the half lease that it was sent with, a third of one is left where the
+    /// answer took less than a tenth.
+    pub(crate) fn claimed(&self, write: &Write, local: Time) -> Held {
+        let lease = self.act * 4 / 3;
+        let soon = local.since(write.sent_local) < lease / 10;
+        ensure(!soon || self.is_open(&write.by, local + lease / 3), ABLE, || {
+            let (by, sent) = (&write.by, self.beats.get(&write.by));
+            format!(
+                "{by} hears at {local:?} of its clock that it has {}, its last heartbeat was sent at {sent:?}",
+                write.key
+            )
+        })
+    }
+
+    /// Each time that a request is passed on, it is for an epoch that is not before the one known already.
+    fn goes_onwards(&mut self, message: &Message) -> Held {
+        let Some(reply) = message.reply.as_ref().filter(|_| message.subject.ends_with(".call")) else { return Ok(()) };
+        let Ok((head, _)) = open::<CallHead>(&message.payload) else { return Ok(()) };
+        self.passed_on.insert((reply.clone(), head.hops), head.epoch);
+        ensure(head.hops <= MAX_HOPS, HOPS, || {
+            format!("{} is passed on for the {}th time", message.subject, head.hops)
+        })?;
+        let before = head.hops.checked_sub(1).and_then(|hops| self.passed_on.get(&(reply.clone(), hops)));
+        ensure(before.is_none_or(|before| *before <= head.epoch), ONWARDS, || {
+            format!("{} for epoch {}, after epoch {before:?} was known", message.subject, head.epoch)
+        })
+    }
+
     /// Every result passes the gate before it is handed on; and it is given once.
     pub(crate) fn published(&mut self, by: Option<&NodeProcess>, local: Time, message: &Message) -> Held {
         if let Some(reply) = message.reply.as_ref().filter(|_| is_call(&message.subject)) {
             self.asked.insert(reply.clone());
         }
+        self.goes_onwards(message)?;
         let Some(by) = by.filter(|_| self.asked.contains(&message.subject) && is_result(message)) else {
             return Ok(());
         };

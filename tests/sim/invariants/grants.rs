@@ -17,6 +17,11 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
+    /// It runs no more: nobody is left to act by them.
+    pub(crate) fn ended(&mut self, process: ProcessId) {
+        self.given.values_mut().for_each(|known| known.retain(|(by, _)| *by != process));
+    }
+
     /// A process was told that it is the owner.
     pub(crate) fn given(&mut self, process: ProcessId, grant: &Grant) -> Held {
         let known = self.given.entry(grant.partition).or_default();

@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use nats_ring::coord::{Lease, LeaseState};
-use nats_ring::testing::{Link, NodeProcess, ProcessChange};
+use nats_ring::testing::{Link, NodeProcess, ProcessChange, Write};
 use nats_ring::types::{Incarnation, NodeId, NodeName};
 
+use super::outage::Outage;
 use super::{Held, ensure};
 
 const FOLLOWS: &str = "a lease ends by its holder's word, or a lease after its last renewal";
+const REACHABLE: &str = "who cannot be reached does not renew its lease";
+const ENDED: &str = "nothing is executed by whose lease has ended";
 const HEALTHY: &str = "nobody healthy and connected is evicted";
 /// The fastest clock allowed is so much faster than a true one.
 const FASTEST: f64 = 1.05;
@@ -29,6 +32,12 @@ struct Health {
     paused: bool,
     wedged: bool,
     cut: bool,
+    /// Since when its connection for all but heartbeats has been closed.
+    unreachable: Option<Duration>,
+    /// When it was last stopped or wedged, or went on.
+    stopped: Duration,
+    /// It has said, or tried to, that it leaves.
+    leaves: bool,
     /// When it last was not well, or only just was again.
     ill: Duration,
 }
@@ -50,6 +59,7 @@ pub(crate) struct Leases {
     /// The store itself does not do what it should; since when, or until when it did not.
     store_ill: bool,
     store_was_ill: Duration,
+    pub(crate) outage: Outage,
     /// Hooks that misbehave cost a node its lease, and the loop may wait for it.
     pub(crate) evictions: u32,
 }
@@ -83,13 +93,40 @@ impl Leases {
             ProcessChange::Wedged => health.wedged = true,
             ProcessChange::Unwedged => health.wedged = false,
         }
+        health.stopped = at;
         health.ill = at;
     }
 
-    pub(crate) fn link(&mut self, of: &NodeProcess, link: Link, at: Duration) {
+    pub(crate) fn link(&mut self, of: &NodeProcess, (link, heartbeat): (Link, Link), at: Duration) {
         let health = self.health.entry(of.node.clone()).or_default();
-        health.cut = link != Link::Up;
+        health.cut = link != Link::Up || heartbeat != Link::Up;
+        health.unreachable = (link == Link::Down).then(|| health.unreachable.unwrap_or(at));
         health.ill = at;
+    }
+
+    /// A write is on its way: who gives its lease up stays no longer, whether anybody hears of it or not.
+    pub(crate) fn sent(&mut self, by: &NodeProcess, lease: &Lease) {
+        let health = self.health.entry(by.node.clone()).or_default();
+        health.leaves |= lease.state == LeaseState::Left && health.number == by.number;
+    }
+
+    /// When this process was last stopped or wedged, or went on.
+    pub(crate) fn stopped_at(&self, of: &NodeProcess) -> Duration {
+        self.health.get(&of.node).map_or(Duration::ZERO, |health| health.stopped)
+    }
+
+    /// Whether this node runs, holds its lease and is connected, as far as can be seen from outside.
+    pub(crate) fn is_there(&self, id: &NodeId) -> bool {
+        let health = self.health.get(&id.node).copied().unwrap_or_default();
+        let of_its_process = self.written.get(&id.node).is_some_and(|written| written.by.number == health.number);
+        self.is_live(id) == Some(true) && of_its_process && !health.is_ill() && !health.leaves
+    }
+
+    /// Whoever executes has not given its lease up, and was not evicted.
+    pub(crate) fn executed(&self, by: &NodeId) -> Held {
+        ensure(self.is_live(by) != Some(false), ENDED, || {
+            format!("{by}, its lease is {:?}", self.written.get(&by.node))
+        })
     }
 
     /// It ended by itself.
@@ -105,10 +142,15 @@ impl Leases {
     }
 
     /// A lease was written.
-    pub(crate) fn wrote(&mut self, node: &NodeName, lease: Lease, by: &NodeProcess, at: Duration) -> Held {
+    pub(crate) fn wrote(&mut self, node: &NodeName, lease: Lease, write: &Write, at: Duration) -> Held {
+        let by = &write.by;
         let before = self.written.get(node).cloned();
         let held = before.as_ref().map_or(Ok(()), |before| {
             follows(before, &lease, at)?;
+            if lease.state == LeaseState::Evicted {
+                self.outage.evicted(node, before.lease.lease_ms, (write, self.stopped_at(by)))?;
+            }
+            self.is_reachable(before, &lease, write)?;
             self.is_not_evicted_in_health(node, before, &lease, at)
         });
         let ended = lease.state != LeaseState::Live;
@@ -116,6 +158,19 @@ impl Leases {
         self.evictions += u32::from(lease.state == LeaseState::Evicted);
         self.written.insert(node.clone(), Written { lease, at, by: holder });
         held
+    }
+
+    /// A node that nobody can reach gives way, though its heartbeats would get through.
+    fn is_reachable(&self, before: &Written, after: &Lease, write: &Write) -> Held {
+        let renews = after.state == LeaseState::Live && after.incarnation == before.lease.incarnation;
+        let health = self.health.get(&write.by.node).filter(|health| health.number == write.by.number);
+        let Some((since, stopped)) = health.and_then(|health| Some((health.unreachable?, health.stopped))) else {
+            return Ok(());
+        };
+        let half = Duration::from_millis(before.lease.lease_ms).mul_f64(FASTEST + 0.005) / 2;
+        ensure(!renews || write.sent_at <= since.max(stopped) + half, REACHABLE, || {
+            format!("{} renews with a heartbeat sent at {:?}, unreachable since {since:?}", write.by, write.sent_at)
+        })
     }
 
     /// Who runs, is neither stopped nor wedged nor cut off, and whose store answers, keeps its lease.

@@ -6,6 +6,7 @@ mod gate;
 mod grants;
 mod hooks;
 mod leases;
+mod outage;
 mod owners;
 mod plans;
 mod register;
@@ -17,14 +18,16 @@ use nats_ring::coord::{Key, LeaseState, Record};
 use nats_ring::rpc::Message;
 use nats_ring::rpc::envelope::{OfferHead, open};
 use nats_ring::testing::{NodeProcess, Observed, StoreChange, Write};
-use nats_ring::types::{FencingToken, NodeName, PartitionId, Time};
+use nats_ring::types::{FencingToken, NodeId, NodeName, PartitionId, Time};
 
+use crate::generator::{Climate, Scenario};
 use crate::history::{ProcessId, Term};
 use claims::Claims;
 use gate::Gates;
 use grants::Grants;
 use hooks::Hooks;
 use leases::Leases;
+pub(crate) use outage::Outage;
 use owners::Owners;
 use plans::Plans;
 pub(crate) use plans::is_best;
@@ -50,6 +53,20 @@ pub(crate) fn ensure(holds: bool, invariant: &'static str, how: impl FnOnce() ->
     if holds { Ok(()) } else { Err(Broken { invariant, how: how() }) }
 }
 
+const BOUNDED: &str = "bounded queues stay bounded";
+
+fn decoded(write: &Write) -> Option<(Key, Record)> {
+    let key = Key::parse(&write.key)?;
+    let record = Record::decode(&key, &write.value).ok()?;
+    Some((key, record))
+}
+
+/// Of a subject `<ring>.p.<partition>.<operation>`.
+fn partition_asked(subject: &str) -> Option<PartitionId> {
+    let mut tokens = subject.split('.').skip(1);
+    (tokens.next()? == "p").then(|| tokens.next()?.parse().ok().map(PartitionId::new))?
+}
+
 /// All that the invariants remember.
 pub(crate) struct Judge {
     pub(crate) owners: Owners,
@@ -60,7 +77,9 @@ pub(crate) struct Judge {
     pub(crate) gates: Gates,
     pub(crate) plans: Plans,
     pub(crate) grants: Grants,
-    /// Nothing ever goes wrong in this run.
+    /// Requests that a node holds back for a partition at the most.
+    parked: usize,
+    /// Nothing ever goes wrong in this run, and who plans sees renewals soon enough that nobody seems suspended.
     calm: bool,
 }
 
@@ -75,8 +94,10 @@ pub(crate) struct Execution<'a> {
 }
 
 impl Judge {
-    /// `act`: how long after sending a heartbeat a node may act. `partition_of` each key.
-    pub(crate) fn new(partitions: u16, act: Duration, partition_of: Vec<PartitionId>, calm: bool) -> Self {
+    /// `partition_of` each key.
+    pub(crate) fn new(scenario: &Scenario, partition_of: Vec<PartitionId>) -> Self {
+        let (partitions, act) = (scenario.partitions, scenario.timing.act());
+        let seen_in_time = scenario.watch_lag + scenario.timing.beat() < scenario.timing.lease / 2;
         Self {
             // From 3/4 of a lease, by a slow clock, on.
             owners: Owners::new(partitions, act * 4 / 3),
@@ -85,9 +106,10 @@ impl Judge {
             leases: Leases::default(),
             claims: Claims::new(partitions),
             gates: Gates::new(act),
-            plans: Plans::default(),
+            plans: Plans::new(scenario.watch_lag),
             grants: Grants::default(),
-            calm,
+            parked: scenario.parked,
+            calm: scenario.climate == Climate::Planned && seen_in_time,
         }
     }
 
@@ -97,6 +119,7 @@ impl Judge {
         self.owners.executed(partition, token, at)?;
         self.hooks.served(process, partition, Term::from(token))?;
         self.gates.executes(of, local)?;
+        self.leases.executed(&NodeId { node: of.node.clone(), incarnation: token.incarnation })?;
         self.claims.executed(partition, &of.node, token)
     }
 
@@ -123,45 +146,68 @@ impl Judge {
                 }
                 Ok(())
             }
-            Observed::Store(_) => {
-                self.owners.store_went_back(at);
+            Observed::Store(change) => {
+                self.owners.store_went_back(*change == StoreChange::Recreated, at);
                 self.register.store_went_back();
                 self.leases.forget(at);
                 self.claims.forget();
                 self.plans.latest = None;
                 Ok(())
             }
-            Observed::Connection { of, link } => {
-                self.leases.link(of, *link, at);
+            Observed::Connection { of, link, heartbeat } => {
+                self.leases.link(of, (*link, *heartbeat), at);
                 Ok(())
+            }
+            Observed::HeldBack { by, partition, held } => ensure(*held <= self.parked, BOUNDED, || {
+                format!("{by} holds back {held} requests for partition {partition}, of {} at the most", self.parked)
+            }),
+            Observed::Unheard { by: None, message } => match partition_asked(&message.subject) {
+                Some(partition) => self.claims.unheard(partition, &self.leases),
+                None => Ok(()),
+            },
+            Observed::Sent(write) => {
+                // Of many heartbeats none says so.
+                let leaves = write.key.starts_with("lease.") && write.value.windows(4).any(|part| part == b"left");
+                if let Some((Key::Lease(_), Record::Lease(lease))) = decoded(write).filter(|_| leaves) {
+                    self.leases.sent(&write.by, &lease);
+                }
+                Ok(())
+            }
+            Observed::Answered { write, outcome: Ok(_), local } if write.key.starts_with("own.") => {
+                let stopped = self.leases.stopped_at(&write.by) >= write.sent_at;
+                let released = matches!(decoded(write), Some((_, Record::Own(claim))) if claim.holder().is_none());
+                if stopped || released { Ok(()) } else { self.gates.claimed(write, *local) }
             }
             Observed::Process { of, change } => {
                 self.leases.process(of, *change, at);
                 Ok(())
             }
-            Observed::Sent(_) | Observed::Decided { .. } | Observed::Answered { .. } => Ok(()),
+            Observed::Unheard { .. } | Observed::Decided { .. } | Observed::Answered { .. } => Ok(()),
         }
     }
 
     fn wrote(&mut self, at: Duration, write: &Write) -> Held {
-        let Some(key) = Key::parse(&write.key) else { return Ok(()) };
-        let Ok(record) = Record::decode(&key, &write.value) else { return Ok(()) };
+        let Some((key, record)) = decoded(write) else { return Ok(()) };
         match (key, record) {
             (Key::Lease(node), Record::Lease(lease)) => {
                 if lease.state == LeaseState::Live && node == write.by.node {
                     self.gates.beat(&write.by, write.sent_local);
                 }
-                self.leases.wrote(&node, lease, &write.by, at)
+                self.leases.wrote(&node, lease, write, at)
             }
             (Key::Own(partition), Record::Own(claim)) => {
                 self.plans.input_changed(at);
                 self.claims.wrote(partition, claim, &self.leases)
             }
             (Key::Plan, Record::Plan(plan)) => {
+                self.plans.keeps_who_lives(&plan, |id| self.leases.is_live(id) == Some(true))?;
                 let holder = |p: usize| self.claims.holder(PartitionId::new(u16::try_from(p).unwrap_or(0)));
                 self.plans.wrote(plan, holder, (self.calm, write.sent_at))
             }
-            _ => {
+            (key, record) => {
+                if let (Key::Member(node), Record::Member(member)) = (key, record) {
+                    self.plans.announced(&node, &member);
+                }
                 self.plans.input_changed(at);
                 Ok(())
             }

@@ -17,6 +17,8 @@ pub(crate) struct Owners {
     /// How long after a store went back former owners may be at work: until all of their gates are closed.
     grace: Duration,
     excused_until: Duration,
+    /// It was made anew, empty: no heartbeat of before is taken any more.
+    made_anew: bool,
     /// Executions under a former token that were excused by that.
     pub(crate) excused: u32,
     pub(crate) changes: u32,
@@ -26,11 +28,12 @@ impl Owners {
     pub(crate) fn new(partitions: u16, grace: Duration) -> Self {
         let count = usize::from(partitions);
         let (highest, forgotten) = (vec![None; count], vec![false; count]);
-        Self { highest, forgotten, grace, excused_until: Duration::ZERO, excused: 0, changes: 0 }
+        Self { highest, forgotten, grace, excused_until: Duration::ZERO, made_anew: false, excused: 0, changes: 0 }
     }
 
     /// The store lost what it had acknowledged: what follows is best effort until every gate of before is closed.
-    pub(crate) fn store_went_back(&mut self, at: Duration) {
+    pub(crate) fn store_went_back(&mut self, made_anew: bool, at: Duration) {
+        self.made_anew = made_anew;
         self.excused_until = at + self.grace;
         self.forgotten.fill(true);
     }
@@ -46,7 +49,9 @@ impl Owners {
         if before == token {
             return Ok(());
         }
-        let excused = at < self.excused_until;
+        // Whoever goes on in a ring made anew waits until nobody of before can act: no excuse for who does.
+        let outlived = self.made_anew && before.ring == token.ring && token.generation < before.generation;
+        let excused = at < self.excused_until && !outlived;
         // Begun again once: whoever was at work before must not be seen from then on.
         let forgotten = !excused && std::mem::take(&mut self.forgotten[partition.index()]);
         if before.admits(token) || forgotten {

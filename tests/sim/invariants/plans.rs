@@ -1,16 +1,17 @@
 //! A plan is balanced and minimal: compared with an optimum that is computed in another way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use nats_ring::coord::PlanRecord;
+use nats_ring::coord::{Member, MemberState, PlanRecord};
 use nats_ring::ring::plan::{Candidate, CurrentRow, PlanInput};
-use nats_ring::types::{NodeId, PartitionCount};
+use nats_ring::types::{NodeId, NodeName, PartitionCount};
 
 use super::{Held, ensure};
 use crate::optimum::{View, owners_by_flow, owners_cost};
 
 const FOLLOWS: &str = "each plan is made from the one before";
+const KEEPS: &str = "a plan drops nobody who holds its lease";
 const BALANCED: &str = "a plan is balanced and minimal";
 
 /// When claims and wishes last changed, for whether the planner can have seen all of them.
@@ -18,10 +19,36 @@ const BALANCED: &str = "a plan is balanced and minimal";
 pub(crate) struct Plans {
     pub(crate) latest: Option<PlanRecord>,
     changed: Duration,
+    /// Those that have said that they leave.
+    leaving: HashSet<NodeId>,
+    /// How late changes reach their watches where nothing is wrong.
+    lag: Duration,
     pub(crate) judged: u32,
 }
 
 impl Plans {
+    pub(crate) fn new(lag: Duration) -> Self {
+        Self { lag, ..Self::default() }
+    }
+
+    /// A member said something of itself.
+    pub(crate) fn announced(&mut self, node: &NodeName, member: &Member) {
+        if member.state == MemberState::Left {
+            self.leaving.insert(NodeId { node: node.clone(), incarnation: member.incarnation });
+        }
+    }
+
+    /// Members of the plan before stay in the next one as long as they hold their lease: only that it ended is evidence.
+    pub(crate) fn keeps_who_lives(&self, plan: &PlanRecord, lives: impl Fn(&NodeId) -> bool) -> Held {
+        let before = self.latest.iter().filter(|before| before.generation == plan.generation);
+        let mut members = before.flat_map(|before| &before.members).map(|member| &member.id);
+        let dropped = members.find(|id| {
+            let kept = plan.members.iter().any(|member| member.id == **id);
+            !kept && lives(id) && !self.leaving.contains(*id)
+        });
+        ensure(dropped.is_none(), KEEPS, || format!("plan {} by {} is without {dropped:?}", plan.version, plan.author))
+    }
+
     /// Something that plans depend on was written.
     pub(crate) fn input_changed(&mut self, at: Duration) {
         self.changed = at;
@@ -38,7 +65,7 @@ impl Plans {
         let before = self.latest.as_ref().filter(|before| before.generation == plan.generation);
         let next = before.is_none_or(|before| plan.version == before.version + 1);
         ensure(next, FOLLOWS, || format!("version {} after {:?}", plan.version, before.map(|before| before.version)))?;
-        let knew = sent >= self.changed + Duration::from_millis(2);
+        let knew = sent >= self.changed + self.lag + Duration::from_millis(2);
         let held = if calm && knew {
             self.judged += 1;
             is_best(&plan, holder)

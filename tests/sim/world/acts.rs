@@ -7,10 +7,23 @@ use nats_ring::coord::{Key, Record, Revision, RingConfig, Store};
 use nats_ring::testing::{Link, StoreFaults, TestRing};
 use nats_ring::types::{NodeName, PartitionId};
 
-use super::{End, Member, NODES_MAX, World, usual_bus};
+use super::{End, Member, NODES_MAX, World, usual_bus, usual_store};
 use crate::fired::Kind;
-use crate::history::{ProcessId, What};
-use crate::schedule::{Action, Back, BusTrouble, CasTrouble, WatchTrouble, Wish};
+use crate::history::{Asked, ProcessId, What};
+use crate::invariants::Outage;
+use crate::load;
+use crate::schedule::{Action, Back, BusTrouble, CasTrouble, WatchTrouble, Wires, Wish};
+
+/// As which client the requests of a burst are told.
+const BURST: usize = 1000;
+
+fn set_wires(ring: &TestRing, name: &str, wires: Wires, link: Link) {
+    match wires {
+        Wires::Both => ring.set_link(name, link),
+        Wires::Data => ring.set_data_link(name, link),
+        Wires::Heartbeat => ring.set_heartbeat_link(name, link),
+    }
+}
 
 impl World {
     /// Does what the schedule says.
@@ -25,11 +38,8 @@ impl World {
                 self.hit(process, |member| member.wedged = true, |ring, name| ring.wedge(name));
                 self.later(lasts, End::Unwedge(process));
             }
-            Action::Cut { who, link, lasts } => {
-                let Some(process) = self.pick(who, |member| !member.cut) else { return };
-                self.hit(process, |member| member.cut = true, |ring, name| ring.set_link(name, link));
-                self.later(lasts, End::Heal(process));
-            }
+            Action::Cut { who, wires, link, lasts } => self.cut(who, (wires, link), lasts),
+            Action::Burst { key, count } => self.burst(key, count),
             Action::SlowNode { who, up_to, lasts } => {
                 let Some(process) = self.pick(who, |_| true) else { return };
                 self.hit(process, |_| {}, |ring, name| ring.set_bus_delay(name, up_to));
@@ -38,6 +48,7 @@ impl World {
             Action::Away { link, lasts } => {
                 self.state().unreadable = true;
                 self.store_ill(true);
+                self.outage(|outage, at| outage.nats(true, at));
                 self.ring.set_away(link);
                 self.later(lasts, End::Back);
             }
@@ -45,6 +56,7 @@ impl World {
             Action::Leaderless { lasts } => {
                 self.state().unreadable = true;
                 self.store_ill(true);
+                self.outage(|outage, at| outage.jetstream(true, at));
                 self.ring.set_jetstream_silent(true);
                 self.later(lasts, End::Leader);
             }
@@ -63,7 +75,7 @@ impl World {
             }
             Action::Wish { wish, who } => self.wish(wish, who).await,
             Action::Rollback { writes } => self.ring.roll_back(writes),
-            Action::Reset => self.ring.recreate_store(),
+            Action::Reset { unheard } => self.reset(unheard),
         }
     }
 
@@ -149,6 +161,34 @@ impl World {
         self.later(lasts, End::Resume(process));
     }
 
+    fn cut(&self, who: usize, (wires, link): (Wires, Link), lasts: Duration) {
+        let Some(process) = self.pick(who, |member| !member.cut) else { return };
+        self.hit(process, |member| member.cut = true, |ring, name| set_wires(ring, name, wires, link));
+        self.later(lasts, End::Heal(process, wires));
+    }
+
+    /// One node hears of it as late as the others are done with waiting.
+    fn reset(&self, unheard: Option<(usize, Duration)>) {
+        let Some((who, before)) = unheard else { return self.ring.recreate_store() };
+        self.fire(Kind::ResetUnheard);
+        self.cut(who, (Wires::Both, Link::Silent), self.scenario.timing.lease * 2);
+        self.later(before, End::Do(Action::Reset { unheard: None }));
+    }
+
+    /// Many requests at once; they are judged as any other.
+    fn burst(self: &Arc<Self>, key: usize, count: usize) {
+        self.fire(Kind::Burst);
+        let key = key % self.scenario.load.keys;
+        for n in 0..count {
+            let world = Arc::clone(self);
+            tokio::spawn(async move {
+                let asked = if n % 2 == 0 { Asked::Get } else { world.figures.next_write(None) };
+                let who = (n % 3 != 0).then_some(n);
+                load::request(&world, BURST, (key, asked), who).await;
+            });
+        }
+    }
+
     /// Something happens to a process, if it is still there.
     fn hit(&self, process: ProcessId, mark: impl FnOnce(&mut Member), act: impl FnOnce(&TestRing, &str)) {
         let name = self.with(process, |member| {
@@ -158,6 +198,13 @@ impl World {
         if let Some(name) = name {
             act(&self.ring, &name);
         }
+    }
+
+    fn outage(&self, note: impl FnOnce(&mut Outage, Duration)) {
+        self.witness.judge(|judge, at| {
+            note(&mut judge.leases.outage, at);
+            Ok(())
+        });
     }
 
     fn store_ill(&self, ill: bool) {
@@ -246,8 +293,8 @@ impl World {
         self.note(None, || format!("{end:?}"));
         match end {
             End::Resume(process) => self.hit(process, |member| member.paused = false, TestRing::resume),
-            End::Heal(process) => {
-                self.hit(process, |member| member.cut = false, |ring, name| ring.set_link(name, Link::Up));
+            End::Heal(process, wires) => {
+                self.hit(process, |member| member.cut = false, |ring, name| set_wires(ring, name, wires, Link::Up));
             }
             End::Unwedge(process) => self.hit(process, |member| member.wedged = false, TestRing::unwedge),
             End::Fast(process) => self.hit(process, |_| {}, |ring, name| ring.set_bus_delay(name, Duration::ZERO)),
@@ -264,8 +311,8 @@ impl World {
             }
             End::Watch => {
                 let kept = self.state().store_faults.clone();
-                let none = Duration::ZERO;
-                self.set_store_faults(StoreFaults { watch_lag: none, watch_repeat: 0.0, watch_gap: 0.0, ..kept });
+                let watch_lag = self.scenario.watch_lag;
+                self.set_store_faults(StoreFaults { watch_lag, watch_repeat: 0.0, watch_gap: 0.0, ..kept });
             }
             End::Start { name, spec } => {
                 if self.nodes() < NODES_MAX {
@@ -291,8 +338,10 @@ impl World {
     fn store_back(&self, all: bool) {
         if all {
             self.ring.set_away(Link::Up);
+            self.outage(|outage, at| outage.nats(false, at));
         } else {
             self.ring.set_jetstream_silent(false);
+            self.outage(|outage, at| outage.jetstream(false, at));
         }
         self.state().unreadable = false;
         self.store_ill(false);
@@ -302,13 +351,16 @@ impl World {
     pub(crate) async fn heal(self: &Arc<Self>) {
         self.note(None, || "everything heals".to_owned());
         self.no_bus_faults();
-        self.set_store_faults(StoreFaults::default());
+        self.set_store_faults(usual_store(&self.scenario));
         self.store_back(true);
         self.store_back(false);
         let all: Vec<ProcessId> = self.state().members.iter().map(|member| member.process).collect();
         for process in all {
-            for end in [End::Hooks(process), End::Resume(process), End::Heal(process), End::Unwedge(process)] {
+            for end in [End::Hooks(process), End::Resume(process), End::Unwedge(process)] {
                 self.end(end).await;
+            }
+            for wires in [Wires::Both, Wires::Data, Wires::Heartbeat] {
+                self.end(End::Heal(process, wires)).await;
             }
             self.end(End::Fast(process)).await;
         }

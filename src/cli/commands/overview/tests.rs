@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::output::tests::Written;
 use super::*;
 use crate::admin::{PartitionOverview, PartitionStanding};
-use crate::types::{Epoch, Generation, PartitionCount, PartitionId, RingName};
+use crate::types::{Consistency, Epoch, Generation, PartitionCount, PartitionId, RingName};
 
 fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()
@@ -21,6 +21,7 @@ fn node(text: &str, state: NodeState, owned: usize, planned: usize) -> NodeOverv
         coordinator: text == "a",
         owned,
         planned,
+        copies: owned,
         zone: Some(format!("zone-{text}")),
         weight: Some(1),
         version: Some("0.1.0".to_owned()),
@@ -41,6 +42,9 @@ fn overview() -> Overview {
         state: PartitionStanding::Owned,
         planned: Some(name("a")),
         pinned: None,
+        replicas: owner.map(name).into_iter().chain([name("b")]).collect(),
+        learners: if number == 2 { vec![name("c")] } else { Vec::new() },
+        under_replicated: number > 1,
     };
     Overview {
         ring: RingName::new("r").unwrap(),
@@ -54,6 +58,8 @@ fn overview() -> Overview {
             paused: true,
             cordoned: BTreeSet::from([name("b")]),
             pins: BTreeMap::from([(PartitionId::new(1), name("a"))]),
+            consistency: Consistency::Quorum,
+            ..ConfigView::default()
         },
         nodes: vec![
             node("a", NodeState::Active, 2, 4),
@@ -64,6 +70,9 @@ fn overview() -> Overview {
         moves: vec![PartitionMove { partition: PartitionId::new(1), from: Some(name("b")), to: Some(name("a")) }],
         unowned: vec![PartitionId::new(3)],
         orphaned: Vec::new(),
+        copies_wanted: 2,
+        under_replicated: vec![PartitionId::new(2), PartitionId::new(3)],
+        copying: vec![PartitionId::new(2)],
         observed: false,
         warnings: vec!["a pin is not in force".to_owned()],
     }
@@ -75,6 +84,8 @@ fn the_status_says_what_is_wrong_and_what_operators_asked_for() {
     write_status(&Summary::of(&overview()), &mut written.output(false, false, false)).unwrap();
     let expected = "r: not healthy\n\
                     partitions  3 of 4 have an owner that lives, 1 without an owner, 1 on their way to another\n\
+                    copies      2 of each (3 with more nodes), 2 partitions under-replicated, 1 partitions being copied; \
+                    consistency quorum, on loss accept\n\
                     nodes       2 active in zones zone-a, zone-b\n\
                     plan        version 7, coordinator a\n\
                     paused      nothing moves between healthy nodes until resume\n\
@@ -95,9 +106,23 @@ fn a_suspect_or_a_move_shows_in_the_summary() {
     assert_eq!((summary.healthy, summary.suspect), (false, 1));
     assert!(partitions(&summary).starts_with("3 of 4 have an owner that lives, 1 with one that does not renew"));
     overview.moves.clear();
+    assert!(!Summary::of(&overview).at_rest, "a copy is still being made");
+    overview.copying.clear();
     assert!(Summary::of(&overview).at_rest);
     overview.plan_current = false;
     assert!(!Summary::of(&overview).at_rest);
+}
+
+#[test]
+fn each_partition_has_a_line_with_its_copies() {
+    let written = Written::default();
+    written.output(false, false, false).table(&partitions_table(&overview().partitions)).unwrap();
+    let text = written.text();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "partition  owner  epoch  in sync  learning");
+    assert_eq!(lines[1], "        0  a          1  a b      -");
+    assert_eq!(lines[3], "        2  a          1  a b      c         under-replicated");
+    assert_eq!(lines[4], "        3  -          1  b        -         under-replicated");
 }
 
 #[test]
@@ -118,7 +143,8 @@ fn the_picture_shows_owners_moves_and_what_nobody_owns_but_no_node_that_left() {
     let expected = "     0  A B A .\n\
                     \n        A  a  zone zone-a  2  ##\
                     \n        B  b  zone zone-b  1  #\
-                    \n        .  1 without an owner\n\
+                    \n        .  1 without an owner\
+                    \n        2 under-replicated: see --partitions\n\
                     \n     1  b -> a\n";
     assert_eq!(written.text(), expected);
 }

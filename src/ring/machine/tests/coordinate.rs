@@ -168,6 +168,40 @@ fn the_third_evicts_both_elders_if_both_are_silent_and_none_while_the_second_liv
 }
 
 #[test]
+fn an_elder_whose_lease_was_removed_is_not_waited_for_beyond_a_lease_and_neither_evicted_nor_replaced() {
+    // Its lease is not in the store, its claim and the plan that knows it are.
+    let planned = [(id("n2", 1), 1), (id("n1", 1), 5)];
+    let records = [member("n2", 1, 1), claim(0, id("n2", 1), 1, ClaimState::Held), plan(1, &planned, &[], "n2")];
+    let mut rig = Rig::joined(1, records.into());
+    let at = expiry(&rig);
+    let waits = rig.beat_until(at - 1);
+    assert_eq!(waits, [""; 0], "n2 may be there: its lease may be on its way");
+    assert_eq!(rig.beat_until(at), ["watch all leases"]);
+    let own = rig.put(lease("n1", 1, 9, LeaseState::Live));
+    rig.feed(Input::LeaseSnapshot { all: true, leases: vec![own] });
+    rig.beat_until(at + 2 * LEASE_MS);
+    let Some(Record::Plan(written)) = rig.pending.iter().find(|p| p.key == Key::Plan).map(|p| &p.record) else {
+        panic!("nobody plans: {:?}", rig.pending)
+    };
+    assert_eq!(written.members.iter().map(|member| member.id.clone()).collect::<Vec<_>>(), [id("n1", 1)]);
+    assert_eq!(written.gone, [], "absence proves nothing");
+    assert!(
+        !rig.pending.iter().any(|p| matches!(p.key, Key::Own(_)) || p.key == lease("n2", 1, 0, LeaseState::Live).0)
+    );
+}
+
+#[test]
+fn a_lease_that_is_looked_for_is_waited_for_anew_after_a_reconnect() {
+    let mut rig = Rig::joined(1, vec![member("n2", 1, 1), plan(1, &[(id("n2", 1), 1)], &[], "n2")]);
+    rig.beat_until(LEASE_MS / 2);
+    rig.feed(Input::Connection(false));
+    rig.feed(Input::Connection(true));
+    let reconnected = expiry(&rig);
+    assert_eq!(rig.beat_until(reconnected - 1), [""; 0]);
+    assert_eq!(rig.beat_until(reconnected), ["watch all leases"]);
+}
+
+#[test]
 fn nobody_is_planned_before_all_leases_were_seen() {
     let mut rig = Rig::new(1);
     rig.feed(Input::LeaseSnapshot { all: false, leases: vec![] });
@@ -203,4 +237,22 @@ fn a_plan_made_while_somebody_was_frozen_is_made_again_until_the_better_one_is_a
         actions.iter().any(|action| action.starts_with("cas plan")) || rig.pending.iter().any(|p| p.key == Key::Plan)
     };
     assert!(asked(&rig, &again), "{again:?}");
+}
+
+#[test]
+fn a_live_lease_that_is_not_among_all_leases_any_more_is_neither_evicted_nor_planned_for() {
+    let mut rig = Rig::joined(2, vec![]);
+    rig.see(lease("n2", 1, 0, LeaseState::Live));
+    let since = rig.last;
+    rig.see(member("n2", 1, since));
+    // Somebody removed its record, long after its node had ended.
+    rig.feed(Input::LeaseSnapshot { all: true, leases: vec![] });
+    let actions = rig.beat_until(3 * LEASE_MS);
+    assert!(!actions.iter().any(|action| action.starts_with("cas lease.n2")), "{actions:?}");
+    let planned: Vec<_> = rig.pending.iter().filter(|pending| pending.key == Key::Plan).collect();
+    let members = planned.iter().filter_map(|pending| match &pending.record {
+        Record::Plan(plan) => Some(plan.members.len()),
+        _ => None,
+    });
+    assert_eq!(members.collect::<Vec<_>>(), [1], "this node alone");
 }

@@ -88,6 +88,11 @@ impl Checker {
             let own = before.holder() == Some(&after.owner) && before.epoch == after.epoch;
             return if own { Ok(()) } else { Err(format!("partition {partition}: {before:?} released as {after:?}")) };
         }
+        let same = before.holder() == Some(&after.owner) && before.epoch == after.epoch;
+        if same && (before.state == ClaimState::Recovering || before.replicas != after.replicas) {
+            let first = after.replicas.first() == Some(&after.owner) && after.state == ClaimState::Held;
+            return if first { Ok(()) } else { Err(format!("partition {partition}: {before:?} changed to {after:?}")) };
+        }
         if after.epoch != before.epoch.next() {
             return Err(format!("partition {partition}: epoch {} after {}", after.epoch, before.epoch));
         }

@@ -1,9 +1,10 @@
 //! This node's own lease: taking it, renewing it, being suspended, losing it.
 
 use super::rig::{BEAT_MS, LEASE_MS, Rig, claim, id, lease, member, no_answer, plan};
-use crate::coord::{CasError, ClaimState, LeaseState};
+use crate::coord::{CasError, ClaimState, Key, LeaseState, Record};
 use crate::ring::event::Event;
 use crate::ring::io::Input;
+use crate::types::Generation;
 
 fn seeking(records: Vec<(crate::coord::Key, crate::coord::Record)>) -> Rig {
     let mut rig = Rig::new(1);
@@ -34,6 +35,54 @@ fn a_creation_that_may_have_landed_earlier_counts_from_the_first_one_sent() {
     assert!(rig.fail("lease.n1", CasError::Conflict).is_empty());
     // Any of the three may be it: 3/4 of a lease after the first.
     assert_eq!(rig.see(lease("n1", 1, 0, LeaseState::Live))[0], format!("gate until {}", LEASE_MS * 3 / 4));
+}
+
+/// It was stopped between the creation of its lease and its acknowledgement, for longer than a lease.
+#[test]
+fn a_node_evicted_before_its_creation_is_acknowledged_is_lost_at_once() {
+    let mut rig = seeking(vec![]);
+    rig.feed(Input::RingSnapshot(vec![]));
+    rig.ms = 2 * LEASE_MS;
+    let actions = rig.ack_after("lease.n1", lease("n1", 1, 0, LeaseState::Evicted));
+    assert_eq!(actions.last().map(String::as_str), Some("finish Evicted"), "{actions:?}");
+}
+
+/// A store under a change of leader refuses without reason: no later revision will ever be seen then.
+#[test]
+fn a_creation_that_was_lost_and_then_refused_without_reason_is_sent_again() {
+    let mut rig = seeking(vec![]);
+    rig.feed(Input::RingSnapshot(vec![]));
+    rig.ms = BEAT_MS;
+    assert_eq!(rig.fail("lease.n1", no_answer()), ["cas lease.n1@0 #1 beat 0 Live"]);
+    assert!(rig.fail("lease.n1", CasError::Conflict).is_empty());
+    assert_eq!(rig.wake_at(BEAT_MS + BEAT_MS / 4 + 1), ["cas lease.n1@0 #1 beat 0 Live"]);
+}
+
+/// A plan of that generation.
+fn planned_in(generation: u64) -> (Key, Record) {
+    let (key, record) = plan(1, &[(id("n2", 1), 1)], &[], "n2");
+    let Record::Plan(record) = record else { unreachable!() };
+    (key, Record::Plan(crate::coord::PlanRecord { generation: Generation::new(generation), ..record }))
+}
+
+#[test]
+fn a_newcomer_right_after_a_reset_takes_no_lease_until_the_gates_of_the_former_generation_are_closed() {
+    let mut rig = Rig::after_a_reset(1);
+    rig.feed(Input::LeaseSnapshot { all: false, leases: vec![] });
+    // As it is after the store lost its last writes: the plan of before is still there.
+    let former = rig.put(planned_in(1));
+    assert_eq!(rig.feed(Input::RingSnapshot(vec![former])), [""; 0]);
+    assert_eq!(rig.wake_at(LEASE_MS - 1), [""; 0]);
+    assert_eq!(rig.machine.next_wake().unwrap().as_nanos() / 1_000_000, LEASE_MS);
+    assert_eq!(rig.wake_at(LEASE_MS), ["cas lease.n1@0 #1 beat 0 Live"]);
+}
+
+#[test]
+fn a_newcomer_to_a_generation_that_has_a_plan_waits_for_nothing() {
+    let mut rig = Rig::after_a_reset(1);
+    rig.feed(Input::LeaseSnapshot { all: false, leases: vec![] });
+    let current = rig.put(planned_in(2));
+    assert_eq!(rig.feed(Input::RingSnapshot(vec![current])), ["cas lease.n1@0 #1 beat 0 Live"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Claims and planned moves, as lists of actions.
 
-use super::rig::{LEASE_MS, Rig, claim, id, lease, member, no_answer, plan};
+use super::rig::{LEASE_MS, Rig, claim, id, lease, member, no_answer, plan, timing};
 use crate::coord::{CasError, ClaimState, Key, LeaseState, Record};
 use crate::ring::io::Input;
 use crate::types::{Epoch, PartitionId};
@@ -73,6 +73,17 @@ fn the_target_parks_subscribes_and_claims_then_starts_then_serves() {
     assert_eq!(accepted, ["answer Ok(())", "park 0 e4", "cas own.0@3 n1#1 e4 Held +subscribe"]);
     assert_eq!(rig.ack("own.0"), ["on_own 0:e4 Switch"]);
     assert_eq!(rig.hook(Ok(())), ["serve 0 e4"]);
+}
+
+#[test]
+fn a_partition_that_comes_ahead_of_its_plan_does_not_go_straight_back() {
+    let mut rig = Rig::joined(1, ring_of_two("n2", "n2"));
+    rig.offer(0, 3, 3, id("n2", 1));
+    rig.ack("own.0");
+    assert_eq!(rig.hook(Ok(())), ["serve 0 e4"]);
+    let wait = u64::try_from(timing().backoff.as_millis()).unwrap();
+    assert!(rig.beat_until(wait - 1).is_empty(), "the plan that gives it to this node may be on its way");
+    assert_eq!(rig.beat_until(wait), ["park 0 e4"], "where it is not, the known one holds");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::coord::{
     RingConfig, WatchScope,
 };
 use crate::ring::event::Event;
-use crate::ring::io::{Action, Input, Offer, OpId};
+use crate::ring::io::{Action, CopySet, Input, Offer, OpId};
 use crate::ring::machine::Machine;
 use crate::ring::settings::{Identity, Timing};
 use crate::types::{Epoch, Generation, Incarnation, NodeId, NodeName, PartitionCount, PartitionId, Time};
@@ -40,6 +40,8 @@ pub(super) struct Rig {
     pub(super) hooks: Vec<OpId>,
     pub(super) events: Vec<Event>,
     pub(super) let_go_asked: bool,
+    /// The last set that was told.
+    pub(super) replicated: OpId,
 }
 
 pub(super) fn name(text: &str) -> NodeName {
@@ -79,6 +81,7 @@ pub(super) fn member(node: &str, start: u64, since: u64) -> (Key, Record) {
         http: None,
         version: "0".to_owned(),
         excluded: Vec::new(),
+        replicates: false,
     };
     (Key::Member(name(node)), Record::Member(member))
 }
@@ -98,6 +101,7 @@ pub(super) fn plan(version: u64, members: &[(NodeId, u64)], gone: &[NodeId], row
         zone: None,
         weight: 1,
         excluded: Vec::new(),
+        replicates: false,
     };
     let row = |text: &str| if text == "-" { Vec::new() } else { vec![name(text)] };
     let plan = PlanRecord {
@@ -118,15 +122,32 @@ impl Rig {
     }
 
     pub(super) fn with(partitions: u16, timing: Timing) -> Self {
+        Self::made(partitions, timing, (false, Generation::new(1)))
+    }
+
+    /// A node `n1` that keeps copies, and holds its lease in a ring with these records.
+    pub(super) fn with_copies(partitions: u16, records: Vec<(Key, Record)>) -> Self {
+        let mut rig = Self::made(partitions, timing(), (true, Generation::new(1)));
+        rig.join(records);
+        rig
+    }
+
+    /// In a ring whose store was another one before.
+    pub(super) fn after_a_reset(partitions: u16) -> Self {
+        Self::made(partitions, timing(), (false, Generation::new(2)))
+    }
+
+    fn made(partitions: u16, timing: Timing, (replicates, generation): (bool, Generation)) -> Self {
         let who = Identity {
             node: name("n1"),
             incarnation_id: own_uuid(),
-            generation: Generation::new(1),
+            generation,
             partitions: PartitionCount::new(partitions).unwrap(),
             zone: None,
             weight: 1,
             http: None,
             version: "0".to_owned(),
+            replicates,
         };
         let machine = Machine::new(who, timing, Time::ZERO);
         Self {
@@ -137,6 +158,7 @@ impl Rig {
             hooks: Vec::new(),
             events: Vec::new(),
             let_go_asked: false,
+            replicated: OpId(0),
         }
     }
 
@@ -208,6 +230,14 @@ impl Rig {
         actions
     }
 
+    /// It is applied, and followed by `later`, which the watch shows before the acknowledgement comes.
+    pub(super) fn ack_after(&mut self, key: &str, later: (Key, Record)) -> Vec<String> {
+        let Pending { op, key, record } = self.taken(key);
+        let revision = self.put((key, record)).revision;
+        self.see(later);
+        self.feed(Input::Cas { op, result: Ok(revision) })
+    }
+
     pub(super) fn fail(&mut self, key: &str, error: CasError) -> Vec<String> {
         let op = self.taken(key).op;
         self.feed(Input::Cas { op, result: Err(error) })
@@ -221,7 +251,10 @@ impl Rig {
 
     pub(super) fn offer(&mut self, partition: u16, epoch: u64, revision: u64, from: NodeId) -> Vec<String> {
         let (partition, epoch, revision) = (PartitionId::new(partition), Epoch::new(epoch), Revision(revision));
-        self.feed(Input::Offered { op: OpId(1 << 62), offer: Offer { partition, epoch, revision, from } })
+        self.feed(Input::Offered {
+            op: OpId(1 << 62),
+            offer: Offer { partition, epoch, revision, from, replicas: Vec::new() },
+        })
     }
 
     /// The node gives its lease up at once.
@@ -273,9 +306,14 @@ impl Rig {
             Action::Revoke { partition } => format!("revoke {partition}"),
             Action::Unsubscribe { partition } => format!("unsubscribe {partition}"),
             Action::Discard { partition } => format!("discard {partition}"),
-            Action::Transfer { partition, epoch, to } => format!("transfer {partition} e{epoch} to {to}"),
+            Action::Transfer { partition, epoch, to, .. } => format!("transfer {partition} e{epoch} to {to}"),
             Action::SendOffer { to, offer } => {
-                format!("offer {} e{} @{} to {to}", offer.partition, offer.epoch, offer.revision.0)
+                let set = if offer.replicas.is_empty() {
+                    String::new()
+                } else {
+                    format!(" of {}", ids_text(&offer.replicas))
+                };
+                format!("offer {} e{} @{} to {to}{set}", offer.partition, offer.epoch, offer.revision.0)
             }
             Action::AnswerOffer { result, .. } => format!("answer {result:?}"),
             Action::OnOwn { op, grants, origin } => {
@@ -290,9 +328,31 @@ impl Rig {
                 self.let_go_asked = true;
                 return None;
             }
+            Action::Replicate { op, partition, epoch, copies } => {
+                self.replicated = op;
+                format!("replicate {partition} e{epoch} {}", copies_text(&copies))
+            }
+            Action::Recover { partition, epoch, survivors } => {
+                format!("recover {partition} e{epoch} from {}", ids_text(&survivors))
+            }
+            Action::Copy { partition, epoch, wanted } => {
+                format!("{} copy {partition} e{epoch}", if wanted { "keep" } else { "drop" })
+            }
             Action::Finish(outcome) => format!("finish {outcome:?}"),
         })
     }
+}
+
+fn ids_text(ids: &[NodeId]) -> String {
+    let text: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    text.join(" ")
+}
+
+fn copies_text(copies: &CopySet) -> String {
+    let CopySet { in_sync, pending, learners, factor, .. } = copies;
+    let pending = pending.as_ref().map(|pending| format!(" -> {}", ids_text(pending))).unwrap_or_default();
+    let learners = if learners.is_empty() { String::new() } else { format!(" + {}", ids_text(learners)) };
+    format!("{}{pending}{learners} of {factor}", ids_text(in_sync))
 }
 
 fn grants_text(grants: &[(PartitionId, Epoch)]) -> String {

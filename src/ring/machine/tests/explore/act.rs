@@ -103,7 +103,7 @@ impl State {
                 }
                 self.post(index, self.now, Thing::HookEnds { op });
             }
-            Action::Transfer { partition, epoch, to } => {
+            Action::Transfer { partition, epoch, to, .. } => {
                 self.post(index, self.now, Thing::Transferred { to, partition, epoch });
             }
             Action::SendOffer { to, offer } => {
@@ -122,6 +122,9 @@ impl State {
             | Action::Route { .. }
             | Action::Unsubscribe { .. }
             | Action::AnswerOffer { .. }
+            | Action::Replicate { .. }
+            | Action::Recover { .. }
+            | Action::Copy { .. }
             | Action::Emit(_)
             | Action::Finish(_) => {}
         }

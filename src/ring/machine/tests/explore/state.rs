@@ -348,6 +348,7 @@ impl State {
             weight: if index + 1 == NODES { self.scenario.weight } else { 1 },
             http: None,
             version: String::new(),
+            replicates: false,
         };
         let mut machine = Machine::new(who, timing(), now);
         machine.last_op = OPS | life << 32;

@@ -96,9 +96,13 @@ impl World {
             Action::Serve { partition, epoch } => self.serve(process, partition, epoch)?,
             Action::Forward { partition } => self.set_mode(process, partition, Mode::Forward),
             Action::Revoke { partition } => self.processes[process].parts[partition.index()].grant = None,
-            Action::Discard { partition } => self.processes[process].parts[partition.index()].grant = None,
+            Action::Discard { partition } => {
+                self.processes[process].parts[partition.index()].grant = None;
+                self.processes[process].held[partition.index()].log = None;
+            }
             Action::OnOwn { op, grants, .. } => self.own(process, op, &grants)?,
             Action::OnRelease { op, grants, .. } => self.release(process, op, &grants)?,
+            Action::Transfer { partition, in_sync: true, .. } => self.transfer_in_sync(process, partition),
             Action::Transfer { partition, epoch, .. } => self.transfer(process, partition, epoch),
             Action::SendOffer { to, offer } => self.send_offer(process, to, offer),
             Action::AnswerOffer { op, result } => self.answer_offer(op, result),
@@ -107,6 +111,11 @@ impl World {
                 let delay = self.rng.random_range(MS..=100 * MS);
                 self.due_in(delay, Due::Deliver { process, session, input: Input::LetGone });
             }
+            Action::Replicate { op, partition, epoch, copies } => {
+                self.replicate(process, (op, partition, epoch), copies);
+            }
+            Action::Recover { partition, epoch, survivors } => self.recover(process, partition, epoch, &survivors),
+            Action::Copy { partition, epoch, wanted } => self.copy(process, partition, epoch, wanted)?,
             Action::Route { .. } | Action::Unsubscribe { .. } | Action::Emit(_) | Action::Finish(_) => {}
         }
         Ok(())
@@ -178,6 +187,7 @@ impl World {
             return Err(format!("{id}: partition {partition} is to be served at e{epoch} without a grant"));
         }
         self.set_mode(process, partition, Mode::Serve);
+        self.begin_writes(process, partition, epoch);
         Ok(())
     }
 

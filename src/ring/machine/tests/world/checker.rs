@@ -88,6 +88,9 @@ impl World {
             };
             counts[owner] += 1;
         }
+        if let Some(misplaced) = self.misplaced_copy() {
+            return Some(misplaced);
+        }
         if self.wished().is_none_or(|config| config != RingConfig::default()) {
             return self.unplanned().or_else(|| self.unmet_pin());
         }

@@ -5,6 +5,7 @@ use rand::rngs::StdRng;
 use uuid::Uuid;
 
 use super::checker::Checked;
+use super::copying::Held;
 use super::process::{Part, Process};
 use super::{Due, LEASE, MS, World};
 use crate::ring::io::Input;
@@ -84,6 +85,7 @@ impl World {
             told_up: true,
             gate: Time::ZERO,
             parts: vec![Part::default(); usize::from(self.partitions.get())],
+            held: vec![Held::default(); usize::from(self.partitions.get())],
             scope: None,
             lease_watch: 0,
             ring_live: false,
@@ -182,6 +184,7 @@ impl World {
             weight: 1,
             http: None,
             version: "0".to_owned(),
+            replicates: self.replicates,
         };
         let lags = std::array::from_fn(|_| one_of(&mut self.rng, &[2, 2, 20, 200, 800]) * MS);
         let node = &mut self.processes[process];
@@ -204,6 +207,7 @@ impl World {
         node.session += 1;
         node.gate = Time::ZERO;
         node.parts.fill(Part::default());
+        node.held.fill(Held::default());
         node.backlog.clear();
         (node.ring_live, node.lease_live) = (false, false);
         node.delivered.clear();

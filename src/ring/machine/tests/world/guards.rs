@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{number, play};
+use super::{Checked, number, play, play_with_copies};
 use crate::types::guard::{Guard, without};
 
+type Play = fn(u64, bool) -> (Checked, Vec<String>);
+
 /// The lowest seed that fails without these rules, and what it breaks.
-fn caught(guards: &[Guard], seeds: u64) -> Option<(u64, String)> {
+fn caught(play: Play, guards: &[Guard], seeds: u64) -> Option<(u64, String)> {
     let (next, found) = (AtomicU64::new(1), AtomicU64::new(u64::MAX));
     let search = || {
         let _off = without(guards);
@@ -34,16 +36,40 @@ const CAUGHT: &[(Guard, u64)] = &[
     (Guard::SelfFence, 24),
     (Guard::ClaimRevision, 1),
     (Guard::LeaseRevision, 6),
-    (Guard::FullLeaseSilence, 1),
+    (Guard::FullLeaseSilence, 3),
     (Guard::ObserverGap, 16),
-    (Guard::TakeoverByPlan, 101),
+    (Guard::TakeoverByPlan, 16),
+    (Guard::GoneByIncarnation, 25),
     (Guard::AbandonByClaim, 1),
-    (Guard::OwnIncarnation, 101),
-    (Guard::NameObserved, 1),
+    (Guard::OwnIncarnation, 437),
+    (Guard::NameObserved, 5),
     (Guard::LiveNameRefused, 1),
     (Guard::StartGrows, 5),
     (Guard::MoveDeadline, 18),
 ];
+
+/// The same where nodes keep copies.
+const CAUGHT_WITH_COPIES: &[(Guard, u64)] = &[
+    (Guard::TakeoverByMember, 24),
+    (Guard::MemberByIncarnation, 62),
+    (Guard::PendingBeforeChange, 1),
+    (Guard::JoinedBeforeChange, 1),
+    (Guard::UnsettledSet, 1),
+    (Guard::CaughtUpFirst, 18),
+    (Guard::CaughtUpSince, 626),
+];
+
+#[test]
+fn without_a_guard_of_the_in_sync_set_a_seed_breaks_that_is_sound_with_it() {
+    for (guard, seed) in CAUGHT_WITH_COPIES {
+        let broken = {
+            let _off = without(&[*guard]);
+            play_with_copies(*seed, false).0
+        };
+        assert!(broken.is_err(), "seed {seed} without {} breaks nothing any more", guard.name());
+        assert_eq!(play_with_copies(*seed, false).0, Ok(()), "seed {seed}");
+    }
+}
 
 #[test]
 fn without_a_guard_of_the_machine_a_seed_breaks_that_is_sound_with_it() {
@@ -57,11 +83,22 @@ fn without_a_guard_of_the_machine_a_seed_breaks_that_is_sound_with_it() {
     }
 }
 
-/// `RING_GUARDS=<n> cargo test --lib search_for_seeds -- --nocapture` searches `n` seeds for each guard.
+/// `RING_GUARDS=<n> cargo test --lib search_for_seeds -- --nocapture` searches `n` seeds for each guard; with `RING_GUARD=<name>`
+/// for that one.
 #[test]
 fn search_for_seeds_that_show_a_guard_to_be_needed() {
     let Some(seeds) = number("RING_GUARDS") else { return };
-    for guard in Guard::ALL {
-        eprintln!("{:24} {:?}", guard.name(), caught(&[*guard], seeds));
+    let only = std::env::var("RING_GUARD").ok();
+    for guard in Guard::ALL.iter().filter(|guard| only.as_deref().is_none_or(|only| only == guard.name())) {
+        eprintln!("{:24} {:?}", guard.name(), caught(play, &[*guard], seeds));
+    }
+}
+
+/// The same for the guards of the in-sync set.
+#[test]
+fn search_for_seeds_that_show_a_guard_of_the_in_sync_set_to_be_needed() {
+    let Some(seeds) = number("RING_GUARDS") else { return };
+    for (guard, _) in CAUGHT_WITH_COPIES {
+        eprintln!("{:24} {:?} with copies", guard.name(), caught(play_with_copies, &[*guard], seeds));
     }
 }

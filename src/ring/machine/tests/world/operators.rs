@@ -6,9 +6,9 @@ use super::checker::Checked;
 use super::faults::Fault;
 use super::store::Writing;
 use super::{Due, World};
-use crate::coord::{Key, Record, Revision, RingConfig};
+use crate::coord::{Key, OnLoss, Record, Revision, RingConfig};
 use crate::ring::io::OpId;
-use crate::types::NodeName;
+use crate::types::{Factor, NodeName};
 
 impl World {
     pub(super) fn schedule_wishes(&mut self) {
@@ -36,13 +36,28 @@ impl World {
                 config.pins.insert(partition, names[node].clone());
             }
         }
+        if self.replicates {
+            config.replicas = Factor::new(self.rng.random_range(1..=4)).ok();
+            config.on_loss = if self.chance(30) { OnLoss::Wait } else { OnLoss::Accept };
+        }
         self.write_config(Ok(config))
     }
 
     /// In half of the worlds operators take everything back as all heals.
     pub(super) fn wish_no_more(&mut self) -> Checked {
         let wished = self.kv.records.contains_key(&Key::Config);
-        if wished && self.chance(50) { self.write_config(Ok(RingConfig::default())) } else { Ok(()) }
+        if wished && self.chance(50) {
+            return self.write_config(Ok(RingConfig::default()));
+        }
+        // What waits for a loss to be accepted would wait for ever.
+        match self.wished() {
+            Some(mut config) if config.on_loss == OnLoss::Wait => {
+                config.on_loss = OnLoss::Accept;
+                self.write_config(Ok(config))
+            }
+            None if self.replicates => self.write_config(Ok(RingConfig::default())),
+            _ => Ok(()),
+        }
     }
 
     fn write_config(&mut self, config: Result<RingConfig, String>) -> Checked {

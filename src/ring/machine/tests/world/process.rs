@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::copying::Held;
 use crate::coord::{Key, WatchScope};
 use crate::ring::io::Input;
 use crate::ring::machine::Machine;
@@ -48,6 +49,7 @@ pub(super) struct Process {
     pub(super) told_up: bool,
     pub(super) gate: Time,
     pub(super) parts: Vec<Part>,
+    pub(super) held: Vec<Held>,
     pub(super) scope: Option<WatchScope>,
     pub(super) lease_watch: u32,
     pub(super) ring_live: bool,

@@ -177,10 +177,16 @@ impl World {
     pub(super) fn write(&mut self, writing: &Writing) -> Result<Revision, String> {
         let (key, record) = (&writing.key, &writing.record);
         self.may_be_written(key, record)?;
+        if let (Key::Own(partition), Record::Own(claim)) = (key, record) {
+            self.record_claim(*partition, claim)?;
+        }
         self.kv.last += 1;
         let revision = Revision(self.kv.last);
         self.kv.records.insert(key.clone(), (revision, record.clone()));
         self.kv.written.insert(key.clone(), self.now);
+        if let Key::Own(partition) = key {
+            self.check_copies(*partition)?;
+        }
         for process in 0..self.processes.len() {
             self.publish(process, Update { key: key.clone(), revision, record: record.clone() });
         }
@@ -250,7 +256,11 @@ impl World {
 pub(in super::super) fn brief(record: &Record) -> String {
     match record {
         Record::Lease(lease) => format!("#{} beat {} {:?}", lease.incarnation.start, lease.beat, lease.state),
-        Record::Own(claim) => format!("{} e{} {:?}", claim.owner, claim.epoch, claim.state),
+        Record::Own(claim) => {
+            let set: Vec<String> = claim.replicas.iter().map(ToString::to_string).collect();
+            let set = if set.len() > 1 { format!(" [{}]", set.join(" ")) } else { String::new() };
+            format!("{} e{} {:?}{set}", claim.owner, claim.epoch, claim.state)
+        }
         Record::Member(member) => format!("#{} {:?} not {:?}", member.incarnation.start, member.state, member.excluded),
         Record::Plan(plan) => {
             let owners: Vec<String> =

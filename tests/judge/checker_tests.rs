@@ -10,10 +10,12 @@ use crate::checker::register::{Loss, check};
 use crate::checker::{Evidence, appends, judge};
 use crate::common::sink::Write;
 use crate::history::{Action, Operation, Outcome, Value, Version};
+use crate::plant::{Plant, Recorded, planted, stale_read};
 
 const OK: Outcome = Outcome::Ok { found: None };
 /// Moments between two points at which something happens.
 const APART: u64 = 100;
+const SECOND: u64 = 1_000_000_000;
 
 fn operation(action: Action, (asked, answered): (u64, u64), outcome: Outcome) -> Operation {
     Operation { key: 0, action, asked, answered, outcome, through: "n".into(), by: None, version: None }
@@ -140,18 +142,6 @@ fn seen_of(execution: &[(Happens, u64, u64)]) -> (Vec<Operation>, Vec<Loss>) {
     (operations, losses)
 }
 
-/// The number of a read that can be made stale, and the value that then nobody can explain: one that was overwritten, by a
-/// write that was answered before the read was asked.
-fn stale(operations: &[Operation]) -> Option<(usize, Value)> {
-    let sets = || operations.iter().filter(|o| o.outcome == OK && matches!(o.action, Action::Set(_)));
-    operations.iter().enumerate().filter(|(_, read)| read.action == Action::Get).find_map(|(number, read)| {
-        let second = sets().filter(|second| second.answered < read.asked).max_by_key(|second| second.asked)?;
-        let first = sets().find(|first| first.answered < second.asked)?;
-        let Action::Set(value) = first.action else { return None };
-        Some((number, value))
-    })
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -164,7 +154,7 @@ proptest! {
     #[test]
     fn a_read_made_stale_is_rejected_whatever_is_around_it(execution in execution()) {
         let (mut operations, losses) = seen_of(&execution);
-        if let Some((number, value)) = stale(&operations) {
+        if let Some((number, value)) = stale_read(&operations) {
             operations[number].outcome = Outcome::Ok { found: Some(value) };
             prop_assert!(linearizable(&operations, &losses).is_err());
         }
@@ -193,6 +183,13 @@ fn claim(at: u64, epoch: u64, owner: u128) -> Change {
     Change { at, what: What::Claim(0, claim) }
 }
 
+fn with_replicas(change: Change, replicas: &[u128]) -> Change {
+    let id = |n: &u128| NodeId { node: NodeName::new(format!("node-{n}")).unwrap(), incarnation: incarnation(*n) };
+    let What::Claim(partition, claim) = change.what else { panic!("no claim") };
+    let claim = Claim { replicas: replicas.iter().map(id).collect(), ..claim };
+    Change { what: What::Claim(partition, claim), ..change }
+}
+
 fn lease(at: u64, owner: u128, state: LeaseState) -> Change {
     let lease = Lease { incarnation: incarnation(owner), state, beat: 1, lease_ms: 2000 };
     Change { at, what: What::Lease(format!("node-{owner}"), lease) }
@@ -218,7 +215,6 @@ fn a_second_owner_of_an_epoch_and_an_epoch_that_goes_back_are_found_in_the_recor
 
 #[test]
 fn something_may_be_lost_between_an_owners_end_and_the_next_claim_and_in_no_handover() {
-    const SECOND: u64 = 1_000_000_000;
     let slack = SECOND / 20;
     let (mine, live) = (claim(SECOND, 1, 1), lease(SECOND, 1, LeaseState::Live));
     let handed_over = [live.clone(), mine.clone(), claim(5 * SECOND, 2, 2), lease(9 * SECOND, 1, LeaseState::Left)];
@@ -227,6 +223,9 @@ fn something_may_be_lost_between_an_owners_end_and_the_next_claim_and_in_no_hand
     let loss = Loss { from: 4 * SECOND - slack, to: 5 * SECOND + slack };
     assert_eq!(Ownership::of(&taken).losses(0), [loss]);
     assert_eq!(Ownership::of(&taken).evictions.len(), 1);
+    let with_copy = with_replicas(claim(SECOND, 1, 1), &[1, 2]);
+    let by_a_member = [live.clone(), with_copy, lease(4 * SECOND, 1, LeaseState::Evicted), claim(5 * SECOND, 2, 2)];
+    assert_eq!(Ownership::of(&by_a_member).losses(0), [], "a member of the recorded set has all that was acknowledged");
     let not_seen = [live, mine, claim(5 * SECOND, 3, 2)];
     assert_eq!(Ownership::of(&not_seen).losses(0), [Loss { from: SECOND - slack, to: 5 * SECOND + slack }]);
 }
@@ -272,4 +271,40 @@ fn an_answer_that_nobody_should_get_is_found() {
     let none = Ownership::default();
     let evidence = Evidence { operations: &operations, partitions: 64, cache: &none, writers: &none, writes: &[] };
     assert!(judge(&evidence)[0].contains("teapot"));
+}
+
+/// Two owners one after the other, who hand over, with a write, a read and an append each.
+fn recorded() -> Recorded {
+    let by =
+        |epoch, node: &str, operation| Operation { version: Some((epoch, 1)), by: Some(node.to_owned()), ..operation };
+    let times = |asked| (asked * SECOND, (asked + 1) * SECOND);
+    let append = |value, asked| operation(Action::Append(value), times(asked), OK);
+    let records = vec![claim(SECOND, 1, 1), claim(30 * SECOND, 2, 2)];
+    Recorded {
+        operations: vec![
+            by(1, "node-1", set(1, times(10))),
+            append(3, 14),
+            by(2, "node-2", set(2, times(40))),
+            get(Some(2), times(50)),
+            append(4, 54),
+        ],
+        cache: records.clone(),
+        writers: records,
+        writes: vec![write(3, 1, 1, true), write(4, 2, 2, true)],
+    }
+}
+
+#[test]
+fn everything_that_is_planted_into_an_accepted_record_is_found() {
+    assert_eq!(recorded().judged(64), [""; 0]);
+    assert_eq!(planted(&recorded(), 64), (Plant::ALL.to_vec(), vec![]));
+}
+
+#[test]
+fn a_read_that_may_find_nothing_is_no_place_for_a_lost_write() {
+    let mut lost = recorded();
+    // What the first owner had is gone with it, and what the second wrote was not acknowledged.
+    lost.cache.insert(1, lease(20 * SECOND, 1, LeaseState::Evicted));
+    lost.operations[2].outcome = Outcome::Unknown(String::new());
+    assert!(Plant::LostWrite.put_into(&lost, 64).is_none());
 }

@@ -1,0 +1,88 @@
+//! A write of the cache as it goes to the copies: one format byte, then postcard.
+//!
+//! Ages and times to live are as of the moment the change was made ([`Change::made`](crate::replica::Change)); the holder
+//! of a copy adds and subtracts what has passed since.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::content_type;
+use super::native::as_bytes;
+
+const FORMAT: u8 = 1;
+
+/// What a write did to an entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Effect<'a> {
+    Set {
+        #[serde(serialize_with = "as_bytes")]
+        key: &'a [u8],
+        #[serde(serialize_with = "as_bytes")]
+        value: &'a [u8],
+        #[serde(serialize_with = "as_bytes")]
+        content_type: &'a [u8],
+        ttl_ns: Option<u64>,
+    },
+    Delete {
+        #[serde(serialize_with = "as_bytes")]
+        key: &'a [u8],
+    },
+    /// Another time to live; value and age stay.
+    Lifetime {
+        #[serde(serialize_with = "as_bytes")]
+        key: &'a [u8],
+        ttl_ns: Option<u64>,
+    },
+}
+
+/// A change that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a change of the cache cannot be read: {0}")]
+pub(super) struct Unreadable(String);
+
+impl<'a> Effect<'a> {
+    pub(super) fn encode(&self) -> Bytes {
+        let hint = match self {
+            Self::Set { key, value, content_type, .. } => key.len() + value.len() + content_type.len(),
+            Self::Delete { key } | Self::Lifetime { key, .. } => key.len(),
+        };
+        let mut out = Vec::with_capacity(hint + 24);
+        out.push(FORMAT);
+        // Plain bytes and numbers into memory: cannot fail; were it to, the reader would refuse it.
+        postcard::to_extend(self, out).unwrap_or_default().into()
+    }
+
+    pub(super) fn decode(body: &'a [u8]) -> Result<Self, Unreadable> {
+        let Some((format, rest)) = body.split_first() else { return Err(Unreadable("it is empty".to_owned())) };
+        if *format != FORMAT {
+            return Err(Unreadable(format!("format {format} is not known; known: {FORMAT}")));
+        }
+        let effect = postcard::from_bytes(rest).map_err(|error| Unreadable(error.to_string()))?;
+        if let Self::Set { content_type, .. } = &effect {
+            content_type::check_stored(content_type).map_err(|error| Unreadable(error.message))?;
+        }
+        Ok(effect)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_read_as_it_was_written_and_a_foreign_or_damaged_one_is_refused() {
+        for effect in [
+            Effect::Set { key: b"k", value: b"[1]", content_type: b"", ttl_ns: Some(7) },
+            Effect::Set { key: b"k", value: b"<b>", content_type: b"text/html", ttl_ns: None },
+            Effect::Delete { key: b"k" },
+            Effect::Lifetime { key: b"k", ttl_ns: None },
+        ] {
+            assert_eq!(Effect::decode(&effect.encode()).unwrap(), effect);
+        }
+        let set = Effect::Set { key: b"k", value: b"[1]", content_type: b"", ttl_ns: Some(7) }.encode();
+        for bad in [&b""[..], &[9, 0], &[FORMAT, 77], &set[..4]] {
+            assert!(Effect::decode(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Read-modify-write under a partition's lock: increment, and get-or-set.
+//!
+//! Both look before they make room, so that what is refused or only read costs nobody else's entries; what is found
+//! under the lock decides. To the copies they are ordinary writes.
+
+use std::time::Duration;
+
+use super::content_type::{self, is_json};
+use super::item::{Item, heaviest};
+use super::limits::bad_request;
+use super::stats::add;
+use super::store::{NewValue, Store, ensure_serving, not_held};
+use crate::service::{Grant, ServiceError};
+use crate::types::{Time, Version};
+
+/// The longest text of an integer: `-9223372036854775808`.
+const INTEGER_MAX_BYTES: usize = 20;
+
+impl Store {
+    /// Adds to the integer that the entry is, or to 0 where there is none; the sum and the version of the write. With a
+    /// time to live it lives that long from now on, else as long as it would have.
+    pub(super) fn increment(
+        &self,
+        grant: &Grant,
+        key: &[u8],
+        by: i64,
+        ttl: Option<Duration>,
+    ) -> Result<(i64, Version), ServiceError> {
+        let now = self.clock().now();
+        let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
+        let type_len = {
+            let held = partition.read();
+            ensure_serving(&held, grant)?;
+            let item = held.map.look(key, now);
+            sum(item, by)?;
+            item.map_or(0, |item| item.content_type.len())
+        };
+        let content_len = key.len() + type_len + INTEGER_MAX_BYTES;
+        self.ensure_can_ever_fit(content_len, INTEGER_MAX_BYTES)?;
+        self.prepare_room(&partition, heaviest(content_len), now);
+        let mut held = partition.write();
+        ensure_serving(&held, grant)?;
+        let item = held.map.look(key, now);
+        let sum = sum(item, by)?;
+        let ttl = ttl.or_else(|| item.and_then(|item| item.remaining(now)));
+        let content_type = item.map_or(Vec::new(), |item| item.content_type.to_vec());
+        let text = sum.to_string();
+        let value = NewValue { bytes: text.as_bytes(), content_type: &content_type, ttl };
+        Ok((sum, self.replace(&mut held, grant, key, value, now)?))
+    }
+
+    /// Reads the live entry with this key, or stores the value where there is none. What `answer` made of the entry that was
+    /// found, `None` where the value was stored; and the version of either.
+    pub(super) fn get_or_set<T>(
+        &self,
+        grant: &Grant,
+        key: &[u8],
+        value: NewValue<'_>,
+        answer: impl FnOnce(&Item<'_>, Time) -> Result<T, ServiceError>,
+    ) -> Result<(Option<T>, Version), ServiceError> {
+        let content_len = key.len() + value.content_type.len() + value.bytes.len();
+        self.ensure_can_ever_fit(content_len, value.bytes.len())?;
+        let now = self.clock().now();
+        let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
+        {
+            let held = partition.read();
+            ensure_serving(&held, grant)?;
+            if let Some(item) = held.map.get(key, now) {
+                add(&self.counters.hits, 1);
+                return Ok((Some(answer(&item, now)?), item.version));
+            }
+        }
+        self.prepare_room(&partition, heaviest(content_len), now);
+        let mut held = partition.write();
+        ensure_serving(&held, grant)?;
+        if let Some(item) = held.map.get(key, now) {
+            add(&self.counters.hits, 1);
+            return Ok((Some(answer(&item, now)?), item.version));
+        }
+        add(&self.counters.misses, 1);
+        Ok((None, self.replace(&mut held, grant, key, value, now)?))
+    }
+}
+
+/// What the integer is after adding.
+fn sum(item: Option<Item<'_>>, by: i64) -> Result<i64, ServiceError> {
+    let before = item.map_or(Ok(0), |item| integer(&item))?;
+    before.checked_add(by).ok_or_else(|| {
+        bad_request(format!(
+            "incr: {before} and {by} are beyond what an integer here can be, {} to {}; nothing was executed",
+            i64::MIN,
+            i64::MAX
+        ))
+    })
+}
+
+/// The integer that an entry is.
+fn integer(item: &Item<'_>) -> Result<i64, ServiceError> {
+    let text = std::str::from_utf8(item.value).ok().filter(|_| is_json(item.content_type));
+    text.and_then(|text| text.trim_ascii().parse().ok()).ok_or_else(|| {
+        let content_type = content_type::as_str(item.content_type);
+        let shown = text.filter(|text| text.len() <= 40).map_or(String::new(), |text| format!(" ({text})"));
+        let len = item.value.len();
+        bad_request(format!(
+            "incr: the entry is no integer from {} to {} but {len} bytes of {content_type}{shown}; nothing was executed",
+            i64::MIN,
+            i64::MAX
+        ))
+    })
+}

@@ -1,0 +1,291 @@
+//! A partition that this node owns, as its service and the tasks around it see it: the pure leader behind a lock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::replica::{Change, Due, Failure, Leader, Members, Progress, Report, Told};
+use crate::ring::{CopySet, OpId};
+use crate::service::{ChangeLog, Copies, Grant, NotCommitted};
+use crate::types::{Epoch, NodeId, NodeName, PartitionId, Time, Version};
+
+/// What came of something sent to a follower.
+pub(super) struct Outcome {
+    pub(super) to: NodeId,
+    pub(super) number: u64,
+    pub(super) came: Came,
+}
+
+/// See [`Outcome`].
+pub(super) enum Came {
+    Answer(Result<Told, Failure>),
+    Copied(Result<(), Failure>),
+}
+
+/// What one turn of the driving task has to do.
+pub(super) struct Turn {
+    pub(super) due: Vec<Due>,
+    pub(super) reports: Vec<Report>,
+    /// Names the set that the reports are about.
+    pub(super) set: Option<OpId>,
+    pub(super) wake: Option<Time>,
+}
+
+/// How far a copy is that is made for another node.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::node) struct Copied {
+    begun: Time,
+    last: Time,
+    /// Acknowledged so far.
+    pub(in crate::node) bytes: u64,
+}
+
+impl Copied {
+    /// Over the time it took, or has taken so far; `None` before that can be told.
+    pub(in crate::node) fn bytes_per_second(self) -> Option<u64> {
+        let seconds = self.last.since(self.begun).as_secs_f64();
+        (seconds >= 0.001).then(|| (self.bytes as f64 / seconds) as u64)
+    }
+}
+
+struct Inside {
+    /// `None` once this node's turn is over.
+    leader: Option<Leader>,
+    copies: Copies,
+    /// The last set that was told.
+    set: Option<OpId>,
+    /// Those it adds: the ring waits to hear once more that they have everything, now that both sets count.
+    to_confirm: BTreeSet<NodeId>,
+}
+
+/// A partition led by this node.
+pub(in crate::node) struct Led {
+    /// This node's right, without the log: for the service's snapshots.
+    pub(super) grant: Grant,
+    inside: Mutex<Inside>,
+    /// Something is to be sent.
+    pub(super) woken: Notify,
+    /// Grows with what is committed; ends with the grant.
+    committed: watch::Sender<Version>,
+    pub(super) ended: CancellationToken,
+    /// How far the copies made for its learners are, or came last.
+    copied: Mutex<BTreeMap<NodeId, Copied>>,
+    /// Why no copy can follow any more.
+    broken: OnceLock<String>,
+}
+
+impl fmt::Debug for Led {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Led")
+            .field("partition", &self.partition())
+            .field("epoch", &self.epoch())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Led {
+    pub(super) fn new(grant: Grant, leader: Leader) -> Arc<Self> {
+        Arc::new(Self {
+            grant,
+            inside: Mutex::new(Inside {
+                leader: Some(leader),
+                copies: Copies::ONE,
+                set: None,
+                to_confirm: BTreeSet::new(),
+            }),
+            woken: Notify::new(),
+            committed: watch::Sender::new(Version::default()),
+            ended: CancellationToken::new(),
+            copied: Mutex::default(),
+            broken: OnceLock::new(),
+        })
+    }
+
+    pub(in crate::node) fn partition(&self) -> PartitionId {
+        self.grant.partition
+    }
+
+    pub(in crate::node) fn epoch(&self) -> Epoch {
+        self.grant.epoch()
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends this node's turn; what is left of it. `None` where that was done before.
+    pub(super) fn end(&self) -> Option<Leader> {
+        self.ended.cancel();
+        self.inside().leader.take()
+    }
+
+    /// Who holds copies from now on.
+    pub(super) fn set(&self, op: OpId, set: &CopySet, me: &NodeId) {
+        let others = |nodes: &[NodeId]| nodes.iter().filter(|node| *node != me).cloned().collect::<BTreeSet<NodeId>>();
+        let members = Members {
+            in_sync: others(&set.in_sync),
+            pending: set.pending.as_deref().map(others),
+            learners: others(&set.learners),
+        };
+        let smaller = members.pending.as_ref().map_or(usize::MAX, BTreeSet::len).min(members.in_sync.len());
+        let copies = Copies { in_sync: 1 + smaller, factor: set.factor, consistency: set.consistency };
+        self.set_members(Some(op), &members, copies);
+    }
+
+    /// Of a takeover: no request is executed yet.
+    pub(super) fn set_survivors(&self, in_sync: BTreeSet<NodeId>) {
+        self.set_members(None, &Members { in_sync, ..Members::default() }, Copies::ONE);
+    }
+
+    fn set_members(&self, op: Option<OpId>, members: &Members, copies: Copies) {
+        let mut inside = self.inside();
+        (inside.copies, inside.set) = (copies, op);
+        inside.to_confirm =
+            members.pending.iter().flatten().filter(|node| !members.in_sync.contains(node)).cloned().collect();
+        if let Some(leader) = &mut inside.leader {
+            leader.set_members(members);
+        }
+        self.publish(&inside);
+        drop(inside);
+        self.woken.notify_one();
+    }
+
+    /// What is to be done now; `None` at the end.
+    pub(super) fn turn(&self, now: Time) -> Option<Turn> {
+        let mut inside = self.inside();
+        let Inside { leader, set, to_confirm, .. } = &mut *inside;
+        let leader = leader.as_mut()?;
+        let due = leader.due(now);
+        let mut reports = leader.reports();
+        if !to_confirm.is_empty() {
+            let committed = leader.committed();
+            let there = |follower: &Progress| follower.acknowledged.is_some_and(|at| at >= committed);
+            for follower in leader.progress().into_iter().filter(there) {
+                reports.extend(to_confirm.take(&follower.node).map(Report::CaughtUp));
+            }
+        }
+        let turn = Turn { due, reports, set: *set, wake: leader.next_wake() };
+        self.publish(&inside);
+        Some(turn)
+    }
+
+    pub(super) fn came(&self, now: Time, Outcome { to, number, came }: Outcome) {
+        let mut inside = self.inside();
+        let Some(leader) = inside.leader.as_mut() else { return };
+        match came {
+            Came::Answer(answer) => leader.told(now, &to, number, answer),
+            Came::Copied(result) => leader.copied(now, &to, number, result),
+        }
+        self.publish(&inside);
+    }
+
+    fn publish(&self, inside: &Inside) {
+        if let Some(leader) = &inside.leader {
+            let newest = leader.committed();
+            self.committed.send_if_modified(|known| std::mem::replace(known, newest) != newest);
+        }
+    }
+
+    pub(super) fn copy_begins(&self, to: &NodeId, stream: u64) -> Option<Version> {
+        self.inside().leader.as_mut()?.copy_begins(to, stream)
+    }
+
+    pub(super) fn copy_tail(&self, to: &NodeId, stream: u64) -> Option<Version> {
+        self.inside().leader.as_ref()?.copy_tail(to, stream)
+    }
+
+    /// A copy begins anew.
+    pub(super) fn copying_begins(&self, to: &NodeId, now: Time) {
+        self.copied().insert(to.clone(), Copied { begun: now, last: now, bytes: 0 });
+    }
+
+    /// So much more of it has been acknowledged.
+    pub(super) fn copied_bytes(&self, to: &NodeId, now: Time, bytes: usize) {
+        if let Some(copied) = self.copied().get_mut(to) {
+            (copied.last, copied.bytes) = (now, copied.bytes + bytes as u64);
+        }
+    }
+
+    /// How far the last copy made for a node is.
+    pub(super) fn copied_to(&self, to: &NodeName) -> Option<Copied> {
+        self.copied().iter().find(|(id, _)| id.node == *to).map(|(_, copied)| *copied)
+    }
+
+    fn copied(&self) -> MutexGuard<'_, BTreeMap<NodeId, Copied>> {
+        self.copied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why no copy can follow any more, if that is so.
+    pub(super) fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
+    }
+
+    /// The last write; `None` at the end.
+    pub(in crate::node) fn tail(&self) -> Option<Version> {
+        self.inside().leader.as_ref().map(Leader::tail)
+    }
+
+    pub(super) fn progress(&self) -> Vec<Progress> {
+        self.inside().leader.as_ref().map(Leader::progress).unwrap_or_default()
+    }
+
+    /// Whether a node has no part in it: neither in a set, nor on its way into one.
+    pub(super) fn is_without(&self, node: &NodeId) -> bool {
+        !self.progress().iter().any(|follower| follower.node == *node)
+    }
+
+    pub(super) fn answer(&self, ask: &crate::replica::Ask) -> Option<Told> {
+        self.inside().leader.as_ref().map(|leader| leader.answer(ask))
+    }
+
+    /// Waits until all members have everything there is now. `Err` where the turn ended first.
+    pub(in crate::node) async fn settled(&self) -> Result<Version, NotCommitted> {
+        let tail = self.tail().ok_or(NotCommitted)?;
+        self.reaches(tail).await.map(|()| tail)
+    }
+
+    async fn reaches(&self, version: Version) -> Result<(), NotCommitted> {
+        let mut committed = self.committed.subscribe();
+        let reached = committed.wait_for(|upto| *upto >= version);
+        self.ended.run_until_cancelled(reached).await.and_then(Result::ok).map(|_| ()).ok_or(NotCommitted)
+    }
+}
+
+/// The service's side of a [`Led`].
+#[derive(Debug)]
+pub(in crate::node) struct LedLog(pub(in crate::node) Arc<Led>);
+
+impl ChangeLog for LedLog {
+    fn append(&self, change: Change) {
+        let mut inside = self.0.inside();
+        // After the end: a request that still runs has lost its grant, and its answer is held back.
+        let Some(leader) = &mut inside.leader else { return };
+        if let Err(error) = leader.append(change) {
+            // A gap would be one in every copy: nobody leads a partition like that.
+            let _ = self.0.broken.set(format!("partition {}: {error}", self.0.partition()));
+            self.0.ended.cancel();
+            return;
+        }
+        self.0.publish(&inside);
+        drop(inside);
+        self.0.woken.notify_one();
+    }
+
+    fn copies(&self) -> Copies {
+        self.0.inside().copies
+    }
+
+    fn committed(&self, version: Version) -> BoxFuture<'static, Result<Copies, NotCommitted>> {
+        let led = Arc::clone(&self.0);
+        async move {
+            led.reaches(version).await?;
+            Ok(Self(led).copies())
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,330 @@
+//! The copies of partitions at this node: those it owns and brings others up to date on, and those it holds for others.
+//!
+//! In: what the ring's machine decided (who owns, who is in a set), what other nodes ask. Out: the service's state kept right, messages
+//! to other nodes, and inputs for the machine: who has caught up, who is silent. The rules are [`crate::replica`]'s; here are the tasks
+//! and messages around them.
+
+mod drive;
+mod led;
+mod pace;
+mod recover;
+mod wire;
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+
+pub(super) use led::{Copied, Led, LedLog};
+pub(super) use wire::{SwitchHead, open_ask, seal_told};
+
+use super::parts::NodeParts;
+use super::supervise::Supervisor;
+use crate::replica::{Apply, Ask, Bounds, Follower, Leader, Log, Told};
+use crate::ring::{CopySet, Input, OpId, Timing};
+use crate::service::{BoxError, Grant, Service};
+use crate::types::{Clock, Epoch, NodeId, NodeName, PartitionCount, PartitionId, Version};
+use drive::Tools;
+use pace::Pace;
+
+/// Writes in one message, unless a single one is larger.
+const BATCH_BYTES: usize = 128 * 1024;
+/// Newest writes that each copy keeps.
+const LOG_BYTES: usize = 128 * 1024;
+/// Writes that an owner keeps for who still needs them: what may be written while a copy is made.
+const PINNED_BYTES: usize = 32 * 1024 * 1024;
+/// Chunks that came before their turn.
+const HELD_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a partition is at this node.
+enum Slot {
+    /// Another node's: a copy, or nothing.
+    Follows(Box<Follower>),
+    /// This node's.
+    Leads(Arc<Led>),
+}
+
+impl Slot {
+    fn follows(follower: Follower) -> Self {
+        Self::Follows(Box::new(follower))
+    }
+}
+
+/// All partitions of one incarnation.
+pub(super) struct Copies {
+    me: NodeId,
+    clock: Arc<dyn Clock>,
+    service: Arc<dyn Service>,
+    supervisor: Supervisor,
+    bounds: Bounds,
+    tools: Arc<Tools>,
+    slots: Vec<Mutex<Slot>>,
+    /// Told before the partition was led.
+    sets: Mutex<HashMap<PartitionId, (OpId, Epoch, CopySet)>>,
+}
+
+/// What becomes of a copy that does not belong here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unwanted {
+    /// It goes.
+    Drop,
+    /// A later owner feeds it.
+    Keep,
+    /// The owner is to be asked first.
+    Ask {
+        /// The last that was heard of it.
+        heard: u64,
+    },
+}
+
+/// Where the state of a partition comes from as its ownership begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heritage {
+    /// Nobody had it before.
+    None,
+    /// The copy that is here.
+    Copy,
+    /// What the former owner sends, which the service is given after this.
+    Handed,
+}
+
+impl Copies {
+    /// Nothing is held.
+    pub(super) fn new(
+        parts: &NodeParts,
+        me: NodeId,
+        partitions: PartitionCount,
+        supervisor: Supervisor,
+        inputs: mpsc::Sender<Input>,
+    ) -> Arc<Self> {
+        let bounds = bounds(&parts.timing);
+        let tools = Arc::new(Tools {
+            ring: parts.ring.clone(),
+            bus: Arc::clone(&parts.bus),
+            service: Arc::clone(&parts.service),
+            clock: Arc::clone(&parts.clock),
+            inputs,
+            answer_timeout: bounds.silent_after / 2,
+            part_timeout: parts.timing.lease / 2,
+            copying: Semaphore::new(parts.copying.parallel),
+            pace: Pace::new(parts.copying.bytes_per_second, Arc::clone(&parts.clock)),
+            copied_bytes: AtomicU64::new(0),
+        });
+        let empty = |_| Mutex::new(Slot::follows(Follower::new(Epoch::ZERO, bounds)));
+        Arc::new(Self {
+            me,
+            clock: Arc::clone(&parts.clock),
+            service: Arc::clone(&parts.service),
+            supervisor,
+            bounds,
+            tools,
+            slots: partitions.ids().map(empty).collect(),
+            sets: Mutex::default(),
+        })
+    }
+
+    fn slot(&self, partition: PartitionId) -> Option<MutexGuard<'_, Slot>> {
+        self.slots.get(partition.index()).map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// This node owns the partition from now on: what its service's grant writes to.
+    ///
+    /// # Errors
+    /// Where it is to come from the copy that is here, and there is no whole one.
+    pub(super) fn lead(&self, grant: &Grant, heritage: Heritage) -> Result<Arc<Led>, String> {
+        let (partition, epoch) = (grant.partition, grant.epoch());
+        let mut slot = self.slot(partition).ok_or_else(|| format!("there is no partition {partition}"))?;
+        let former = std::mem::replace(&mut *slot, Slot::follows(Follower::new(epoch, self.bounds)));
+        let leader = match (heritage, former) {
+            (Heritage::None | Heritage::Handed, former) => {
+                end(former);
+                self.service.clear(partition);
+                Leader::new(epoch, Log::starting_at(Version::default(), self.bounds.log_bytes), self.bounds)
+            }
+            (Heritage::Copy, Slot::Follows(follower)) => follower.into_leader(epoch).ok_or_else(|| {
+                format!("the copy of partition {partition} that is here is not whole, or a later epoch is known")
+            })?,
+            (Heritage::Copy, Slot::Leads(led)) => match led.end() {
+                Some(leader) => {
+                    let follower = Follower::from_leader(epoch, leader);
+                    follower.into_leader(epoch).ok_or_else(|| "its own log does not fit".to_owned())?
+                }
+                None => return Err(format!("what partition {partition} was here is over")),
+            },
+        };
+        let led = Led::new(grant.clone(), leader);
+        *slot = Slot::Leads(Arc::clone(&led));
+        drop(slot);
+        if let Some((op, _, set)) = self.sets().remove(&partition).filter(|(_, of, _)| *of == epoch) {
+            led.set(op, &set, &self.me);
+        }
+        self.supervisor.once(drive::drive(Arc::clone(&led), Arc::clone(&self.tools)));
+        Ok(led)
+    }
+
+    /// The partition as this node leads it at this epoch.
+    pub(super) fn led(&self, partition: PartitionId, epoch: Epoch) -> Option<Arc<Led>> {
+        match &*self.slot(partition)? {
+            Slot::Leads(led) if led.epoch() == epoch => Some(Arc::clone(led)),
+            _ => None,
+        }
+    }
+
+    /// How far the last copy is that this node, its owner, made of the partition for another.
+    pub(super) fn copied_to(&self, partition: PartitionId, node: &NodeName) -> Option<Copied> {
+        match &*self.slot(partition)? {
+            Slot::Leads(led) => led.copied_to(node),
+            Slot::Follows(_) => None,
+        }
+    }
+
+    /// Bytes of copies made for other nodes so far.
+    pub(super) fn copied_bytes(&self) -> u64 {
+        self.tools.copied_bytes.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Who holds copies of the partition that this node owns.
+    pub(super) fn replicate(&self, op: OpId, partition: PartitionId, epoch: Epoch, set: CopySet) {
+        match self.led(partition, epoch) {
+            Some(led) => led.set(op, &set, &self.me),
+            // Its turn is about to begin.
+            None => _ = self.sets().insert(partition, (op, epoch, set)),
+        }
+    }
+
+    fn sets(&self) -> MutexGuard<'_, HashMap<PartitionId, (OpId, Epoch, CopySet)>> {
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The partition is another node's from this epoch on; what is here stays as a copy.
+    pub(super) fn follow(&self, partition: PartitionId, epoch: Epoch) {
+        let Some(mut slot) = self.slot(partition) else { return };
+        if let Slot::Leads(led) = &*slot
+            && led.epoch() < epoch
+        {
+            *slot = Slot::follows(self.step_down(led));
+        }
+    }
+
+    fn step_down(&self, led: &Led) -> Follower {
+        self.service.follow(led.partition());
+        match led.end() {
+            Some(leader) => Follower::from_leader(led.epoch(), leader),
+            None => Follower::new(led.epoch(), self.bounds),
+        }
+    }
+
+    /// Another node owns the partition at this epoch, and no copy belongs here: whether it can go right now. One that this
+    /// owner feeds may become a member at any moment: the owner has to say that it will not.
+    pub(super) fn unwanted(&self, partition: PartitionId, epoch: Epoch) -> Unwanted {
+        let Some(slot) = self.slot(partition) else { return Unwanted::Keep };
+        match &*slot {
+            Slot::Leads(led) if led.epoch() < epoch => Unwanted::Drop,
+            Slot::Leads(_) => Unwanted::Keep,
+            Slot::Follows(follower) => match follower.promised().cmp(&epoch) {
+                Ordering::Less => Unwanted::Drop,
+                Ordering::Equal => Unwanted::Ask { heard: follower.heard() },
+                Ordering::Greater => Unwanted::Keep,
+            },
+        }
+    }
+
+    /// Asks the owner whether the copy that is here may go; drops it if so, and if nothing came from the owner meanwhile. Says
+    /// whether that is settled.
+    pub(super) async fn ask_to_leave(&self, partition: PartitionId, epoch: Epoch, owner: &NodeId, heard: u64) -> bool {
+        let ask = Ask::Leave { epoch, node: self.me.clone() };
+        let Ok(told) = self.tools.ask(partition, owner, &ask).await else { return false };
+        if told != Told::Accepted {
+            return false;
+        }
+        if self.unwanted(partition, epoch) == (Unwanted::Ask { heard }) {
+            self.forget(partition);
+            self.service.clear(partition);
+        }
+        true
+    }
+
+    /// What is here of the partition goes; whoever calls tells the service.
+    pub(super) fn forget(&self, partition: PartitionId) {
+        let Some(mut slot) = self.slot(partition) else { return };
+        let promised = match &*slot {
+            Slot::Follows(follower) => follower.promised(),
+            Slot::Leads(led) => led.epoch(),
+        };
+        end(std::mem::replace(&mut *slot, Slot::follows(Follower::new(promised, self.bounds))));
+    }
+
+    /// Whether a whole copy is here that stands exactly there.
+    pub(super) fn stands_at(&self, partition: PartitionId, version: Version) -> bool {
+        self.slot(partition).is_some_and(|slot| match &*slot {
+            Slot::Follows(follower) => follower.is_sharp() && follower.at() == Some(version),
+            Slot::Leads(_) => false,
+        })
+    }
+
+    /// Another node asks the copy that is here. The service has done what it says when it is answered.
+    pub(super) fn asked(&self, partition: PartitionId, ask: Ask) -> Told {
+        let Some(mut slot) = self.slot(partition) else {
+            return Told::Refused(format!("there is no partition {partition}"));
+        };
+        if let Slot::Leads(led) = &*slot {
+            if let Ask::Leave { epoch, node } = &ask
+                && *epoch == led.epoch()
+            {
+                return if led.is_without(node) {
+                    Told::Accepted
+                } else {
+                    Told::Refused("it is counted on".to_owned())
+                };
+            }
+            if ask.epoch() <= led.epoch() {
+                return led.answer(&ask).unwrap_or(Told::Stale { promised: led.epoch() });
+            }
+            // Somebody else has claimed it since: this node's turn is over, whether it has seen that or not.
+            *slot = Slot::follows(self.step_down(led));
+        }
+        let Slot::Follows(follower) = &mut *slot else { return Told::Elsewhere { at: None } };
+        let (apply, told) = follower.ask(self.clock.now(), ask);
+        match self.apply(partition, apply) {
+            Ok(()) => told,
+            Err(error) => {
+                tracing::warn!(%partition, %error, "a copy cannot be kept up, and begins anew");
+                self.service.clear(partition);
+                follower.failed()
+            }
+        }
+    }
+
+    fn apply(&self, partition: PartitionId, apply: Vec<Apply>) -> Result<(), BoxError> {
+        for apply in apply {
+            match apply {
+                Apply::Clear => self.service.clear(partition),
+                Apply::Changes(changes) => self.service.copy_changes(partition, &changes)?,
+                Apply::Chunk { body, age } => self.service.copy_chunk(partition, body, age)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn end(slot: Slot) {
+    if let Slot::Leads(led) = slot {
+        led.end();
+    }
+}
+
+fn bounds(timing: &Timing) -> Bounds {
+    Bounds {
+        batch_max_bytes: BATCH_BYTES,
+        log_bytes: LOG_BYTES,
+        pinned_max_bytes: PINNED_BYTES,
+        held_max_bytes: HELD_BYTES,
+        silent_after: timing.lease / 4,
+        resend_after: Duration::from_millis(20).min(timing.lease / 60),
+        copy_pause: Duration::from_millis(250),
+        copy_pause_max: Duration::from_secs(15),
+    }
+}

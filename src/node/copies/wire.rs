@@ -1,0 +1,96 @@
+//! What copies say to each other, as messages: an envelope whose head names the partition; the payload is postcard.
+//!
+//! No clock is compared with another: a write travels with its age, and is made so long ago on the receiver's clock.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::coord::Revision;
+use crate::replica::{Ask, Change, Told};
+use crate::rpc::envelope::{EnvelopeError, open, seal};
+use crate::types::{Epoch, NodeId, PartitionId, Time, Version};
+
+/// Head of everything that copies say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::node) struct CopyHead {
+    /// Which.
+    pub(in crate::node) partition: PartitionId,
+}
+
+/// An offer to a member of the set: it has everything already, once it stands at the tail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::node) struct SwitchHead {
+    /// Which.
+    pub(in crate::node) partition: PartitionId,
+    /// The giving owner's epoch.
+    pub(in crate::node) epoch: Epoch,
+    /// Revision of its claim.
+    pub(in crate::node) revision: Revision,
+    /// Who offers.
+    pub(in crate::node) from: NodeId,
+    /// The owner's last write.
+    pub(in crate::node) tail: Version,
+    /// The in-sync set.
+    pub(in crate::node) replicas: Vec<NodeId>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body<T> {
+    what: T,
+    /// Of the changes in it, in their order.
+    ages_ms: Vec<u32>,
+}
+
+pub(super) fn seal_ask(partition: PartitionId, ask: &Ask, now: Time) -> Result<Bytes, EnvelopeError> {
+    let changes = if let Ask::Append { changes, .. } = ask { &changes[..] } else { &[] };
+    seal_body(partition, ask, changes, now)
+}
+
+pub(in crate::node) fn seal_told(partition: PartitionId, told: &Told, now: Time) -> Result<Bytes, EnvelopeError> {
+    let changes = if let Told::Fetched(changes) = told { &changes[..] } else { &[] };
+    seal_body(partition, told, changes, now)
+}
+
+fn seal_body<T: Serialize>(
+    partition: PartitionId,
+    what: &T,
+    changes: &[Change],
+    now: Time,
+) -> Result<Bytes, EnvelopeError> {
+    let age = |change: &Change| u32::try_from(now.since(change.made).as_millis()).unwrap_or(u32::MAX);
+    let body = Body { what, ages_ms: changes.iter().map(age).collect() };
+    let body = postcard::to_stdvec(&body).map_err(|error| EnvelopeError::Malformed(error.to_string()))?;
+    seal(&CopyHead { partition }, &body)
+}
+
+pub(in crate::node) fn open_ask(message: &Bytes, now: Time) -> Result<(PartitionId, Ask), EnvelopeError> {
+    let (CopyHead { partition }, payload) = open(message)?;
+    let Body { mut what, ages_ms } = open_body::<Ask>(&payload)?;
+    if let Ask::Append { changes, .. } = &mut what {
+        date(changes, &ages_ms, now);
+    }
+    Ok((partition, what))
+}
+
+pub(super) fn open_told(message: &Bytes, now: Time) -> Result<Told, EnvelopeError> {
+    let (CopyHead { .. }, payload) = open(message)?;
+    let Body { mut what, ages_ms } = open_body::<Told>(&payload)?;
+    if let Told::Fetched(changes) = &mut what {
+        date(changes, &ages_ms, now);
+    }
+    Ok(what)
+}
+
+fn open_body<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<Body<T>, EnvelopeError> {
+    // What is left of it are fields of a later release.
+    let (body, _) = postcard::take_from_bytes(payload).map_err(|error| EnvelopeError::Malformed(error.to_string()))?;
+    Ok(body)
+}
+
+fn date(changes: &mut [Change], ages_ms: &[u32], now: Time) {
+    for (change, age_ms) in changes.iter_mut().zip(ages_ms) {
+        change.made = now - Duration::from_millis(u64::from(*age_ms));
+    }
+}

@@ -37,7 +37,7 @@ Exit codes:
   8    the drain did not finish
   9    the node left by itself: a hook hung, or a task kept failing
   10   there is no such key, node or partition
-  11   not safe now: safe-to-stop, or a drain that nobody could take over
+  11   not safe now: safe-to-stop, a drain that nobody could take over, status --check of a ring that is not healthy
   12   there is no such ring, or no node of it answers
   13   refused for now, surely not done: try again
   14   no answer in time: it may have been done

@@ -115,11 +115,11 @@ impl Session {
             chance: self.parts.chance.clone(),
             inputs: inputs.clone(),
         });
-        supervisor.keep("watch", move || {
-            let (watching, stop) = (Arc::clone(&watching), ended.clone());
+        supervisor.keep_until(ended, "watch", move || {
+            let watching = Arc::clone(&watching);
             async move {
-                stop.run_until_cancelled(watching.run()).await;
-                // Its end is meant: superseded, or the incarnation is over.
+                watching.run().await;
+                // Its end is meant: the incarnation is over.
                 std::future::pending().await
             }
         });

@@ -26,7 +26,7 @@ use output::{Done, Stop};
 pub(super) enum ClientCommand {
     /// How the ring is
     #[command(after_help = overview::STATUS_EXAMPLES)]
-    Status(overview::OverviewArgs),
+    Status(overview::StatusArgs),
     /// Its nodes
     #[command(after_help = overview::NODES_EXAMPLES)]
     Nodes(overview::NodesArgs),

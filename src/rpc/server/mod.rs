@@ -464,3 +464,7 @@ impl Drop for RunningGuard<'_> {
         self.server.ended(self.partition);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

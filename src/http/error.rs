@@ -36,6 +36,10 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 
+    pub(super) fn overloaded(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message)
+    }
+
     /// With a field beside `error`.
     pub(super) fn with(self, field: &'static str, value: Value) -> Self {
         Self { more: Some((field, value)), ..self }

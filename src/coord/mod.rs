@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use follow::read_entry;
 pub use follow::{Followed, Follower, ReadMetaError, Update, read_meta};
 pub use records::{
     Claim, ClaimState, FORMAT, Key, Lease, LeaseState, Member, MemberState, Meta, PlanMember, PlanRecord, Record,
@@ -125,7 +126,8 @@ pub trait Store: Send + Sync + 'static {
     /// Answers within `timeout`; [`CasError::Unknown`] where it could not be told by then.
     async fn cas(&self, key: &str, expected: Revision, value: Bytes, timeout: Duration) -> Result<Revision, CasError>;
 
-    /// Some past value of the key: possibly stale, never a basis for a decision.
+    /// Some past value of the key: possibly stale, never by itself a basis for a decision. What it says of a revision is
+    /// as true as what a watch says of it.
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
 
     /// Follows the keys of `scope`. The first item is a snapshot, also where no key of the scope exists; or a

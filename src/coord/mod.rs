@@ -126,9 +126,14 @@ pub trait Store: Send + Sync + 'static {
     /// Answers within `timeout`; [`CasError::Unknown`] where it could not be told by then.
     async fn cas(&self, key: &str, expected: Revision, value: Bytes, timeout: Duration) -> Result<Revision, CasError>;
 
-    /// Some past value of the key: possibly stale, never by itself a basis for a decision. What it says of a revision is
-    /// as true as what a watch says of it.
+    /// Some past value of the key: possibly stale, never a basis for a decision.
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
+
+    /// The same, from whoever answers [`Store::cas`]: what a write that was just refused was refused for. It may still be
+    /// stale, once another answers those.
+    async fn get_latest(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.get(key).await
+    }
 
     /// Follows the keys of `scope`. The first item is a snapshot, also where no key of the scope exists; or a
     /// [`WatchItem::Reset`] where the store ends before `position`, which the watch moves on.

@@ -21,7 +21,7 @@ pub(super) async fn look_up(
     position: &Position,
     inputs: &mpsc::Sender<Input>,
 ) {
-    let Ok(Ok(Some(entry))) = tokio::time::timeout(timeout, store.get(&key.text())).await else { return };
+    let Ok(Ok(Some(entry))) = tokio::time::timeout(timeout, store.get_latest(&key.text())).await else { return };
     position.saw(entry.revision);
     if let Some(update) = read_entry(entry) {
         // Closed only once the incarnation is over.

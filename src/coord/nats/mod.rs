@@ -104,7 +104,7 @@ impl NatsStore {
 
     /// Revision of the key's delete marker, if that is what the stream's leader has last.
     async fn delete_marker(&self, key: &str) -> Option<Revision> {
-        let last = self.get(key).await.ok()??;
+        let last = self.get_latest(key).await.ok()??;
         last.value.is_none().then_some(last.revision)
     }
 
@@ -161,7 +161,18 @@ impl Store for NatsStore {
         if !self.connection.is_connected() {
             return Err(StoreError("not connected to NATS".to_owned()));
         }
-        // Of the stream's leader, not of whichever copy is nearest: who asks has just been refused a write by it.
+        let found = self.bucket.entry(key).await.map_err(|error| StoreError(format!("key '{key}': {error}")))?;
+        Ok(found.map(|entry| Entry {
+            key: entry.key,
+            value: (entry.operation == kv::Operation::Put).then_some(entry.value),
+            revision: Revision(entry.revision),
+        }))
+    }
+
+    async fn get_latest(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        if !self.connection.is_connected() {
+            return Err(StoreError("not connected to NATS".to_owned()));
+        }
         match self.bucket.stream.get_last_raw_message_by_subject(&self.subject(key)).await {
             Ok(last) => {
                 let value = (!feed::is_delete_marker(&last.headers)).then_some(last.payload);

@@ -31,7 +31,7 @@ test: install clients ## every test, real NATS servers included
 
 verify: ## everything a change must pass; changes nothing
 	@start=$$(date +%s); \
-	for step in format-check clippy docs deny test bench-short sim-short; do \
+	for step in format-check clippy docs deny test bench-short sim-short faults-short; do \
 		begin=$$(date +%s); \
 		$(MAKE) --no-print-directory $$step || { echo "make verify: failed at $$step"; exit 1; }; \
 		echo "make verify: $$step took $$(($$(date +%s) - begin)) s"; \

@@ -12,6 +12,7 @@ use super::copies::{Copies, Heritage, Led, LedLog, SwitchHead, Unwanted};
 use super::entrance::Entrance;
 use super::hooks::Hooks;
 use super::offers::{Handed, Pending};
+use super::own_lease;
 use super::parts::{NodeParts, RingShape};
 use super::readers::Readers;
 use super::supervise::Supervisor;
@@ -134,6 +135,8 @@ impl Executor {
     fn cas(&self, write: Write, heartbeat: bool, subscribe: Option<PartitionId>) {
         let parts = Arc::clone(&self.parts);
         let (readers, position) = (Arc::clone(&self.readers), self.position.clone());
+        let own_lease = matches!(&write.key, Key::Lease(node) if *node == self.me.node);
+        let inputs = self.entrance.inputs.clone();
         self.later(async move {
             let store = if heartbeat { &parts.heartbeat_store } else { &parts.store };
             if let Some(partition) = subscribe.filter(|_| guard::holds(Guard::SubscribeFirst))
@@ -144,6 +147,9 @@ impl Executor {
             }
             let result = store.cas(&write.key.text(), write.expected, write.record.encode(), write.timeout).await;
             _ = result.as_ref().map(|revision| position.saw(*revision));
+            if own_lease && result == Err(CasError::Conflict) {
+                own_lease::look_up(&**store, &write.key, write.timeout, &position, &inputs).await;
+            }
             if let Some(partition) = subscribe.filter(|_| !guard::holds(Guard::SubscribeFirst)) {
                 let _ = readers.open_partition(&parts.ring, partition).await;
             }

@@ -13,6 +13,7 @@ mod executor;
 mod hooks;
 mod meta;
 mod offers;
+mod own_lease;
 mod parts;
 mod readers;
 mod ring;

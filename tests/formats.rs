@@ -139,6 +139,7 @@ fn heads() -> Vec<Head> {
         operation: "get".to_owned(),
         key: b"user:1".to_vec(),
         trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
+        once: None,
     };
     let (stream, revision, chunks) = (u64::MAX, Revision(1000), 3);
     let verdict: Verdict = Err("full".to_owned());

@@ -123,7 +123,7 @@ impl Caller for Fake {
         }
         let partition = self.partition(&key);
         let request =
-            service::Request { operation: operation.to_owned(), key, payload, form: Form::Native, remaining: timeout };
+            service::Request { operation: operation.to_owned(), key, payload, form: Form::Native, remaining: timeout, once: None };
         let payload = self.cache.handle(&self.grant(partition), request).await?;
         Ok(Reply { partition, node: name("node-2"), epoch: Epoch::new(3), payload })
     }
@@ -149,7 +149,7 @@ impl NodeView for Fake {
     }
 
     fn metrics_text(&self) -> String {
-        self.metrics.encode(&gauges(&self.status(), 7, cache_figures(&self.cache.stats())))
+        self.metrics.encode(&gauges(&self.status(), (7, 0), cache_figures(&self.cache.stats())))
     }
 }
 

@@ -4,7 +4,6 @@ use super::limits::bad_request;
 use crate::service::{Copies, Grant, NOT_ENOUGH_REPLICAS, ServiceError, UNKNOWN};
 use crate::types::{Consistency, Version};
 
-
 /// How many copies the partition has, and what its ring asks for.
 pub(super) fn copies(grant: &Grant) -> Copies {
     grant.log().map_or(Copies::ONE, |log| log.copies())

@@ -93,7 +93,8 @@ impl Memory {
             if known.executed.asks == asks {
                 return Ok(Some((known.version, known.executed.outcome)));
             }
-            let message = "another request was executed under this name; nothing was executed: give each request its own";
+            let message =
+                "another request was executed under this name; nothing was executed: give each request its own";
             return Err(ServiceError::new(REQUEST_ID_REUSED, message));
         }
         if again && self.forgotten_until.is_some_and(|until| first_sent <= until + ON_ITS_WAY) {

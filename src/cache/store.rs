@@ -179,11 +179,7 @@ impl Store {
 
     /// Takes an entry out, if the condition holds for it; says whether a live one was there, and the version of the
     /// deletion.
-    pub(super) fn delete(
-        &self,
-        write: &Write<'_>,
-        condition: &Condition,
-    ) -> Result<(bool, Version), ServiceError> {
+    pub(super) fn delete(&self, write: &Write<'_>, condition: &Condition) -> Result<(bool, Version), ServiceError> {
         let (Write { grant, key, .. }, now) = (*write, self.clock.now());
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
         let mut held = partition.write();

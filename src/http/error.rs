@@ -67,7 +67,9 @@ impl From<CallError> for ApiError {
     fn from(error: CallError) -> Self {
         let mut message = error.to_string();
         if matches!(error, CallError::Unknown { .. }) {
-            message.push_str("; it may have been executed: repeat it under the same Idempotency-Key, or only if that does no harm");
+            message.push_str(
+                "; it may have been executed: repeat it under the same Idempotency-Key, or only if that does no harm",
+            );
         }
         Self { status: status_of(error.code()), code: error.code().to_owned(), message, more: None }
     }

@@ -52,8 +52,10 @@ pub(super) async fn put(
     let body = state.bodies.read(&headers, body).await?;
     let (key, condition) = (key_of(&uri)?, preconditions(&headers)?);
     let (value, content_type, ttl) = (body.bytes.clone(), content_type(&headers)?, ttl(&headers)?);
-    let reply =
-        state.writer(&headers, consistency(&headers)?)?.put(key, NewEntry { value, content_type, ttl }, condition).await?;
+    let reply = state
+        .writer(&headers, consistency(&headers)?)?
+        .put(key, NewEntry { value, content_type, ttl }, condition)
+        .await?;
     let status = if reply.created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
     Ok(done(status, reply.version))
 }

@@ -221,7 +221,11 @@ mod tests {
 
     #[test]
     fn a_name_travels_with_its_age_and_a_head_that_ends_before_it_has_none() {
-        let once = Once { id: RequestId::named(b"n", "set", b"k").unwrap(), first_sent: Time::from_nanos(7_000_000_000), again: false };
+        let once = Once {
+            id: RequestId::named(b"n", "set", b"k").unwrap(),
+            first_sent: Time::from_nanos(7_000_000_000),
+            again: false,
+        };
         let leaving = OnceHead::leaving(once, Time::from_nanos(8_500_000_000));
         assert_eq!(leaving.age_ms, 1500);
         let named = CallHead { once: Some(leaving), ..head() };

@@ -112,16 +112,7 @@ impl Intent {
 
     /// From the token.
     pub fn parse(token: &str) -> Option<Self> {
-        [
-            Self::Call,
-            Self::Again,
-            Self::Chunk,
-            Self::Offer,
-            Self::Copy,
-            Self::Switch,
-            Self::Farewell,
-            Self::Drain,
-        ]
+        [Self::Call, Self::Again, Self::Chunk, Self::Offer, Self::Copy, Self::Switch, Self::Farewell, Self::Drain]
             .into_iter()
             .find(|intent| intent.token() == token)
     }

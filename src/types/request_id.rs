@@ -76,9 +76,12 @@ mod tests {
         let id = |name: &str, operation: &str, key: &str| RequestId::named(name.as_bytes(), operation, key.as_bytes());
         let one = id("order-7", "incr", "user:1").unwrap();
         assert_eq!(id("order-7", "incr", "user:1"), Ok(one));
-        for (name, operation, key) in
-            [("order-8", "incr", "user:1"), ("order-7", "set", "user:1"), ("order-7", "incr", "user:2"), ("order-7i", "ncr", "user:1")]
-        {
+        for (name, operation, key) in [
+            ("order-8", "incr", "user:1"),
+            ("order-7", "set", "user:1"),
+            ("order-7", "incr", "user:2"),
+            ("order-7i", "ncr", "user:1"),
+        ] {
             assert_ne!(id(name, operation, key).unwrap(), one, "{name} {operation} {key}");
         }
     }

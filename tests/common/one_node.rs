@@ -122,8 +122,14 @@ impl Caller for Fake {
             Mood::Waits(permits) => permits.acquire().await.unwrap().forget(),
         }
         let partition = self.partition(&key);
-        let request =
-            service::Request { operation: operation.to_owned(), key, payload, form: Form::Native, remaining: timeout, once: None };
+        let request = service::Request {
+            operation: operation.to_owned(),
+            key,
+            payload,
+            form: Form::Native,
+            remaining: timeout,
+            once: None,
+        };
         let payload = self.cache.handle(&self.grant(partition), request).await?;
         Ok(Reply { partition, node: name("node-2"), epoch: Epoch::new(3), payload })
     }

@@ -68,7 +68,12 @@ async fn every_kind_of_write_that_comes_again_is_answered_as_the_first_time_and_
         INCR,
         Operation::Touch { ttl_ms: 5000, condition: condition.clone() },
         Operation::Persist { condition: condition.clone() },
-        Operation::Set { value: b"2", content_type: b"", ttl_ms: None, condition: Condition::if_version(version(1, 4)) },
+        Operation::Set {
+            value: b"2",
+            content_type: b"",
+            ttl_ms: None,
+            condition: Condition::if_version(version(1, 4)),
+        },
         Operation::Delete { condition },
         Operation::GetOrSet { value: b"5", content_type: b"", ttl_ms: None },
     ];

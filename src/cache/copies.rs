@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::change::{Effect, Unreadable};
+use super::change::{Effect, Nameless, Unreadable};
 use super::item::{Item, Written};
+use super::once::Remembered;
 use super::partition::{Partition, Tenure};
 use super::snapshot::{self, SnapshotError};
 use super::stats::add;
@@ -38,8 +39,16 @@ impl Store {
         let now = self.clock().now();
         let partition = self.copy(id);
         for Change { version, made, body } in changes {
-            self.copy_change(&partition, Effect::decode(body)?, (*version, now.since(*made)), now);
+            let (effect, name) = Effect::decode(body)?;
+            self.copy_change(&partition, effect, (*version, now.since(*made)), now);
+            let memory = &mut partition.write().memory;
+            match name {
+                Ok(Some(executed)) => memory.remember(Remembered { version: *version, at: *made, executed }),
+                Ok(None) => {}
+                Err(Nameless) => memory.is_blind_until(*made),
+            }
         }
+        partition.write().memory.expire(now);
         Ok(())
     }
 
@@ -93,6 +102,9 @@ impl Store {
     pub(super) fn copy_chunk(&self, id: PartitionId, chunk: &Bytes, age: Duration) -> Result<(), SnapshotError> {
         let now = self.clock().now();
         let partition = self.copy(id);
+        if let Some(recalled) = snapshot::recalled(chunk, now, age)? {
+            recalled.into_memory(&mut partition.write().memory);
+        }
         snapshot::each_entry(chunk, now, age, |item| {
             self.copy_item(&partition, &item, now);
             Ok(())

@@ -49,7 +49,7 @@ impl NodeView for Front {
 
     fn metrics_text(&self) -> String {
         let cache = cache_figures(&self.cache.stats());
-        self.metrics.encode(&gauges(&self.ring.status(), self.ring.dropped_messages(), cache))
+        self.metrics.encode(&gauges(&self.ring.status(), (self.ring.dropped_messages(), self.ring.resends()), cache))
     }
 }
 

@@ -32,8 +32,8 @@ pub trait NodeView: Send + Sync {
     fn metrics_text(&self) -> String;
 }
 
-/// The state of the moment for metrics.
-pub fn gauges(status: &Status, dropped_messages: u64, cache: Vec<Figure>) -> Gauges {
+/// The state of the moment for metrics: with the messages dropped and the requests sent again so far.
+pub fn gauges(status: &Status, (dropped_messages, resends): (u64, u64), cache: Vec<Figure>) -> Gauges {
     Gauges {
         partitions: status.partitions.len(),
         owned_partitions: status.owned(),
@@ -47,6 +47,7 @@ pub fn gauges(status: &Status, dropped_messages: u64, cache: Vec<Figure>) -> Gau
         lease_margin: status.lease_margin,
         ready: status.not_ready.is_none(),
         dropped_messages,
+        resends,
         cache,
     }
 }

@@ -242,6 +242,7 @@ mod tests {
             lease_margin: Duration::from_millis(1500),
             ready: true,
             dropped_messages: 5,
+            resends: 6,
             cache: vec![
                 Figure::counter("hits", "Reads that found a live entry", 12),
                 Figure::gauge("bytes", "What the entries weigh", 4096.0),
@@ -261,6 +262,7 @@ mod tests {
             "nats_ring_lease_margin_seconds 1.5",
             "nats_ring_ready 1",
             "nats_ring_dropped_messages_total 5",
+            "nats_ring_router_resends_total 6",
             "nats_ring_cache_hits_total 12",
             "nats_ring_cache_bytes 4096.0",
             "# TYPE nats_ring_cache_hits counter",

@@ -62,6 +62,8 @@ pub struct Gauges {
     pub ready: bool,
     /// Messages dropped so far because their reader was too slow.
     pub dropped_messages: u64,
+    /// How often this node has sent a request to its owner again because no answer came.
+    pub resends: u64,
     /// Figures of the cache, named without a prefix.
     pub cache: Vec<Figure>,
 }
@@ -91,6 +93,8 @@ impl Gauges {
         count(to, "ready", "1 where this node is ready", u8::from(self.ready));
         let dropped = "Messages dropped because their reader in this process was too slow";
         to.register("dropped_messages", dropped, ConstCounter::new(self.dropped_messages));
+        let resends = "Requests sent to their owner again because no answer came";
+        to.register("router_resends", resends, ConstCounter::new(self.resends));
         let cache = to.sub_registry_with_prefix("cache");
         for Figure { name, help, value } in &self.cache {
             match *value {

@@ -19,7 +19,7 @@ use super::session::Command;
 use super::shown::Shown;
 use super::status::{LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
 use crate::ring::{CopiesReport, Event, Report, Standing};
-use crate::rpc::{CallError, Caller, Reply, Route, RouteTable, RoutedCall, Router, RouterParts};
+use crate::rpc::{CallError, Caller, How, Reply, Route, RouteTable, RoutedCall, Router, RouterParts};
 use crate::service::Gate;
 use crate::types::{Epoch, NodeId, NodeName, PartitionId, Time};
 
@@ -231,6 +231,11 @@ impl Ring {
         self.inner.parts.bus.dropped()
     }
 
+    /// How often this node has sent a request again because no answer came.
+    pub fn resends(&self) -> u64 {
+        self.inner.router.resends()
+    }
+
     /// The ring's shape.
     pub fn shape(&self) -> &RingShape {
         &self.inner.shape
@@ -354,5 +359,9 @@ fn moves(report: &Report) -> Vec<MoveStatus> {
 impl Caller for Ring {
     async fn call(&self, key: Bytes, operation: &str, payload: Bytes, timeout: Duration) -> Result<Reply, CallError> {
         self.inner.router.call(key, operation, payload, timeout).await
+    }
+
+    async fn call_with(&self, key: Bytes, operation: &str, payload: Bytes, how: How) -> Result<Reply, CallError> {
+        self.inner.router.call_with(key, operation, payload, how).await
     }
 }

@@ -14,7 +14,7 @@ pub use changes::{ChangeLog, Copies, NotCommitted};
 pub use grant::{Gate, Grant, Validity};
 
 use crate::replica::Change;
-use crate::types::PartitionId;
+use crate::types::{Once, PartitionId};
 
 /// Any error of a service.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -50,7 +50,17 @@ pub struct Request {
     pub form: Form,
     /// How much time its caller still gives it, as far as is known here.
     pub remaining: Duration,
+    /// Its name, where it may come more than once: a service that knows what it has executed answers that again.
+    pub once: Option<Once>,
 }
+
+/// Code of a request for which too few copies are in sync: nothing was executed. Soon there may be more, so a router tries
+/// for a while.
+pub const NOT_ENOUGH_REPLICAS: &str = "not_enough_replicas";
+/// Code of a request whose outcome the service itself does not know.
+pub const UNKNOWN: &str = "unknown";
+/// Code of a request under the name of another one, which was executed: this one was not.
+pub const REQUEST_ID_REUSED: &str = "request_id_reused";
 
 /// A refusal or failure of a service, as its callers see it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]

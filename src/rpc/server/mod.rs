@@ -17,7 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::bus::{Bus, Message};
-use super::envelope::{CallHead, MAX_HOPS, seal};
+use super::envelope::{CallHead, MAX_HOPS, OnceHead, seal};
 use super::subject::Intent;
 use super::table::{Route, RouteTable};
 use super::trace::traced;
@@ -315,7 +315,9 @@ impl Server {
             let reason = format!("it was passed on {MAX_HOPS} times and no node took itself for the owner");
             return self.refuse(job, Refusal::NotExecuted(reason)).await;
         }
-        let left = job.deadline.since(self.parts.clock.now());
+        let now = self.parts.clock.now();
+        let left = job.deadline.since(now);
+        let once = job.request.once.map(|once| OnceHead::leaving(once, now));
         let head = CallHead {
             partition: job.partition,
             epoch: route.epoch,
@@ -325,10 +327,12 @@ impl Server {
             operation: job.request.operation.clone(),
             key: job.request.key.to_vec(),
             trace: job.trace.clone(),
+            once,
         };
         let sent = match seal(&head, &job.request.payload) {
             Ok(payload) => {
-                let subject = format!("{}.{}", route.subject, Intent::Call.token());
+                let intent = if job.request.once.is_some_and(|once| once.again) { Intent::Again } else { Intent::Call };
+                let subject = format!("{}.{}", route.subject, intent.token());
                 self.parts.bus.publish(Message { subject, reply, headers: Vec::new(), payload }).await
             }
             Err(error) => return self.refuse(job, Refusal::NotExecuted(error.to_string())).await,

@@ -99,6 +99,14 @@ impl Store {
         })
     }
 
+    /// An entry as it is held, whoever owns it.
+    #[cfg(feature = "testing")]
+    pub(super) fn held(&self, id: PartitionId, key: &[u8]) -> Option<(Version, Bytes)> {
+        let (partition, now) = (self.partition(id)?, self.clock().now());
+        let held = partition.read();
+        held.map.look(key, now).map(|item| (item.version, Bytes::copy_from_slice(item.value)))
+    }
+
     fn copy(&self, id: PartitionId) -> Arc<Partition> {
         self.partition(id).unwrap_or_else(|| self.install(id, Tenure::Copied))
     }

@@ -82,6 +82,13 @@ impl CacheService {
         self.store.stats()
     }
 
+    /// An entry as it is held here, owned or copied, of whatever is held of its partition: its version and its value. It is no read
+    /// of it. For tests that compare copies.
+    #[cfg(feature = "testing")]
+    pub fn held(&self, partition: PartitionId, key: &[u8]) -> Option<(Version, Bytes)> {
+        self.store.held(partition, key)
+    }
+
     /// What is accepted here.
     pub fn limits(&self) -> Limits {
         self.limits

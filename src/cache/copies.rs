@@ -18,13 +18,6 @@ use crate::replica::Change;
 use crate::types::{PartitionId, Time, Version};
 
 impl Store {
-    /// An empty partition that is to become a copy of another node's.
-    /// What was there before is answered, to be freed.
-    pub(super) fn begin_copy(&self, id: PartitionId) -> Option<Arc<Partition>> {
-        let former = self.partition(id);
-        self.install(id, Tenure::Copied);
-        former
-    }
 
     /// Another node's from now on: what is held is a copy.
     pub(super) fn follow(&self, id: PartitionId) {

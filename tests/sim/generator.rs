@@ -176,7 +176,7 @@ fn copying(rng: &mut SmallRng) -> Option<Copying> {
             on_loss: one_of(rng, &[OnLoss::Accept, OnLoss::Accept, OnLoss::Wait]),
         },
         named_percent: one_of(rng, &[20, 60]),
-        chunk_bytes: one_of(rng, &[96, 512, usize::MAX]),
+        chunk_bytes: one_of(rng, &[128, 512, usize::MAX]),
     };
     percent(rng, 67).then_some(copying)
 }

@@ -19,13 +19,6 @@ use crate::replica::Change;
 use crate::types::{PartitionId, Time, Version};
 
 impl Store {
-    /// An empty partition that is to become a copy of another node's.
-    /// What was there before is answered, to be freed.
-    pub(super) fn begin_copy(&self, id: PartitionId) -> Option<Arc<Partition>> {
-        let former = self.partition(id);
-        self.install(id, Tenure::Copied);
-        former
-    }
 
     /// Another node's from now on: what is held is a copy.
     pub(super) fn follow(&self, id: PartitionId) {
@@ -109,6 +102,14 @@ impl Store {
             self.copy_item(&partition, &item, now);
             Ok(())
         })
+    }
+
+    /// An entry as it is held, whoever owns it.
+    #[cfg(feature = "testing")]
+    pub(super) fn held(&self, id: PartitionId, key: &[u8]) -> Option<(Version, Bytes)> {
+        let (partition, now) = (self.partition(id)?, self.clock().now());
+        let held = partition.read();
+        held.map.look(key, now).map(|item| (item.version, Bytes::copy_from_slice(item.value)))
     }
 
     fn copy(&self, id: PartitionId) -> Arc<Partition> {

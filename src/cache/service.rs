@@ -84,6 +84,13 @@ impl CacheService {
         self.store.stats()
     }
 
+    /// An entry as it is held here, owned or copied, of whatever is held of its partition: its version and its value. It is no read
+    /// of it. For tests that compare copies.
+    #[cfg(feature = "testing")]
+    pub fn held(&self, partition: PartitionId, key: &[u8]) -> Option<(Version, Bytes)> {
+        self.store.held(partition, key)
+    }
+
     /// What is accepted here.
     pub fn limits(&self) -> Limits {
         self.limits
@@ -316,10 +323,12 @@ impl Service for CacheService {
         Ok(())
     }
 
-    /// Handed over, the entries stay until they are discarded: the handoff may be called off. Lost, they go at once.
+    /// Handed over, the entries stay until they are discarded: the handoff may be called off. Lost, they go at once, unless they
+    /// may be a copy by now that the next owner counts on.
     async fn on_release(&self, grants: &[Grant], why: Release) -> Result<(), BoxError> {
         if why == Release::Lost {
-            self.drop_partitions(grants.iter().map(|grant| grant.partition).collect()).await;
+            let alone = grants.iter().filter(|grant| grant.log().is_none());
+            self.drop_partitions(alone.map(|grant| grant.partition).collect()).await;
         }
         Ok(())
     }
@@ -371,10 +380,12 @@ impl Service for CacheService {
     }
 
     fn clear(&self, partition: PartitionId) {
-        if let Some(former) = self.store.begin_copy(partition) {
-            let process = self.process.clone();
+        if let Some(former) = self.store.take(partition) {
+            let (process, store) = (self.process.clone(), Arc::clone(&self.store));
             // Entries by the million take a while to free.
-            self.process.spawn(async move { process.run_blocking(move || drop(former)).await });
+            self.process.spawn(async move {
+                process.run_blocking(move || store.free(partition, Some(former))).await
+            });
         }
     }
 

@@ -261,9 +261,18 @@ impl Store {
 
     /// Lets a partition go, with all its entries.
     pub(super) fn discard(&self, id: PartitionId) {
-        let removed = self.write_table().remove(&id);
-        // Its memory is free for others only once it is.
-        drop(removed);
+        let removed = self.take(id);
+        self.free(id, removed);
+    }
+
+    /// Lets a partition go; its memory is for [`Store::free`] to free, which may take a while.
+    pub(super) fn take(&self, id: PartitionId) -> Option<Arc<Partition>> {
+        self.write_table().remove(&id)
+    }
+
+    /// Frees what was taken; only then its memory is there for others.
+    pub(super) fn free(&self, id: PartitionId, taken: Option<Arc<Partition>>) {
+        drop(taken);
         let mut budget = self.budget();
         if !self.read_table().contains_key(&id) {
             budget.remove(id);

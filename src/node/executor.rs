@@ -402,7 +402,9 @@ impl Executor {
         if !guard::holds(Guard::DiscardAfterLoss) {
             return;
         }
-        self.copies.forget(partition);
+        if self.parts.service.replicates() {
+            return self.copies.drop_copy(partition);
+        }
         let service = Arc::clone(self.hooks.service());
         let work = async move { service.discard(partition).await };
         self.supervisor.once(self.hooks.enqueue(&[partition], work));

@@ -154,14 +154,16 @@ pub trait Service: Send + Sync + 'static {
     /// Whether the ring keeps copies of its partitions on further nodes. Then every change goes through [`Grant::log`], a
     /// move needs no pause for its state, and what a lost owner held is with its successor. No, by default.
     ///
-    /// Such a service holds partitions as copies too, one call at a time for each: [`Service::clear`] begins a copy,
+    /// Such a service keeps what it holds when it is told of a release, lost or not: what becomes of that, the three below say. It
+    /// holds partitions as copies too, one call at a time for each: [`Service::clear`] begins a copy,
     /// [`Service::copy_chunk`] and [`Service::copy_changes`] fill and follow it. `on_own` finds what is held then to be right; `follow`
     /// says that an owner's turn is over and its state is a copy from now on.
     fn replicates(&self) -> bool {
         false
     }
 
-    /// Forget what is held for the partition: it begins anew, empty, as a copy or for a first owner. Returns soon.
+    /// Forget what is held for the partition: nothing of it belongs here any more, or it begins anew, empty, as a copy or for a first
+    /// owner. Returns soon, and has forgotten by then: what comes next stays.
     fn clear(&self, partition: PartitionId) {
         let _ = partition;
     }
@@ -190,7 +192,8 @@ pub trait Service: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Ownership was lost or handed over, and everything about it is done: what is held for it can go.
+    /// Ownership was lost or handed over, and everything about it is done: what is held for it can go. Where copies are kept,
+    /// [`Service::clear`] says so instead.
     async fn discard(&self, partition: PartitionId) {
         let _ = partition;
     }

@@ -220,16 +220,7 @@ impl Copies {
     /// Another node owns the partition at this epoch, and no copy belongs here: whether it can go right now. One that this
     /// owner feeds may become a member at any moment: the owner has to say that it will not.
     pub(super) fn unwanted(&self, partition: PartitionId, epoch: Epoch) -> Unwanted {
-        let Some(slot) = self.slot(partition) else { return Unwanted::Keep };
-        match &*slot {
-            Slot::Leads(led) if led.epoch() < epoch => Unwanted::Drop,
-            Slot::Leads(_) => Unwanted::Keep,
-            Slot::Follows(follower) => match follower.promised().cmp(&epoch) {
-                Ordering::Less => Unwanted::Drop,
-                Ordering::Equal => Unwanted::Ask { heard: follower.heard() },
-                Ordering::Greater => Unwanted::Keep,
-            },
-        }
+        self.slot(partition).map_or(Unwanted::Keep, |slot| unwanted(&slot, epoch))
     }
 
     /// Asks the owner whether the copy that is here may go; drops it if so, and if nothing came from the owner meanwhile. Says
@@ -240,21 +231,24 @@ impl Copies {
         if told != Told::Accepted {
             return false;
         }
-        if self.unwanted(partition, epoch) == (Unwanted::Ask { heard }) {
-            self.forget(partition);
-            self.service.clear(partition);
-        }
+        self.drop_if(partition, |slot| unwanted(slot, epoch) == Unwanted::Ask { heard });
         true
     }
 
-    /// What is here of the partition goes; whoever calls tells the service.
-    pub(super) fn forget(&self, partition: PartitionId) {
-        let Some(mut slot) = self.slot(partition) else { return };
+    /// What is here of the partition goes.
+    pub(super) fn drop_copy(&self, partition: PartitionId) {
+        self.drop_if(partition, |_| true);
+    }
+
+    /// The service forgets it in the same moment: later it would be a copy begun since that it forgets.
+    fn drop_if(&self, partition: PartitionId, goes: impl FnOnce(&Slot) -> bool) {
+        let Some(mut slot) = self.slot(partition).filter(|slot| goes(slot)) else { return };
         let promised = match &*slot {
             Slot::Follows(follower) => follower.promised(),
             Slot::Leads(led) => led.epoch(),
         };
         end(std::mem::replace(&mut *slot, Slot::follows(Follower::new(promised, self.bounds))));
+        self.service.clear(partition);
     }
 
     /// Whether a whole copy is here that stands exactly there.
@@ -307,6 +301,18 @@ impl Copies {
             }
         }
         Ok(())
+    }
+}
+
+fn unwanted(slot: &Slot, epoch: Epoch) -> Unwanted {
+    match slot {
+        Slot::Leads(led) if led.epoch() < epoch => Unwanted::Drop,
+        Slot::Leads(_) => Unwanted::Keep,
+        Slot::Follows(follower) => match follower.promised().cmp(&epoch) {
+            Ordering::Less => Unwanted::Drop,
+            Ordering::Equal => Unwanted::Ask { heard: follower.heard() },
+            Ordering::Greater => Unwanted::Keep,
+        },
     }
 }
 

@@ -99,6 +99,11 @@ impl Store {
         })
     }
 
+    /// What the partition's entries weigh.
+    pub(super) fn held_bytes(&self, id: PartitionId) -> Option<u64> {
+        self.partition(id).map(|partition| partition.read().map.weight())
+    }
+
     fn copy(&self, id: PartitionId) -> Arc<Partition> {
         self.partition(id).unwrap_or_else(|| self.install(id, Tenure::Copied))
     }

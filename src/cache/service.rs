@@ -21,7 +21,7 @@ use super::snapshot::{self, SnapshotError};
 use super::stats::{CacheStats, add};
 use super::store::{NewValue, Store, Stored};
 use crate::replica::Change;
-use crate::service::{BoxError, Chunks, Form, Grant, Release, Request, Service, ServiceError};
+use crate::service::{BoxError, Chunks, Form, Grant, Memory, Release, Request, Service, ServiceError};
 use crate::types::{Chance, Clock, NodeName, PartitionId, Process, Time, Version};
 
 /// What can be asked of the owner of a key: in its native form, and by plain clients as `<ring>.<operation>`.
@@ -372,5 +372,13 @@ impl Service for CacheService {
 
     fn copy_chunk(&self, partition: PartitionId, chunk: Bytes, age: Duration) -> Result<(), BoxError> {
         Ok(self.store.copy_chunk(partition, &chunk, age)?)
+    }
+
+    fn held_bytes(&self, partition: PartitionId) -> Option<u64> {
+        self.store.held_bytes(partition)
+    }
+
+    fn memory(&self) -> Option<Memory> {
+        Some(self.store.memory())
     }
 }

@@ -19,7 +19,6 @@ use crate::replica::Change;
 use crate::types::{PartitionId, Time, Version};
 
 impl Store {
-
     /// Another node's from now on: what is held is a copy.
     pub(super) fn follow(&self, id: PartitionId) {
         if let Some(partition) = self.partition(id) {
@@ -110,6 +109,11 @@ impl Store {
         let (partition, now) = (self.partition(id)?, self.clock().now());
         let held = partition.read();
         held.map.look(key, now).map(|item| (item.version, Bytes::copy_from_slice(item.value)))
+    }
+
+    /// What the partition's entries weigh.
+    pub(super) fn held_bytes(&self, id: PartitionId) -> Option<u64> {
+        self.partition(id).map(|partition| partition.read().map.weight())
     }
 
     fn copy(&self, id: PartitionId) -> Arc<Partition> {

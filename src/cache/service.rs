@@ -23,7 +23,7 @@ use super::stats::{CacheStats, add};
 use super::store::{NewValue, Store, Stored};
 use super::write::Write;
 use crate::replica::Change;
-use crate::service::{BoxError, Chunks, Form, Grant, Release, Request, Service, ServiceError};
+use crate::service::{BoxError, Chunks, Form, Grant, Memory, Release, Request, Service, ServiceError};
 use crate::types::{Chance, Clock, Consistency, NodeName, Once, PartitionId, Process, Time, Version};
 
 /// What can be asked of the owner of a key: in its native form, and by plain clients as `<ring>.<operation>`.
@@ -383,9 +383,7 @@ impl Service for CacheService {
         if let Some(former) = self.store.take(partition) {
             let (process, store) = (self.process.clone(), Arc::clone(&self.store));
             // Entries by the million take a while to free.
-            self.process.spawn(async move {
-                process.run_blocking(move || store.free(partition, Some(former))).await
-            });
+            self.process.spawn(async move { process.run_blocking(move || store.free(partition, Some(former))).await });
         }
     }
 
@@ -399,5 +397,13 @@ impl Service for CacheService {
 
     fn copy_chunk(&self, partition: PartitionId, chunk: Bytes, age: Duration) -> Result<(), BoxError> {
         Ok(self.store.copy_chunk(partition, &chunk, age)?)
+    }
+
+    fn held_bytes(&self, partition: PartitionId) -> Option<u64> {
+        self.store.held_bytes(partition)
+    }
+
+    fn memory(&self) -> Option<Memory> {
+        Some(self.store.memory())
     }
 }

@@ -18,7 +18,7 @@ use super::once::Outcome;
 use super::partition::{Held, Partition, Tenure};
 use super::stats::{CacheStats, Counters, add, read};
 use super::write::Write;
-use crate::service::{Grant, ServiceError};
+use crate::service::{Grant, Memory, ServiceError};
 use crate::types::{Chance, Clock, PartitionId, Time, Version};
 
 /// Expired entries that are looked for before live ones are evicted.
@@ -302,6 +302,10 @@ impl Store {
         }
         add(&self.counters.expired, swept as u64);
         swept
+    }
+
+    pub(super) fn memory(&self) -> Memory {
+        Memory { bound_bytes: self.bound_bytes, evicted: read(&self.counters.evicted) }
     }
 
     pub(super) fn stats(&self) -> CacheStats {

@@ -339,8 +339,8 @@ impl Entrance {
             // Unanswered, as from a silent one: it leaves the set, or is never taken in.
             Err(error) => return self.report_garbled(&error),
         };
-        let told = self.copies.asked(partition, ask);
-        match seal_told(partition, &told, now) {
+        let heard = self.copies.asked(partition, ask);
+        match seal_told(partition, &heard, now) {
             Ok(payload) => self.send(Message { subject, payload, ..Message::default() }).await,
             Err(error) => self.report_garbled(&error),
         }

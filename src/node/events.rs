@@ -1,6 +1,7 @@
 //! Events out of the node: one log line each, and a bounded broadcast for whoever listens.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::broadcast;
 
@@ -9,6 +10,10 @@ use crate::types::NodeName;
 
 /// Events kept for a listener that is slow; a slower one misses the oldest and is told how many.
 const CAPACITY: usize = 1024;
+
+/// Copies below both are debug lines: they come by the dozen when a node joins.
+const LARGE_COPY_BYTES: u64 = 1_000_000;
+const LONG_COPY: Duration = Duration::from_secs(1);
 
 /// Takes events.
 #[derive(Clone)]
@@ -84,6 +89,29 @@ fn log(node: &NodeName, event: &Event) {
         }
         Event::ReplicaRemoved { partition, node: replica, why } => {
             tracing::debug!(%node, %partition, %replica, ?why, "replica no longer in sync");
+        }
+        Event::CopyStarted { partition, to, of_bytes } => {
+            if of_bytes.is_some_and(|bytes| bytes >= LARGE_COPY_BYTES) {
+                tracing::info!(%node, %partition, %to, ?of_bytes, "copy started");
+            } else {
+                tracing::debug!(%node, %partition, %to, ?of_bytes, "copy started");
+            }
+        }
+        Event::CopyDone { partition, to, bytes, took } => {
+            if *bytes >= LARGE_COPY_BYTES || *took >= LONG_COPY {
+                tracing::info!(%node, %partition, %to, bytes, ?took, "copy done");
+            } else {
+                tracing::debug!(%node, %partition, %to, bytes, ?took, "copy done");
+            }
+        }
+        Event::CopyFailed { partition, to, bytes, reason } => {
+            tracing::info!(%node, %partition, %to, bytes, reason, "copy given up");
+        }
+        Event::CopyShort { partition, to, evicted, wanted_bytes, bound_bytes } => {
+            tracing::warn!(
+                %node, %partition, %to, evicted, wanted_bytes, bound_bytes,
+                "memory is short where a copy is kept: live entries made room for it; give that node more --memory"
+            );
         }
         Event::Recovering { partition } => tracing::debug!(%node, %partition, "taken over; gathering its state"),
         Event::RecoveryFailed { partition, reason } => {

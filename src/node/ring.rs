@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::copies::{Copied, Copies};
+use super::copies::{Copied, Copies, Shortage};
 use super::created;
 use super::entrance::QueryBoard;
 use super::events::EventSender;
@@ -17,7 +17,9 @@ use super::parts::{CreatedWith, NodeParts, Queries, RingShape};
 use super::run::{Life, NodeError};
 use super::session::Command;
 use super::shown::Shown;
-use super::status::{LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
+use super::status::{
+    LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, ShortOfMemory, Status,
+};
 use crate::ring::{CopiesReport, Event, Report, Standing};
 use crate::rpc::{CallError, Caller, How, Reply, Route, RouteTable, RoutedCall, Router, RouterParts};
 use crate::service::Gate;
@@ -328,6 +330,7 @@ fn partitions(
             state,
             replicas: copied.in_sync.clone(),
             learners: copied.learners.iter().map(|learner| learner_status(partition, learner, copies)).collect(),
+            short_of_memory: short_of_memory(partition, copies),
             under_replicated: copied.live < report.copies_wanted,
         }
     };
@@ -344,8 +347,19 @@ fn learner_status(
         node: node.clone(),
         caught_up: *caught_up,
         copied_bytes: copied.map_or(0, |copied| copied.bytes),
+        total_bytes: copied.and_then(Copied::total_bytes),
         bytes_per_second: copied.and_then(Copied::bytes_per_second),
+        remaining_seconds: copied.and_then(Copied::remaining).map(|left| left.as_secs_f64()),
     }
+}
+
+fn short_of_memory(partition: PartitionId, copies: Option<&Copies>) -> Vec<ShortOfMemory> {
+    let short = copies.map(|copies| copies.short(partition)).unwrap_or_default();
+    let status = |(node, copied): (NodeName, Copied)| {
+        let Shortage { evicted, bound_bytes } = copied.short?;
+        Some(ShortOfMemory { node, evicted, wanted_bytes: copied.estimate().unwrap_or(copied.bytes), bound_bytes })
+    };
+    short.into_iter().filter_map(status).collect()
 }
 
 fn moves(report: &Report) -> Vec<MoveStatus> {

@@ -266,8 +266,8 @@ impl Drive {
             observer: Arc::clone(&parts.observer),
         });
         let staging = Arc::new(Staging::new(Arc::clone(&parts.clock), parts.staging_bytes));
-        let copies =
-            Copies::new(parts, me.clone(), session.shape.partitions, self.supervisor.clone(), self.inputs.clone());
+        let told = (self.inputs.clone(), session.events.clone());
+        let copies = Copies::new(parts, me.clone(), session.shape.partitions, self.supervisor.clone(), told);
         session.shown.send_modify(|shown| shown.copies = Some(Arc::clone(&copies)));
         let entrance = Arc::new(Entrance {
             server: Arc::clone(&server),

@@ -79,6 +79,15 @@ impl ServiceError {
     }
 }
 
+/// The memory that a service has at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// What all that is held may take.
+    pub bound_bytes: u64,
+    /// Live entries that had to make room, since the process started.
+    pub evicted: u64,
+}
+
 /// Chunks of a partition's state. Each fits one message.
 pub type Chunks = BoxStream<'static, Result<Bytes, BoxError>>;
 
@@ -190,6 +199,18 @@ pub trait Service: Send + Sync + 'static {
     fn copy_chunk(&self, partition: PartitionId, chunk: Bytes, age: Duration) -> Result<(), BoxError> {
         let _ = (partition, chunk, age);
         Ok(())
+    }
+
+    /// How much is held for the partition: about what [`Service::snapshot`] makes of it, so that whoever waits for a copy sees
+    /// how far it is. `None`, by default: not known.
+    fn held_bytes(&self, partition: PartitionId) -> Option<u64> {
+        let _ = partition;
+        None
+    }
+
+    /// What all partitions held here may take, and how often that was too little. `None`, by default: there is no bound.
+    fn memory(&self) -> Option<Memory> {
+        None
     }
 
     /// Ownership was lost or handed over, and everything about it is done: what is held for it can go. Where copies are kept,

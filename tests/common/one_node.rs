@@ -167,6 +167,7 @@ fn status(count: PartitionCount) -> Status {
         state: PartitionState::Serving,
         replicas: vec![name("node-2"), name("node-1")],
         learners: Vec::new(),
+        short_of_memory: Vec::new(),
         under_replicated: false,
     };
     let member = |node: &str, state, zone: Option<&str>| MemberStatus {

@@ -13,9 +13,9 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
+use crate::fired::Kind;
 use crate::generator::{Load, one_of, percent};
 use crate::history::{Answered, Asked, What, Witness};
-use crate::fired::Kind;
 use crate::told::expires;
 use crate::world::{Through, World};
 
@@ -108,12 +108,7 @@ impl Figures {
 }
 
 /// One request through a node, or without one as a plain client; judged. Answers how it ended.
-pub(crate) async fn request(
-    world: &World,
-    client: usize,
-    wanted: Wanted,
-    who: Option<usize>,
-) -> Answered {
+pub(crate) async fn request(world: &World, client: usize, wanted: Wanted, who: Option<usize>) -> Answered {
     let Wanted { key, asked, level } = wanted;
     let through = who.map(|who| world.some_node(who));
     let must = world.figures.must_succeed.load(Ordering::Relaxed);

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::progress::{Copied, Shortage};
 use crate::replica::{Change, Due, Failure, Leader, Members, Progress, Report, Told};
 use crate::ring::{CopySet, OpId};
 use crate::service::{ChangeLog, Copies, Grant, NotCommitted};
@@ -34,23 +35,6 @@ pub(super) struct Turn {
     /// Names the set that the reports are about.
     pub(super) set: Option<OpId>,
     pub(super) wake: Option<Time>,
-}
-
-/// How far a copy is that is made for another node.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::node) struct Copied {
-    begun: Time,
-    last: Time,
-    /// Acknowledged so far.
-    pub(in crate::node) bytes: u64,
-}
-
-impl Copied {
-    /// Over the time it took, or has taken so far; `None` before that can be told.
-    pub(in crate::node) fn bytes_per_second(self) -> Option<u64> {
-        let seconds = self.last.since(self.begun).as_secs_f64();
-        (seconds >= 0.001).then(|| (self.bytes as f64 / seconds) as u64)
-    }
 }
 
 struct Inside {
@@ -199,24 +183,47 @@ impl Led {
         self.inside().leader.as_ref()?.copy_tail(to, stream)
     }
 
-    /// A copy begins anew.
-    pub(super) fn copying_begins(&self, to: &NodeId, now: Time) {
-        self.copied().insert(to.clone(), Copied { begun: now, last: now, bytes: 0 });
+    /// A copy begins anew, of about so many bytes.
+    pub(super) fn copying_begins(&self, to: &NodeId, now: Time, of_bytes: Option<u64>) {
+        let mut copies = self.made();
+        copies.retain(|id, _| id.node != to.node);
+        copies.insert(to.clone(), Copied::begins(now, of_bytes));
     }
 
     /// So much more of it has been acknowledged.
-    pub(super) fn copied_bytes(&self, to: &NodeId, now: Time, bytes: usize) {
-        if let Some(copied) = self.copied().get_mut(to) {
-            (copied.last, copied.bytes) = (now, copied.bytes + bytes as u64);
+    pub(super) fn copied_bytes(&self, to: &NodeId, now: Time, bytes: usize) -> Option<Copied> {
+        let mut copies = self.made();
+        let copied = copies.get_mut(to)?;
+        copied.acknowledged(now, bytes);
+        Some(*copied)
+    }
+
+    /// All of it is there.
+    pub(super) fn copied_all(&self, to: &NodeId, now: Time, short: Option<Shortage>) {
+        if let Some(copied) = self.made().get_mut(to) {
+            copied.ends(now, short);
         }
+    }
+
+    /// How far the last copy made for it is.
+    pub(super) fn copied(&self, to: &NodeId) -> Option<Copied> {
+        self.made().get(to).copied()
     }
 
     /// How far the last copy made for a node is.
     pub(super) fn copied_to(&self, to: &NodeName) -> Option<Copied> {
-        self.copied().iter().find(|(id, _)| id.node == *to).map(|(_, copied)| *copied)
+        self.made().iter().find(|(id, _)| id.node == *to).map(|(_, copied)| *copied)
     }
 
-    fn copied(&self) -> MutexGuard<'_, BTreeMap<NodeId, Copied>> {
+    /// The nodes that had to make room for their copies, of those that still have one.
+    pub(super) fn short(&self) -> Vec<(NodeName, Copied)> {
+        let followers: BTreeSet<NodeId> = self.progress().into_iter().map(|follower| follower.node).collect();
+        let made = self.made();
+        let short = made.iter().filter(|(id, copied)| copied.short.is_some() && followers.contains(id));
+        short.map(|(id, copied)| (id.node.clone(), *copied)).collect()
+    }
+
+    fn made(&self) -> MutexGuard<'_, BTreeMap<NodeId, Copied>> {
         self.copied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -6,7 +6,9 @@
 
 mod drive;
 mod led;
+mod making;
 mod pace;
+mod progress;
 mod recover;
 mod wire;
 
@@ -18,9 +20,11 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
-pub(super) use led::{Copied, Led, LedLog};
-pub(super) use wire::{SwitchHead, open_ask, seal_told};
+pub(super) use led::{Led, LedLog};
+pub(super) use progress::{Copied, Shortage};
+pub(super) use wire::{Heard, SwitchHead, open_ask, seal_told};
 
+use super::events::EventSender;
 use super::parts::NodeParts;
 use super::supervise::Supervisor;
 use crate::replica::{Apply, Ask, Bounds, Follower, Leader, Log, Told};
@@ -62,6 +66,8 @@ pub(super) struct Copies {
     bounds: Bounds,
     tools: Arc<Tools>,
     slots: Vec<Mutex<Slot>>,
+    /// What had to make room by when a copy began to arrive.
+    arriving: Mutex<HashMap<PartitionId, u64>>,
     /// Told before the partition was led.
     sets: Mutex<HashMap<PartitionId, (OpId, Epoch, CopySet)>>,
 }
@@ -98,7 +104,7 @@ impl Copies {
         me: NodeId,
         partitions: PartitionCount,
         supervisor: Supervisor,
-        inputs: mpsc::Sender<Input>,
+        (inputs, events): (mpsc::Sender<Input>, EventSender),
     ) -> Arc<Self> {
         let bounds = bounds(&parts.timing);
         let tools = Arc::new(Tools {
@@ -107,6 +113,7 @@ impl Copies {
             service: Arc::clone(&parts.service),
             clock: Arc::clone(&parts.clock),
             inputs,
+            events,
             answer_timeout: bounds.silent_after / 2,
             part_timeout: parts.timing.lease / 2,
             copying: Semaphore::new(parts.copying.parallel),
@@ -122,6 +129,7 @@ impl Copies {
             bounds,
             tools,
             slots: partitions.ids().map(empty).collect(),
+            arriving: Mutex::default(),
             sets: Mutex::default(),
         })
     }
@@ -178,6 +186,14 @@ impl Copies {
         match &*self.slot(partition)? {
             Slot::Leads(led) => led.copied_to(node),
             Slot::Follows(_) => None,
+        }
+    }
+
+    /// The nodes that had to make room for the copies this node, the owner, made of the partition.
+    pub(super) fn short(&self, partition: PartitionId) -> Vec<(NodeName, Copied)> {
+        match self.slot(partition).as_deref() {
+            Some(Slot::Leads(led)) => led.short(),
+            _ => Vec::new(),
         }
     }
 
@@ -260,7 +276,33 @@ impl Copies {
     }
 
     /// Another node asks the copy that is here. The service has done what it says when it is answered.
-    pub(super) fn asked(&self, partition: PartitionId, ask: Ask) -> Told {
+    pub(super) fn asked(&self, partition: PartitionId, ask: Ask) -> Heard {
+        let (begins, ends) = (matches!(ask, Ask::CopyBegin { .. }), matches!(ask, Ask::CopyEnd { .. }));
+        let told = self.told(partition, ask);
+        let short = match &told {
+            Told::Accepted if begins => self.copy_begins(partition),
+            Told::At(_) if ends => self.shortage(partition),
+            _ => None,
+        };
+        Heard { told, short }
+    }
+
+    /// From now on what has to make room is counted; a beginning that is told twice does not count as another.
+    fn copy_begins(&self, partition: PartitionId) -> Option<Shortage> {
+        let evicted = self.service.memory()?.evicted;
+        self.arriving.lock().unwrap_or_else(PoisonError::into_inner).entry(partition).or_insert(evicted);
+        None
+    }
+
+    /// What had to make room since the copy began to arrive.
+    fn shortage(&self, partition: PartitionId) -> Option<Shortage> {
+        let memory = self.service.memory()?;
+        let before = *self.arriving.lock().unwrap_or_else(PoisonError::into_inner).get(&partition)?;
+        let evicted = memory.evicted.saturating_sub(before);
+        (evicted > 0).then_some(Shortage { evicted, bound_bytes: memory.bound_bytes })
+    }
+
+    fn told(&self, partition: PartitionId, ask: Ask) -> Told {
         let Some(mut slot) = self.slot(partition) else {
             return Told::Refused(format!("there is no partition {partition}"));
         };
@@ -295,7 +337,10 @@ impl Copies {
     fn apply(&self, partition: PartitionId, apply: Vec<Apply>) -> Result<(), BoxError> {
         for apply in apply {
             match apply {
-                Apply::Clear => self.service.clear(partition),
+                Apply::Clear => {
+                    self.arriving.lock().unwrap_or_else(PoisonError::into_inner).remove(&partition);
+                    self.service.clear(partition);
+                }
                 Apply::Changes(changes) => self.service.copy_changes(partition, &changes)?,
                 Apply::Chunk { body, age } => self.service.copy_chunk(partition, body, age)?,
             }

@@ -98,8 +98,14 @@ impl Node {
 
     async fn takes(&self, epoch: u64, hops: u8) {
         let remaining = Duration::from_secs(5);
-        let request =
-            Request { operation: "get".into(), key: Bytes::new(), payload: Bytes::new(), form: Form::Plain, remaining };
+        let request = Request {
+            operation: "get".into(),
+            key: Bytes::new(),
+            payload: Bytes::new(),
+            form: Form::Plain,
+            remaining,
+            once: None,
+        };
         self.server
             .dispatch(Job {
                 partition: PARTITION,

@@ -17,7 +17,7 @@ use nats_ring::{Bytes, NodeName};
 
 /// Simulated seconds in one of a quiet ring of 1024 and of 4096 partitions.
 const MANY_AT_LEAST: f64 = 50.0;
-const MOST_AT_LEAST: f64 = 10.0;
+const MOST_AT_LEAST: f64 = 5.0;
 
 const LIMITS: Limits = Limits { max_value_bytes: 1024 };
 

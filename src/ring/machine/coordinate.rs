@@ -336,6 +336,10 @@ impl Machine {
     /// A plan that leaves things where they are is wrong about what landed after it was made: a move that was under way
     /// as operators paused the ring or cordoned its target.
     fn outdated_by_a_claim(&self, plan: &PlanRecord, made: Revision) -> bool {
+        // Most of the time; and this is asked whenever a claim changes.
+        if !plan.config.paused && plan.config.cordoned.is_empty() {
+            return false;
+        }
         let keeps = |node: &NodeName| plan.config.paused || plan.config.cordoned.contains(node);
         let stays = |id: &NodeId| plan.members.iter().any(|member| member.id == *id && !member.draining);
         self.view.claims.iter().filter(|(_, seen)| seen.revision > made).any(|(partition, seen)| {
@@ -374,10 +378,7 @@ impl Machine {
     /// Incarnations that claims still name and that are proven gone. Rebuilt from the leases each time, so that it is
     /// the same whoever coordinates.
     fn gone_but_named(&self) -> Vec<NodeId> {
-        let claims = self.view.claims.values().map(|seen| &seen.record);
-        let named = claims.flat_map(|claim| claim.holder().into_iter().chain(&claim.replicas));
-        let gone: BTreeSet<NodeId> = named.filter(|id| self.view.is_gone(id)).cloned().collect();
-        gone.into_iter().collect()
+        self.view.named().filter(|id| self.view.is_gone(id)).cloned().collect()
     }
 
     fn plan_rows(&self, members: &[PlanMember], config: &RingConfig) -> Result<Vec<Vec<NodeName>>, String> {

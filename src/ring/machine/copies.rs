@@ -172,6 +172,9 @@ impl Machine {
             |id: &NodeId| !self.is_me(id) && !members.contains(id) && !self.slot(partition).copies.is_away(id, now);
         let wanted: BTreeSet<NodeId> =
             self.wanted(partition).unwrap_or_default().into_iter().filter(may_learn).collect();
+        if self.slot(partition).copies.learners.keys().eq(&wanted) {
+            return;
+        }
         let learners = &mut self.slots[partition.index()].copies.learners;
         learners.retain(|id, _| wanted.contains(id));
         for id in wanted {
@@ -239,6 +242,7 @@ impl Machine {
         if let Some(change) = &mut self.slots[partition.index()].copies.change {
             change.op = Some(op);
             self.out.push(change.write(partition, timeout));
+            self.slots.write_sent(op, partition);
         }
     }
 
@@ -374,8 +378,7 @@ impl Machine {
 
     /// Whether any claim names this node as one that has a copy: it does not leave before that is over.
     pub(super) fn is_listed_anywhere(&self) -> bool {
-        let listed = |replicas: &[NodeId]| replicas.iter().any(|id| self.is_me(id));
-        self.who.replicates && self.view.claims.values().any(|seen| listed(&seen.record.replicas))
+        self.who.replicates && self.id().is_some_and(|me| self.view.is_listed(&me))
     }
 }
 

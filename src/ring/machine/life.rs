@@ -369,7 +369,7 @@ impl Machine {
 
     fn member_record(&self) -> Option<Member> {
         let lease = self.lease.as_ref()?;
-        let excluded = self.who.partitions.ids().filter(|p| self.slot(*p).is_excluded(self.now)).collect();
+        let excluded = self.slots.excluded(self.now).collect();
         let state = if self.is_draining() { MemberState::Draining } else { MemberState::Active };
         Some(Member {
             incarnation: lease.incarnation,

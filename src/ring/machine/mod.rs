@@ -228,16 +228,18 @@ impl Machine {
         if self.looked_at_with.replace(footing) != Some(footing) {
             self.slots.touch_all();
         }
-        let partitions = self.slots.take_due(self.now);
-        for partition in &partitions {
-            self.reconcile(*partition);
+        self.slots.touch_due(self.now);
+        let mut looked_at = Vec::new();
+        while let Some(partition) = self.slots.next_touched(looked_at.last().copied(), self.timing.parallel_moves) {
+            self.reconcile(partition);
+            looked_at.push(partition);
             // A hook that met its limit ends it all.
             if !self.takes_part() {
                 return;
             }
         }
-        self.flush_hooks(&partitions);
-        self.slots.looked_at(&partitions, self.now, &self.timing);
+        self.flush_hooks(&looked_at);
+        self.slots.looked_at(&looked_at, self.now, &self.timing);
         self.advance_leaving();
     }
 
@@ -319,7 +321,7 @@ impl Machine {
     }
 
     fn set_phase(&mut self, partition: PartitionId, phase: Phase) {
-        self.slots[partition.index()].phase = phase;
+        self.slots.set_phase(partition, phase);
     }
 
     /// The plan's owner-to-be, where the plan is of this generation and knows it by its incarnation.

@@ -84,8 +84,8 @@ impl Machine {
     }
 
     fn tell_loss(&mut self, partition: PartitionId, revision: Revision) {
-        let copies = &mut self.slots[partition.index()].copies;
-        if copies.loss_told.replace(revision) != Some(revision) {
+        if self.slot(partition).copies.loss_told != Some(revision) {
+            self.slots[partition.index()].copies.loss_told = Some(revision);
             self.emit(Event::Lost { partition, accepted: false });
         }
     }
@@ -174,6 +174,7 @@ impl Machine {
         if let Phase::Recovering { held: Some(held), .. } = &mut self.slots[partition.index()].phase {
             held.op = Some(op);
             self.out.push(held.write(partition, timeout));
+            self.slots.write_sent(op, partition);
         }
     }
 

@@ -52,7 +52,8 @@ impl Ground {
 
     async fn spawn(&mut self, name: &str) {
         let node = NodeProcess::spawn(name, &self.server.url(), &["--lease", LEASE]);
-        self.bases.lock().unwrap().insert(name.to_owned(), node.url("").await);
+        let base = node.url("").await;
+        self.bases.lock().unwrap().insert(name.to_owned(), base);
         self.nodes.insert(name.to_owned(), node);
     }
 

@@ -96,6 +96,19 @@ async fn a_write_that_is_not_answered_is_sent_again_under_its_name_as_one_that_m
 }
 
 #[tokio::test]
+async fn the_answer_to_the_first_sending_counts_though_another_owner_was_asked_since() {
+    let stage = Stage::new();
+    let (mut first, mut second) = (stage.owner(1).await, stage.owner(2).await);
+    let call = stage.call(Resend::Once(None), SOON);
+    let (early, _) = next(&mut first).await;
+    stage.owned_by(2);
+    // Silent, as a release before is when it is asked again.
+    next(&mut second).await;
+    stage.answer(&early, &ok()).await;
+    assert_eq!(call.await.unwrap().unwrap().payload, "done");
+}
+
+#[tokio::test]
 async fn a_call_that_may_not_be_sent_twice_is_sent_once_and_ends_as_unknown() {
     let stage = Stage::new();
     let mut owner = stage.owner(1).await;

@@ -440,6 +440,7 @@ async fn metrics_are_text_with_the_cache_and_the_ring_in_figures() {
         r#"nats_ring_members{state="unreachable"} 1"#,
         r#"nats_ring_members{state="draining"} 0"#,
         "nats_ring_dropped_messages_total 7",
+        "nats_ring_router_resends_total 3",
         r#"nats_ring_requests_total{operation="get",outcome="ok"} 0"#,
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

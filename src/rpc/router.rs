@@ -4,13 +4,15 @@
 //! unknown outcome: it is sent again where its caller says that this does no harm, under the same name, and else said to be
 //! unknown.
 
-use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 
 use super::bus::{Bus, BusError, Message, RequestError};
 use super::call::{CallError, Caller, How, Reply, Resend};
@@ -80,7 +82,12 @@ struct Call<'a> {
     timeout: Duration,
     deadline: Time,
     sendings: Sendings,
+    /// Those sent before that may still be answered: a move that was under way answers late.
+    earlier: FuturesUnordered<Asking>,
 }
+
+/// A request that was sent, until its answer.
+type Asking = BoxFuture<'static, Result<Message, RequestError>>;
 
 impl Router {
     /// A router made of these.
@@ -118,6 +125,11 @@ impl Router {
     }
 
     async fn attempt(&self, call: &mut Call<'_>) -> Try {
+        while let Some(Some(answer)) = call.earlier.next().now_or_never() {
+            if let Some(reply) = executed(call.partition, answer) {
+                return Try::Done(Ok(reply));
+            }
+        }
         let server = self.server();
         if let Some(server) = server.filter(|server| server.is_here(call.partition)) {
             return self.ask_here(&server, call).await;
@@ -191,7 +203,8 @@ impl Router {
         let subject = format!("{}.{}", route.subject, intent.token());
         let way = Way { epoch: route.epoch, connects: self.parts.bus.connects() };
         let wait = call.sendings.wait(way).map_or(left, |wait| self.parts.chance.jittered(wait * 4 / 3).min(left));
-        let asking = self.parts.bus.request(&subject, Vec::new(), message, left);
+        let bus = Arc::clone(&self.parts.bus);
+        let asking = async move { bus.request(&subject, Vec::new(), message, left).await }.boxed();
         let Some(answer) = self.answer_of(asking, way, wait, call).await else {
             return silent(format!("its owner {} did not answer", route.owner));
         };
@@ -212,24 +225,35 @@ impl Router {
     /// under way was lost with the connection.
     async fn answer_of(
         &self,
-        asking: impl Future<Output = Result<Message, RequestError>>,
+        mut asking: Asking,
         way: Way,
         wait: Duration,
-        call: &Call<'_>,
+        call: &mut Call<'_>,
     ) -> Option<Result<Message, RequestError>> {
         if !call.sendings.resends() {
             return Some(asking.await);
         }
         let until = self.parts.clock.now() + wait;
-        let mut asking = pin!(asking);
         loop {
             let left = until.since(self.parts.clock.now());
-            if let Ok(answer) = tokio::time::timeout(left.min(LOOK_EVERY), &mut asking).await {
-                return Some(answer);
+            let earlier = &mut call.earlier;
+            let answer = async {
+                tokio::select! {
+                    biased;
+                    answer = &mut asking => Some(answer),
+                    Some(answer) = earlier.next() => Some(answer).filter(|answer| executed(call.partition, answer.clone()).is_some()),
+                }
+            };
+            match tokio::time::timeout(left.min(LOOK_EVERY), answer).await {
+                Ok(Some(answer)) => return Some(answer),
+                // Of one sent before, and surely not executed or refused: this one is still under way.
+                Ok(None) => continue,
+                Err(_) => {}
             }
             let epoch = self.parts.table.route(call.partition).map(|route| route.epoch);
             let moved = epoch.is_some_and(|epoch| epoch != way.epoch);
             if left <= LOOK_EVERY || moved || self.parts.bus.connects() != way.connects {
+                call.earlier.push(asking);
                 return None;
             }
         }
@@ -290,6 +314,14 @@ fn refused(refusal: Refusal) -> Try {
     }
 }
 
+/// The reply, where it is that of an execution.
+fn executed(partition: PartitionId, answer: Result<Message, RequestError>) -> Option<Reply> {
+    match read_reply(partition, &answer.ok()?) {
+        Try::Done(Ok(reply)) => Some(reply),
+        _ => None,
+    }
+}
+
 fn read_reply(partition: PartitionId, message: &Message) -> Try {
     match open::<ReplyHead>(&message.payload) {
         Ok((ReplyHead::Ok { node, epoch }, payload)) => Try::Done(Ok(Reply { partition, node, epoch, payload })),
@@ -311,7 +343,8 @@ impl Caller for Router {
         let How { timeout, resend } = how;
         let (partition, deadline) = (self.partition(&key), self.parts.clock.now() + timeout);
         let sendings = Sendings::new(resend, || RequestId::draw(&self.parts.chance));
-        let mut call = Call { partition, key, operation, payload, timeout, deadline, sendings };
+        let mut call =
+            Call { partition, key, operation, payload, timeout, deadline, sendings, earlier: FuturesUnordered::new() };
         let mut changes = None;
         let mut pause = FIRST_PAUSE;
         loop {

@@ -155,7 +155,7 @@ impl NodeView for Fake {
     }
 
     fn metrics_text(&self) -> String {
-        self.metrics.encode(&gauges(&self.status(), (7, 0), cache_figures(&self.cache.stats())))
+        self.metrics.encode(&gauges(&self.status(), (7, 3), cache_figures(&self.cache.stats())))
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::eventually::eventually;
 use common::http::Http;
 use common::nats_server::NatsServer;
 use common::node::NodeProcess;
@@ -47,13 +48,33 @@ impl Ground {
         for node in ground.nodes.values() {
             node.wait_ready(READY).await;
         }
+        ground.whole().await;
         ground
     }
 
     async fn spawn(&mut self, name: &str) {
         let node = NodeProcess::spawn(name, &self.server.url(), &["--lease", LEASE]);
-        self.bases.lock().unwrap().insert(name.to_owned(), node.url("").await);
+        let base = node.url("").await;
+        self.bases.lock().unwrap().insert(name.to_owned(), base);
         self.nodes.insert(name.to_owned(), node);
+    }
+
+    /// Waits until all three nodes see every partition served, with as many copies as are asked for: a fault before that may take
+    /// the last copy of one, and with it what it held and what is remembered of it.
+    async fn whole(&self) {
+        let http = Http::with_limit(Duration::from_secs(2));
+        for node in self.nodes.values() {
+            let url = node.url("/ring").await;
+            eventually(READY, &format!("{} sees a whole ring", node.name), || async {
+                let ring = http.get(&url).await?.json();
+                let copies = |partition: &serde_json::Value| partition["replicas"].as_array().map_or(0, Vec::len);
+                let partitions = ring["partitions"].as_array().ok_or("no partitions")?;
+                let few = partitions.iter().filter(|one| one["state"] != "serving" || copies(one) < 3).count();
+                if few == 0 { Ok(()) } else { Err(format!("{few} partitions are not whole")) }
+            })
+            .await;
+        }
+        sleep(BETWEEN).await;
     }
 
     async fn kill_and_start_again(&mut self, name: &str) {
@@ -61,6 +82,7 @@ impl Ground {
         sleep(BETWEEN).await;
         self.spawn(name).await;
         self.nodes[name].wait_ready(READY).await;
+        self.whole().await;
     }
 
     async fn doors(&self) -> Vec<Arc<dyn Door>> {
@@ -110,16 +132,16 @@ async fn sums_are_exact_though_owners_and_servers_are_killed_and_everything_unkn
     }
     sleep(BETWEEN).await;
     ground.kill_and_start_again("node-1").await;
-    sleep(BETWEEN).await;
     ground.server.kill9();
     ground.server.start_again();
     sleep(BETWEEN).await;
+    ground.whole().await;
     ground.nodes["node-2"].sigstop();
     sleep(FROZEN).await;
     ground.nodes["node-2"].sigcont();
-    sleep(BETWEEN).await;
+    ground.nodes["node-2"].wait_ready(READY).await;
+    ground.whole().await;
     ground.kill_and_start_again("node-3").await;
-    sleep(BETWEEN).await;
     stop.store(true, Ordering::SeqCst);
     let mut sums = vec![0; COUNTERS];
     while let Some(added) = clients.join_next().await {

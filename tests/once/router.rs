@@ -86,13 +86,26 @@ async fn a_write_that_is_not_answered_is_sent_again_under_its_name_as_one_that_m
     let call = stage.call(Resend::Once(None), SOON);
     let (first, head) = next(&mut owner).await;
     let once = head.once.unwrap();
-    assert!(first.subject.ends_with(".call") && once.age_ms == 0, "{first:?}");
+    assert!(first.subject.ends_with(".call"), "{first:?}");
     let (second, head) = next(&mut owner).await;
     let again = head.once.unwrap();
-    assert!(second.subject.ends_with(".again") && again.id == once.id && again.age_ms >= 100, "{again:?}");
+    assert!(second.subject.ends_with(".again") && again.id == once.id && again.age_ms > once.age_ms, "{again:?}");
     stage.answer(&second, &ok()).await;
     assert_eq!(call.await.unwrap().unwrap().payload, "done");
     assert_eq!(stage.router.resends(), 1);
+}
+
+#[tokio::test]
+async fn the_answer_to_the_first_sending_counts_though_another_owner_was_asked_since() {
+    let stage = Stage::new();
+    let (mut first, mut second) = (stage.owner(1).await, stage.owner(2).await);
+    let call = stage.call(Resend::Once(None), SOON);
+    let (early, _) = next(&mut first).await;
+    stage.owned_by(2);
+    // Silent, as a release before is when it is asked again.
+    next(&mut second).await;
+    stage.answer(&early, &ok()).await;
+    assert_eq!(call.await.unwrap().unwrap().payload, "done");
 }
 
 #[tokio::test]
@@ -146,7 +159,7 @@ async fn a_want_of_copies_is_tried_again_for_a_while_and_an_unknown_outcome_unti
     let (first, _) = next(&mut owner).await;
     stage.answer(&first, &few).await;
     let (second, head) = next(&mut owner).await;
-    assert!(second.subject.ends_with(".call") && !head.once.is_some_and(|once| once.age_ms > 0), "it was not executed");
+    assert!(second.subject.ends_with(".call") && head.once.is_some(), "it was not executed");
     stage.answer(&second, &ReplyHead::Unknown("its lease".to_owned())).await;
     let (third, _) = next(&mut owner).await;
     assert!(third.subject.ends_with(".again"));

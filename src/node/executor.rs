@@ -270,16 +270,18 @@ impl Executor {
         match self.copies.unwanted(partition, epoch) {
             Unwanted::Keep => {}
             Unwanted::Drop => self.discard(partition),
-            Unwanted::Ask { heard } => self.ask_to_leave(partition, epoch, heard),
+            Unwanted::Ask { .. } => self.ask_to_leave(partition, epoch),
         }
     }
 
-    fn ask_to_leave(&self, partition: PartitionId, epoch: Epoch, heard: u64) {
+    fn ask_to_leave(&mut self, partition: PartitionId, epoch: Epoch) {
+        // The claim that says so may be one of this turn's.
+        self.publish_routes();
         let owner = self.table.route(partition).filter(|route| route.epoch == epoch).map(|route| route.owner);
         let (Some(owner), copies) = (owner, Arc::clone(&self.copies)) else { return };
         self.supervisor.once(async move {
             for _ in 0..LEAVE_TRIES {
-                if copies.ask_to_leave(partition, epoch, &owner, heard).await {
+                if copies.ask_to_leave(partition, epoch, &owner).await {
                     return;
                 }
                 tokio::time::sleep(LEAVE_PAUSE).await;

@@ -241,30 +241,28 @@ impl Copies {
 
     /// Asks the owner whether the copy that is here may go; drops it if so, and if nothing came from the owner meanwhile. Says
     /// whether that is settled.
-    pub(super) async fn ask_to_leave(&self, partition: PartitionId, epoch: Epoch, owner: &NodeId, heard: u64) -> bool {
+    pub(super) async fn ask_to_leave(&self, partition: PartitionId, epoch: Epoch, owner: &NodeId) -> bool {
+        let Unwanted::Ask { heard } = self.unwanted(partition, epoch) else { return true };
         let ask = Ask::Leave { epoch, node: self.me.clone() };
-        let Ok(told) = self.tools.ask(partition, owner, &ask).await else { return false };
-        if told != Told::Accepted {
-            return false;
-        }
-        self.drop_if(partition, |slot| unwanted(slot, epoch) == Unwanted::Ask { heard });
-        true
+        let accepted = self.tools.ask(partition, owner, &ask).await == Ok(Told::Accepted);
+        accepted && self.drop_if(partition, |slot| unwanted(slot, epoch) == Unwanted::Ask { heard })
     }
 
     /// What is here of the partition goes.
     pub(super) fn drop_copy(&self, partition: PartitionId) {
-        self.drop_if(partition, |_| true);
+        let _ = self.drop_if(partition, |_| true);
     }
 
-    /// The service forgets it in the same moment: later it would be a copy begun since that it forgets.
-    fn drop_if(&self, partition: PartitionId, goes: impl FnOnce(&Slot) -> bool) {
-        let Some(mut slot) = self.slot(partition).filter(|slot| goes(slot)) else { return };
+    /// The service forgets it in the same moment: later it would be a copy begun since that it forgets. Says whether it went.
+    fn drop_if(&self, partition: PartitionId, goes: impl FnOnce(&Slot) -> bool) -> bool {
+        let Some(mut slot) = self.slot(partition).filter(|slot| goes(slot)) else { return false };
         let promised = match &*slot {
             Slot::Follows(follower) => follower.promised(),
             Slot::Leads(led) => led.epoch(),
         };
         end(std::mem::replace(&mut *slot, Slot::follows(Follower::new(promised, self.bounds))));
         self.service.clear(partition);
+        true
     }
 
     /// Whether a whole copy is here that stands exactly there.

@@ -23,13 +23,28 @@ pub(crate) struct Claims {
     pub(crate) written: u64,
     /// The service keeps copies.
     replicates: bool,
+    /// For each partition the write that its present epoch began with.
+    begun_by: Vec<u64>,
 }
 
 impl Claims {
     pub(crate) fn new(partitions: u16, replicates: bool) -> Self {
         let count = usize::from(partitions);
         let (claims, forsaken) = (vec![None; count], vec![Epoch::ZERO; count]);
-        Self { claims, offered: HashSet::new(), forsaken, written: 0, replicates }
+        Self { claims, offered: HashSet::new(), forsaken, written: 0, replicates, begun_by: vec![0; count] }
+    }
+
+    /// A claim is about to count: it may be the first of its epoch.
+    pub(crate) fn note_begin(&mut self, partition: PartitionId, claim: &Claim, number: u64) {
+        let same = |before: &Claim| (before.generation, before.epoch) == (claim.generation, claim.epoch);
+        if !self.claims[partition.index()].as_ref().is_some_and(same) {
+            self.begun_by[partition.index()] = number;
+        }
+    }
+
+    /// Whether this write began an epoch.
+    pub(crate) fn has_begun(&self, partition: PartitionId, number: u64) -> bool {
+        self.begun_by[partition.index()] == number
     }
 
     /// The store went back, or is another one.

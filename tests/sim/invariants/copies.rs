@@ -125,7 +125,7 @@ impl Copies {
     ) -> Result<Came, super::Broken> {
         self.newest = self.newest.max(claim.generation);
         if self.void.is_some_and(|void| claim.generation <= void) {
-            return Ok(Came::Whole);
+            return Ok(self.wrote_in_the_void(partition, claim));
         }
         let place = &mut self.places[partition.index()];
         let before = place.claim.replace(claim.clone()).filter(|before| before.generation == claim.generation);
@@ -162,6 +162,16 @@ impl Copies {
         Ok(came)
     }
 
+    /// The store went back, and nobody may have noticed: nothing is promised.
+    fn wrote_in_the_void(&mut self, partition: PartitionId, claim: &Claim) -> Came {
+        let place = &mut self.places[partition.index()];
+        let before = place.claim.replace(claim.clone());
+        let came = before.map_or(Came::Empty, |before| came(&before, claim));
+        let empty_since = if came == Came::Empty { claim.epoch } else { place.empty_since };
+        *place = Place { claim: place.claim.take(), empty_since, ..Place::default() };
+        came
+    }
+
     /// A member holds every committed write, or a later one of its key.
     fn has_all(&self, partition: PartitionId, id: &NodeId, claim: &Claim) -> Held {
         let Some(cache) = self.processes.get(id).and_then(|process| self.caches.get(process)) else { return Ok(()) };
@@ -180,6 +190,9 @@ impl Copies {
 
     /// A process is the owner from now on: it holds all that was committed, and what else it holds is at all members.
     pub(crate) fn owned(&mut self, partition: PartitionId, term: Term, by: &NodeProcess) -> Held {
+        if self.void.is_some_and(|void| term.generation <= void) {
+            return Ok(());
+        }
         let (Some(place), Some(cache)) = (self.places.get_mut(partition.index()), self.caches.get(by)) else {
             return Ok(());
         };
@@ -198,8 +211,9 @@ impl Copies {
     /// The owner wrote: `may_end` where the entry has a time to live.
     pub(crate) fn appended(&mut self, partition: PartitionId, term: Term, version: Version, what: (Bytes, bool, bool)) {
         let (key, deletes, may_end) = what;
+        let void = self.void.is_some_and(|void| term.generation <= void);
         let place = &mut self.places[partition.index()];
-        if !place.claim.as_ref().is_some_and(|claim| claim.is_of(term)) {
+        if void || !place.claim.as_ref().is_some_and(|claim| claim.is_of(term)) {
             return;
         }
         if deletes || may_end {

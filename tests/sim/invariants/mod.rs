@@ -214,8 +214,13 @@ impl Judge {
             }
             Observed::Answered { write, outcome: Ok(_), local } if write.key.starts_with("own.") => {
                 let stopped = self.leases.stopped_at(&write.by) >= write.sent_at;
-                let released = matches!(decoded(write), Some((_, Record::Own(claim))) if claim.holder().is_none());
-                if stopped || released { Ok(()) } else { self.gates.claimed(write, *local) }
+                let begins = match decoded(write) {
+                    Some((Key::Own(partition), Record::Own(claim))) => {
+                        claim.holder().is_some() && self.claims.has_begun(partition, write.number)
+                    }
+                    _ => false,
+                };
+                if stopped || !begins { Ok(()) } else { self.gates.claimed(write, *local) }
             }
             Observed::Process { of, change } => {
                 self.leases.process(of, *change, at);
@@ -255,6 +260,7 @@ impl Judge {
             }
             (Key::Own(partition), Record::Own(claim)) => {
                 self.plans.input_changed(at);
+                self.claims.note_begin(partition, &claim, write.number);
                 self.claimed(partition, claim, at)
             }
             (Key::Plan, Record::Plan(plan)) => {

@@ -58,6 +58,7 @@ impl SetSizes {
     /// All that was known counts for nothing.
     pub(crate) fn forget(&mut self, at: Duration) {
         (self.other_at, self.forgotten) = (at, true);
+        self.sizes.iter_mut().for_each(|sizes| sizes.now = 0);
     }
 
     /// Whether the store ever forgot what it had been told.

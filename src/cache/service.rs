@@ -300,10 +300,12 @@ impl Service for CacheService {
         Ok(())
     }
 
-    /// Handed over, the entries stay until they are discarded: the handoff may be called off. Lost, they go at once.
+    /// Handed over, the entries stay until they are discarded: the handoff may be called off. Lost, they go at once, unless there
+    /// are copies: then what is here is one of them, until it is cleared or discarded.
     async fn on_release(&self, grants: &[Grant], why: Release) -> Result<(), BoxError> {
         if why == Release::Lost {
-            self.drop_partitions(grants.iter().map(|grant| grant.partition).collect()).await;
+            let alone = grants.iter().filter(|grant| grant.log().is_none());
+            self.drop_partitions(alone.map(|grant| grant.partition).collect()).await;
         }
         Ok(())
     }

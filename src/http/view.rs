@@ -43,6 +43,7 @@ pub fn gauges(status: &Status, dropped_messages: u64, cache: Vec<Figure>) -> Gau
         under_replicated: status.under_replicated_here(),
         learners: status.learners(),
         copied_bytes: status.copied_bytes,
+        difference_bytes: status.difference_bytes,
         plan_version: status.plan_version,
         lease_margin: status.lease_margin,
         ready: status.not_ready.is_none(),

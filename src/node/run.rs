@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::copies::{Kept, KeptCell};
 use super::entrance::QueryBoard;
 use super::events::EventSender;
 use super::meta::{self, MetaError};
@@ -58,6 +59,8 @@ pub(super) struct Life {
     pub(super) commands: watch::Receiver<Command>,
     pub(super) queries: QueryBoard,
     pub(super) leave: CancellationToken,
+    /// What of the node's copies outlives its incarnations.
+    pub(super) kept: KeptCell,
 }
 
 impl Life {
@@ -73,6 +76,7 @@ impl Life {
                 Outcome::Evicted => {}
                 Outcome::StoreReset(reason) => {
                     tracing::warn!(reason, "the store is not what it was: the ring resumes under a new generation");
+                    Kept::drop_all(&self.kept, &*self.parts.service).await;
                     match self.agree_again(&shape).await? {
                         Some(agreed) => (shape, identity) = agreed,
                         None => return Ok(()),
@@ -136,6 +140,7 @@ impl Life {
             commands: self.commands.clone(),
             queries: self.queries.clone(),
             leave: self.leave.clone(),
+            kept: Arc::clone(&self.kept),
         }
     }
 }

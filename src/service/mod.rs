@@ -155,7 +155,8 @@ pub trait Service: Send + Sync + 'static {
     ///
     /// Such a service holds partitions as copies too, one call at a time for each: [`Service::clear`] begins a copy,
     /// [`Service::copy_chunk`] and [`Service::copy_changes`] fill and follow it. `on_own` finds what is held then to be right; `follow`
-    /// says that an owner's turn is over and its state is a copy from now on.
+    /// says that an owner's turn is over and its state is a copy from now on: also after `on_release(Lost)`, which leaves it as it
+    /// is, for a node that comes back soon goes on from there.
     fn replicates(&self) -> bool {
         false
     }

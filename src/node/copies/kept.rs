@@ -32,13 +32,18 @@ impl Kept {
 
     /// Takes it out for an incarnation of this ring: what is another's is none.
     pub(in crate::node) fn take(cell: &KeptCell, shape: &RingShape) -> Self {
-        let kept = std::mem::take(&mut *cell.lock().unwrap_or_else(PoisonError::into_inner));
+        let kept = Self::take_all(cell);
         if kept.of == Some((shape.nonce, shape.generation)) { kept } else { Self::default() }
+    }
+
+    /// What there is, out of the cell.
+    pub(in crate::node) fn take_all(cell: &KeptCell) -> Self {
+        std::mem::take(&mut *cell.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Frees it all.
     pub(in crate::node) async fn drop_all(cell: &KeptCell, service: &dyn Service) {
-        let kept = std::mem::take(&mut *cell.lock().unwrap_or_else(PoisonError::into_inner));
+        let kept = Self::take_all(cell);
         discard(service, kept.followers.into_keys().collect()).await;
     }
 }

@@ -6,6 +6,7 @@
 
 mod absent;
 mod drive;
+pub(super) mod files;
 mod kept;
 mod led;
 mod making;

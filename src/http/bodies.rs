@@ -132,7 +132,7 @@ fn moving(one: &MoveStatus) -> Value {
 }
 
 /// `{"version","replicas","consistency","on_loss","partitions":[{"partition","owner","epoch","state","replicas","learners",
-/// "under_replicated"},…],"nodes":[…]}`.
+/// "short_of_memory","under_replicated"},…],"nodes":[…]}`.
 pub fn ring(status: &Status) -> String {
     let rules = status.rules;
     text(&Ring { version: status.plan_version, rules, partitions: &status.partitions, nodes: &status.members })

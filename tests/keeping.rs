@@ -114,7 +114,8 @@ async fn a_node_frozen_past_its_lease_is_sent_what_it_missed() {
     bed.nodes[1].sigcont();
     bed.two_copies().await;
     let sent = report("frozen past its lease", (before, bed.sent().await));
-    assert!((MEGABYTE..=2 * MEGABYTE).contains(&sent), "{sent}");
+    // What was sent while it still was in the set came to its socket, and is not counted.
+    assert!((MEGABYTE / 2..=2 * MEGABYTE).contains(&sent), "{sent}");
     bed.assert_second_has_all().await;
 }
 

@@ -23,7 +23,7 @@ use super::stats::{CacheStats, add};
 use super::store::{NewValue, Store, Stored};
 use super::write::Write;
 use crate::replica::Change;
-use crate::service::{BoxError, Chunks, Form, Grant, Memory, Release, Request, Service, ServiceError};
+use crate::service::{BoxError, Chunks, CopyChunks, Form, Grant, Memory, Release, Request, Service, ServiceError};
 use crate::types::{Chance, Clock, Consistency, NodeName, Once, PartitionId, Process, Time, Version};
 
 /// What can be asked of the owner of a key: in its native form, and by plain clients as `<ring>.<operation>`.
@@ -323,8 +323,8 @@ impl Service for CacheService {
         Ok(())
     }
 
-    /// Handed over, the entries stay until they are discarded: the handoff may be called off. Lost, they go at once, unless they
-    /// may be a copy by now that the next owner counts on.
+    /// Handed over, the entries stay until they are discarded: the handoff may be called off. Lost, they go at once, unless there
+    /// are copies: then what is here is one of them, until it is cleared or discarded.
     async fn on_release(&self, grants: &[Grant], why: Release) -> Result<(), BoxError> {
         if why == Release::Lost {
             let alone = grants.iter().filter(|grant| grant.log().is_none());
@@ -397,6 +397,14 @@ impl Service for CacheService {
 
     fn copy_chunk(&self, partition: PartitionId, chunk: Bytes, age: Duration) -> Result<(), BoxError> {
         Ok(self.store.copy_chunk(partition, &chunk, age)?)
+    }
+
+    fn copy_chunks(&self, partition: PartitionId, chunk_bytes: usize) -> Option<CopyChunks> {
+        let partition = self.store.partition(partition)?;
+        // The largest entry fits: it came in a message.
+        let max_bytes = chunk_bytes.max(2 * self.limits.max_value_bytes);
+        let writer = snapshot::Writer::new(partition, max_bytes, self.store.clock().clone());
+        Some(Box::new(writer.map(|chunk| chunk.map_err(BoxError::from))))
     }
 
     fn held_bytes(&self, partition: PartitionId) -> Option<u64> {

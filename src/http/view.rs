@@ -43,6 +43,7 @@ pub fn gauges(status: &Status, (dropped_messages, resends): (u64, u64), cache: V
         under_replicated: status.under_replicated_here(),
         learners: status.learners(),
         copied_bytes: status.copied_bytes,
+        difference_bytes: status.difference_bytes,
         plan_version: status.plan_version,
         lease_margin: status.lease_margin,
         ready: status.not_ready.is_none(),

@@ -54,6 +54,8 @@ pub struct Gauges {
     pub learners: usize,
     /// Bytes of copies that this node has made for others.
     pub copied_bytes: u64,
+    /// Bytes of writes sent to nodes that had missed them.
+    pub difference_bytes: u64,
     /// The plan's version.
     pub plan_version: u64,
     /// How long this node may act without a further heartbeat.
@@ -82,6 +84,9 @@ impl Gauges {
         count(to, "learners", "Copies at other nodes that this node brings up to date", self.learners);
         let copied = "Copies of partitions made for other nodes, as acknowledged";
         to.register_with_unit("copied", copied, Unit::Bytes, ConstCounter::new(self.copied_bytes));
+        let missed =
+            "Writes sent to nodes that had missed them: what bringing them up to date took beside whole copies";
+        to.register_with_unit("difference", missed, Unit::Bytes, ConstCounter::new(self.difference_bytes));
         count(to, "plan_version", "Version of the plan this node follows", self.plan_version);
         let margin = ConstGauge::new(self.lease_margin.as_secs_f64());
         to.register_with_unit(

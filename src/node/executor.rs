@@ -264,7 +264,7 @@ impl Executor {
         if self.grants.get(&partition).is_some_and(|(grant, _)| grant.epoch() < epoch) {
             self.end_grant(partition);
         }
-        if wanted {
+        if wanted || self.copies.holds_on() {
             return self.copies.follow(partition, epoch);
         }
         match self.copies.unwanted(partition, epoch) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::copies::{Copied, Copies, Shortage};
+use super::copies::{Copied, Copies, KeptCell, Shortage};
 use super::created;
 use super::entrance::QueryBoard;
 use super::events::EventSender;
@@ -92,6 +92,7 @@ impl Ring {
             commands: command_receiver,
             queries: queries.clone(),
             leave: CancellationToken::new(),
+            kept: KeptCell::default(),
         };
         let started = clock.now();
         let (first_shape, first_identity) = (shape.clone(), identity);
@@ -263,6 +264,7 @@ impl Ring {
             moves: moves(&report),
             rules: report.rules,
             copied_bytes: shown.copies.as_ref().map_or(0, |copies| copies.copied_bytes()),
+            difference_bytes: shown.copies.as_ref().map_or(0, |copies| copies.difference_bytes()),
             lease_margin: margin,
             not_ready: not_ready(&report, phase, inner.parts.bus.is_connected()),
         }

@@ -1,11 +1,12 @@
 //! A node's life: agree with the ring, run an incarnation, and start over as a new one where that is safe.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::copies::{Kept, KeptCell, files};
 use super::entrance::QueryBoard;
 use super::events::EventSender;
 use super::meta::{self, MetaError};
@@ -58,14 +59,21 @@ pub(super) struct Life {
     pub(super) commands: watch::Receiver<Command>,
     pub(super) queries: QueryBoard,
     pub(super) leave: CancellationToken,
+    /// What of the node's copies outlives its incarnations.
+    pub(super) kept: KeptCell,
 }
 
 impl Life {
     /// Runs incarnations until the node is meant to end.
     pub(super) async fn run(self, mut shape: RingShape, mut identity: StoreIdentity) -> Result<(), NodeError> {
+        let loaded = files::load(&self.parts, &shape).await;
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = loaded;
         loop {
             match self.incarnation(&shape, &identity).run().await {
-                Outcome::Left => return Ok(()),
+                Outcome::Left => {
+                    files::save(&self.parts, &shape, Kept::take_all(&self.kept)).await;
+                    return Ok(());
+                }
                 Outcome::DrainIncomplete => return Err(NodeError::DrainIncomplete),
                 Outcome::NameLive { holder } => return Err(NodeError::NameLive { holder }),
                 Outcome::HookHung => return Err(NodeError::HookHung),
@@ -73,6 +81,7 @@ impl Life {
                 Outcome::Evicted => {}
                 Outcome::StoreReset(reason) => {
                     tracing::warn!(reason, "the store is not what it was: the ring resumes under a new generation");
+                    Kept::drop_all(&self.kept, &*self.parts.service).await;
                     match self.agree_again(&shape).await? {
                         Some(agreed) => (shape, identity) = agreed,
                         None => return Ok(()),
@@ -136,6 +145,7 @@ impl Life {
             commands: self.commands.clone(),
             queries: self.queries.clone(),
             leave: self.leave.clone(),
+            kept: Arc::clone(&self.kept),
         }
     }
 }

@@ -150,6 +150,8 @@ pub struct Status {
     pub rules: CopyRules,
     /// Bytes of copies that this node has made for others, since it took its lease.
     pub copied_bytes: u64,
+    /// Bytes of writes sent to nodes that had missed them, since then.
+    pub difference_bytes: u64,
     /// How long this node may act without a further heartbeat.
     pub lease_margin: Duration,
     /// Why this node is not ready; `None` when it is.

@@ -9,6 +9,7 @@
 //! In: times, writes, who is in the set, messages that came. Out: messages to send, what the service is to apply, what is
 //! committed. No I/O, no clock, no chance: the node drives it, and so does the simulation.
 
+mod away;
 mod follower;
 mod incoming;
 mod leader;
@@ -46,4 +47,6 @@ pub struct Bounds {
     pub copy_pause: Duration,
     /// The longest such pause.
     pub copy_pause_max: Duration,
+    /// For so long an owner keeps the writes that a node missed which left the set. Zero: not at all.
+    pub return_delay: Duration,
 }

@@ -91,6 +91,9 @@ pub struct Memory {
 /// Chunks of a partition's state. Each fits one message.
 pub type Chunks = BoxStream<'static, Result<Bytes, BoxError>>;
 
+/// Chunks of a copy. See [`Service::copy_chunks`].
+pub type CopyChunks = Box<dyn Iterator<Item = Result<Bytes, BoxError>> + Send>;
+
 /// A service that shards its work by key.
 ///
 /// Per partition the calls of `on_own`, `restore`, `snapshot` and `on_release` never overlap and come in epoch order.
@@ -166,7 +169,8 @@ pub trait Service: Send + Sync + 'static {
     /// Such a service keeps what it holds when it is told of a release, lost or not: what becomes of that, the three below say. It
     /// holds partitions as copies too, one call at a time for each: [`Service::clear`] begins a copy,
     /// [`Service::copy_chunk`] and [`Service::copy_changes`] fill and follow it. `on_own` finds what is held then to be right; `follow`
-    /// says that an owner's turn is over and its state is a copy from now on.
+    /// says that an owner's turn is over and its state is a copy from now on: also after `on_release(Lost)`, which leaves it as it
+    /// is, for a node that comes back soon goes on from there.
     fn replicates(&self) -> bool {
         false
     }
@@ -199,6 +203,13 @@ pub trait Service: Send + Sync + 'static {
     fn copy_chunk(&self, partition: PartitionId, chunk: Bytes, age: Duration) -> Result<(), BoxError> {
         let _ = (partition, chunk, age);
         Ok(())
+    }
+
+    /// A copy that is held here, in chunks as [`Service::copy_chunk`] takes them, each of about `chunk_bytes`: to be kept while the
+    /// process is away. Read by a thread of its own, as nothing is written to the copy any more. `None`, by default: it cannot be.
+    fn copy_chunks(&self, partition: PartitionId, chunk_bytes: usize) -> Option<CopyChunks> {
+        let _ = (partition, chunk_bytes);
+        None
     }
 
     /// How much is held for the partition: about what [`Service::snapshot`] makes of it, so that whoever waits for a copy sees

@@ -197,6 +197,7 @@ fn status(count: PartitionCount) -> Status {
         moves: Vec::new(),
         rules: CopyRules::default(),
         copied_bytes: 0,
+        difference_bytes: 0,
         lease_margin: Duration::from_millis(2250),
         not_ready: None,
     }

@@ -1,13 +1,14 @@
 //! Drives the copies of one partition that this node owns: sends what is due, hands back what comes of it.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::absent::Absent;
 use super::led::{Came, Led, Outcome, Turn};
 use super::making::copy;
 use super::pace::Pace;
@@ -37,6 +38,10 @@ pub(super) struct Tools {
     pub(super) pace: Pace,
     /// Bytes of copies that others have acknowledged.
     pub(super) copied_bytes: AtomicU64,
+    /// Bytes of writes sent to nodes that missed them.
+    pub(super) difference_bytes: AtomicU64,
+    /// What is kept for nodes that are away.
+    pub(super) absent: Absent,
 }
 
 impl Tools {
@@ -68,7 +73,9 @@ impl Tools {
 pub(super) async fn drive(led: Arc<Led>, tools: Arc<Tools>) {
     let (partition, epoch) = (led.partition(), led.epoch());
     let mut under_way = FuturesUnordered::new();
-    while let Some(Turn { due, reports, set, wake }) = led.turn(tools.clock.now()) {
+    while let Some(Turn { due, reports, set, wake, difference_bytes }) = led.turn(tools.clock.now()) {
+        tools.difference_bytes.fetch_add(difference_bytes, Ordering::Relaxed);
+        tools.absent.weigh(&led);
         for report in reports {
             let input = match (report, set) {
                 (Report::CaughtUp(node), Some(op)) => Input::CaughtUp { partition, epoch, node, op },
@@ -91,6 +98,7 @@ pub(super) async fn drive(led: Arc<Led>, tools: Arc<Tools>) {
             () = tokio::time::sleep(sleep) => {}
         }
     }
+    tools.absent.end(partition);
     if let Some(why) = led.broken() {
         let _ = tools.inputs.send(Input::GiveUp(why.to_owned())).await;
     }

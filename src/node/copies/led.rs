@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::progress::{Copied, Shortage};
-use crate::replica::{Change, Due, Failure, Leader, Members, Progress, Report, Told};
+use crate::replica::{Ask, Change, Due, Failure, Leader, Members, Progress, Report, Send, Told};
 use crate::ring::{CopySet, OpId};
 use crate::service::{ChangeLog, Copies, Grant, NotCommitted};
 use crate::types::{Epoch, NodeId, NodeName, PartitionId, Time, Version};
@@ -35,6 +35,8 @@ pub(super) struct Turn {
     /// Names the set that the reports are about.
     pub(super) set: Option<OpId>,
     pub(super) wake: Option<Time>,
+    /// Of the writes in it for those that are not in the set.
+    pub(super) difference_bytes: u64,
 }
 
 struct Inside {
@@ -145,6 +147,8 @@ impl Led {
         let Inside { leader, set, to_confirm, .. } = &mut *inside;
         let leader = leader.as_mut()?;
         let due = leader.due(now);
+        let missed = due.iter().filter(|due| !leader.is_member(&due.to)).map(|due| written_bytes(&due.send));
+        let difference_bytes = missed.sum();
         let mut reports = leader.reports();
         if !to_confirm.is_empty() {
             let committed = leader.committed();
@@ -153,7 +157,7 @@ impl Led {
                 reports.extend(to_confirm.take(&follower.node).map(Report::CaughtUp));
             }
         }
-        let turn = Turn { due, reports, set: *set, wake: leader.next_wake() };
+        let turn = Turn { due, reports, set: *set, wake: leader.next_wake(), difference_bytes };
         self.publish(&inside);
         Some(turn)
     }
@@ -227,6 +231,17 @@ impl Led {
         self.copied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is kept for those only that left, and until when the first of them is waited for.
+    pub(super) fn kept_for_absent(&self) -> Option<(Time, usize)> {
+        self.inside().leader.as_ref().and_then(Leader::kept_for_absent)
+    }
+
+    pub(super) fn forget_absent(&self) {
+        if let Some(leader) = &mut self.inside().leader {
+            leader.forget_absent();
+        }
+    }
+
     /// Why no copy can follow any more, if that is so.
     pub(super) fn broken(&self) -> Option<&str> {
         self.broken.get().map(String::as_str)
@@ -246,7 +261,7 @@ impl Led {
         !self.progress().iter().any(|follower| follower.node == *node)
     }
 
-    pub(super) fn answer(&self, ask: &crate::replica::Ask) -> Option<Told> {
+    pub(super) fn answer(&self, ask: &Ask) -> Option<Told> {
         self.inside().leader.as_ref().map(|leader| leader.answer(ask))
     }
 
@@ -260,6 +275,13 @@ impl Led {
         let mut committed = self.committed.subscribe();
         let reached = committed.wait_for(|upto| *upto >= version);
         self.ended.run_until_cancelled(reached).await.and_then(Result::ok).map(|_| ()).ok_or(NotCommitted)
+    }
+}
+
+fn written_bytes(send: &Send) -> u64 {
+    match send {
+        Send::Append(Ask::Append { changes, .. }) => changes.iter().map(|change| change.body.len() as u64).sum(),
+        _ => 0,
     }
 }
 

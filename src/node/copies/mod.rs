@@ -4,7 +4,10 @@
 //! to other nodes, and inputs for the machine: who has caught up, who is silent. The rules are [`crate::replica`]'s; here are the tasks
 //! and messages around them.
 
+mod absent;
 mod drive;
+pub(super) mod files;
+mod kept;
 mod led;
 mod making;
 mod pace;
@@ -14,12 +17,13 @@ mod wire;
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{self, AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
+pub(super) use kept::{Kept, KeptCell, discard};
 pub(super) use led::{Led, LedLog};
 pub(super) use progress::{Copied, Shortage};
 pub(super) use wire::{Heard, SwitchHead, open_ask, seal_told};
@@ -31,6 +35,7 @@ use crate::replica::{Apply, Ask, Bounds, Follower, Leader, Log, Told};
 use crate::ring::{CopySet, Input, OpId, Timing};
 use crate::service::{BoxError, Grant, Service};
 use crate::types::{Clock, Epoch, NodeId, NodeName, PartitionCount, PartitionId, Version};
+use absent::Absent;
 use drive::Tools;
 use pace::Pace;
 
@@ -68,6 +73,10 @@ pub(super) struct Copies {
     slots: Vec<Mutex<Slot>>,
     /// What had to make room by when a copy began to arrive.
     arriving: Mutex<HashMap<PartitionId, u64>>,
+    /// The node drains, and no copy is let go any more.
+    holds_on: AtomicBool,
+    /// Nothing is done here any more.
+    over: AtomicBool,
     /// Told before the partition was led.
     sets: Mutex<HashMap<PartitionId, (OpId, Epoch, CopySet)>>,
 }
@@ -98,15 +107,16 @@ pub(super) enum Heritage {
 }
 
 impl Copies {
-    /// Nothing is held.
+    /// What was kept is held, and nothing else.
     pub(super) fn new(
         parts: &NodeParts,
         me: NodeId,
         partitions: PartitionCount,
         supervisor: Supervisor,
         (inputs, events): (mpsc::Sender<Input>, EventSender),
+        kept: Kept,
     ) -> Arc<Self> {
-        let bounds = bounds(&parts.timing);
+        let bounds = bounds(&parts.timing, parts.returning.delay);
         let tools = Arc::new(Tools {
             ring: parts.ring.clone(),
             bus: Arc::clone(&parts.bus),
@@ -119,8 +129,12 @@ impl Copies {
             copying: Semaphore::new(parts.copying.parallel),
             pace: Pace::new(parts.copying.bytes_per_second, Arc::clone(&parts.clock)),
             copied_bytes: AtomicU64::new(0),
+            difference_bytes: AtomicU64::new(0),
+            absent: Absent::new(parts.returning.max_bytes),
         });
-        let empty = |_| Mutex::new(Slot::follows(Follower::new(Epoch::ZERO, bounds)));
+        let mut kept = kept.followers;
+        let follower = |partition| kept.remove(&partition).unwrap_or_else(|| Follower::new(Epoch::ZERO, bounds));
+        let slots = partitions.ids().map(follower).map(|follower| Mutex::new(Slot::follows(follower))).collect();
         Arc::new(Self {
             me,
             clock: Arc::clone(&parts.clock),
@@ -128,14 +142,18 @@ impl Copies {
             supervisor,
             bounds,
             tools,
-            slots: partitions.ids().map(empty).collect(),
+            slots,
             arriving: Mutex::default(),
+            holds_on: AtomicBool::new(false),
+            over: AtomicBool::new(false),
             sets: Mutex::default(),
         })
     }
 
     fn slot(&self, partition: PartitionId) -> Option<MutexGuard<'_, Slot>> {
-        self.slots.get(partition.index()).map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner))
+        let slot = self.slots.get(partition.index())?.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at under the lock: whoever had it before has changed what is kept, whoever has it now changes nothing.
+        (!self.over.load(atomic::Ordering::SeqCst)).then_some(slot)
     }
 
     /// This node owns the partition from now on: what its service's grant writes to.
@@ -199,7 +217,12 @@ impl Copies {
 
     /// Bytes of copies made for other nodes so far.
     pub(super) fn copied_bytes(&self) -> u64 {
-        self.tools.copied_bytes.load(std::sync::atomic::Ordering::Relaxed)
+        self.tools.copied_bytes.load(atomic::Ordering::Relaxed)
+    }
+
+    /// Bytes of writes sent to nodes that are not in a set, because they missed them.
+    pub(super) fn difference_bytes(&self) -> u64 {
+        self.tools.difference_bytes.load(atomic::Ordering::Relaxed)
     }
 
     /// Who holds copies of the partition that this node owns.
@@ -365,7 +388,7 @@ fn end(slot: Slot) {
     }
 }
 
-fn bounds(timing: &Timing) -> Bounds {
+fn bounds(timing: &Timing, return_delay: Duration) -> Bounds {
     Bounds {
         batch_max_bytes: BATCH_BYTES,
         log_bytes: LOG_BYTES,
@@ -375,5 +398,6 @@ fn bounds(timing: &Timing) -> Bounds {
         resend_after: Duration::from_millis(20).min(timing.lease / 60),
         copy_pause: Duration::from_millis(250),
         copy_pause_max: Duration::from_secs(15),
+        return_delay,
     }
 }

@@ -27,6 +27,7 @@ pub(super) const BOUNDS: Bounds = Bounds {
     resend_after: Duration::from_millis(8),
     copy_pause: Duration::from_millis(10),
     copy_pause_max: Duration::from_millis(100),
+    return_delay: Duration::from_millis(200),
 };
 /// How long an answer is waited for.
 pub(super) const TIMEOUT_MS: u64 = 30;

@@ -365,6 +365,11 @@ impl Machine {
         let epoch = claim.map_or(Epoch::ZERO, |claim| claim.epoch);
         let listed = claim.is_some_and(|claim| claim.replicas.contains(&me));
         let wanted = listed || (self.is_replicating() && self.is_planned_copy(partition, &me));
+        // A plan that does not know this incarnation says nothing of its copies: it has not joined yet, or is taken for gone and
+        // comes back as the next one, which goes on from what is here.
+        if !wanted && self.view.plan_member(&me.node) != Some(&me) {
+            return;
+        }
         if self.slot(partition).copies.kept != Some((epoch, wanted)) {
             self.slots[partition.index()].copies.kept = Some((epoch, wanted));
             self.out.push(Action::Copy { partition, epoch, wanted });

@@ -98,7 +98,10 @@ fn search_for_seeds_that_show_a_guard_to_be_needed() {
 #[test]
 fn search_for_seeds_that_show_a_guard_of_the_in_sync_set_to_be_needed() {
     let Some(seeds) = number("RING_GUARDS") else { return };
-    for (guard, _) in CAUGHT_WITH_COPIES {
+    let only = std::env::var("RING_GUARD").ok();
+    for (guard, _) in
+        CAUGHT_WITH_COPIES.iter().filter(|(guard, _)| only.as_deref().is_none_or(|only| only == guard.name()))
+    {
         eprintln!("{:24} {:?} with copies", guard.name(), caught(play_with_copies, &[*guard], seeds));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::confirm::Confirming;
 use super::peer::{Flight, Peer, Place};
 use super::{Ask, Bounds, Change, Log, Progress, Told};
 use crate::types::{Epoch, NodeId, Time, Version};
@@ -77,12 +78,13 @@ pub struct OutOfOrder {
 #[derive(Debug)]
 pub struct Leader {
     epoch: Epoch,
-    log: Log,
+    pub(super) log: Log,
     bounds: Bounds,
-    peers: BTreeMap<NodeId, Peer>,
+    pub(super) peers: BTreeMap<NodeId, Peer>,
     committed: Version,
-    last_number: u64,
-    replaced: bool,
+    pub(super) last_number: u64,
+    pub(super) replaced: bool,
+    pub(super) confirming: Confirming,
     reports: Vec<Report>,
 }
 
@@ -97,6 +99,7 @@ impl Leader {
             committed: Version::default(),
             last_number: 0,
             replaced: false,
+            confirming: Confirming::default(),
             reports: Vec::new(),
         }
     }
@@ -129,6 +132,7 @@ impl Leader {
         let listed =
             |node: &NodeId| members.in_sync.contains(node) || in_pending(node) || members.learners.contains(node);
         self.peers.retain(|node, _| listed(node));
+        self.confirming.is_changing = members.pending.is_some();
         for node in members.in_sync.iter().chain(members.pending.iter().flatten()).chain(&members.learners) {
             let peer = self.peers.entry(node.clone()).or_insert_with(Peer::new);
             let was_member = peer.is_member();
@@ -175,9 +179,9 @@ impl Leader {
     }
 
     fn due_for(&mut self, now: Time, to: NodeId) -> Option<Due> {
-        let tail = self.log.tail();
+        let (tail, asked) = (self.log.tail(), self.confirming.asked);
         let peer = self.peers.get_mut(&to)?;
-        if peer.sends_at(tail).is_none_or(|at| now < at) {
+        if peer.sends_at(tail, asked).is_none_or(|at| now < at) {
             return None;
         }
         let number = self.last_number + 1;
@@ -210,7 +214,11 @@ impl Leader {
         };
         peer.flight = None;
         match answer {
-            Ok(Told::At(at)) => self.placed(from, at),
+            Ok(Told::At(at)) => {
+                self.placed(from, at);
+                let peer = self.peers.get_mut(from).filter(|peer| peer.acknowledged() == Some(at));
+                peer.into_iter().for_each(|peer| peer.answered = number);
+            }
             Ok(Told::Elsewhere { at: Some(at) }) => {
                 if peer.place == Place::At(at) {
                     peer.not_before = now + self.bounds.resend_after;
@@ -279,8 +287,9 @@ impl Leader {
 
     /// When [`Leader::due`] has something to do that no answer brings about.
     pub fn next_wake(&self) -> Option<Time> {
-        let tail = self.log.tail();
-        let of = |peer: &Peer| peer.sends_at(tail).into_iter().chain(peer.silent_at(self.bounds.silent_after)).min();
+        let (tail, asked) = (self.log.tail(), self.confirming.asked);
+        let of =
+            |peer: &Peer| peer.sends_at(tail, asked).into_iter().chain(peer.silent_at(self.bounds.silent_after)).min();
         if self.replaced { None } else { self.peers.values().filter_map(of).min() }
     }
 

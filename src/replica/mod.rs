@@ -9,6 +9,7 @@
 //! In: times, writes, who is in the set, messages that came. Out: messages to send, what the service is to apply, what is
 //! committed. No I/O, no clock, no chance: the node drives it, and so does the simulation.
 
+mod confirm;
 mod follower;
 mod incoming;
 mod leader;
@@ -21,6 +22,7 @@ mod tests;
 
 use std::time::Duration;
 
+pub use confirm::{Confirmed, Ticket};
 pub use follower::{Apply, Follower};
 pub use leader::{Due, Failure, Leader, Members, OutOfOrder, Report, Send};
 pub use log::{Change, Log};

@@ -85,6 +85,18 @@ impl Timing {
         self.lease * 3 / 4
     }
 
+    /// How long after sending an acknowledged heartbeat the node may go on with what its copies confirm: ten leases, a ratio
+    /// that all nodes know.
+    pub fn suspend_limit(&self) -> Duration {
+        self.lease * 10
+    }
+
+    /// How long whoever begins anew, with nobody's copy, waits for a set that may still go on by itself: longer than
+    /// [`Timing::suspend_limit`] of a clock that goes 5 % slower.
+    pub fn set_ends_after(&self) -> Duration {
+        self.lease * 11
+    }
+
     /// The pause before the next try after this many failures in a row.
     pub fn backoff_after(&self, failures: u32) -> Duration {
         self.backoff.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(self.backoff_max)

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::replica::{Change, Due, Failure, Leader, Members, Progress, Report, Told};
+use crate::replica::{Change, Confirmed, Due, Failure, Leader, Members, Progress, Report, Told};
 use crate::ring::{CopySet, OpId};
 use crate::service::{ChangeLog, Copies, Grant, NotCommitted};
 use crate::types::{Epoch, NodeId, NodeName, PartitionId, Time, Version};
@@ -72,6 +72,8 @@ pub(in crate::node) struct Led {
     pub(super) woken: Notify,
     /// Grows with what is committed; ends with the grant.
     committed: watch::Sender<Version>,
+    /// What all members have confirmed.
+    confirmed: watch::Sender<Confirmed>,
     pub(super) ended: CancellationToken,
     /// How far the copies made for its learners are, or came last.
     copied: Mutex<BTreeMap<NodeId, Copied>>,
@@ -100,6 +102,7 @@ impl Led {
             }),
             woken: Notify::new(),
             committed: watch::Sender::new(Version::default()),
+            confirmed: watch::Sender::new(Confirmed::default()),
             ended: CancellationToken::new(),
             copied: Mutex::default(),
             broken: OnceLock::new(),
@@ -188,6 +191,8 @@ impl Led {
         if let Some(leader) = &inside.leader {
             let newest = leader.committed();
             self.committed.send_if_modified(|known| std::mem::replace(known, newest) != newest);
+            let newest = leader.confirmed();
+            self.confirmed.send_if_modified(|known| std::mem::replace(known, newest) != newest);
         }
     }
 
@@ -254,6 +259,19 @@ impl Led {
         let reached = committed.wait_for(|upto| *upto >= version);
         self.ended.run_until_cancelled(reached).await.and_then(Result::ok).map(|_| ()).ok_or(NotCommitted)
     }
+
+    /// Draws a ticket now; its answer.
+    fn confirm(self: Arc<Self>) -> BoxFuture<'static, Result<(), NotCommitted>> {
+        let ticket = self.inside().leader.as_mut().and_then(Leader::ticket);
+        self.woken.notify_one();
+        async move {
+            let (ticket, mut confirmed) = (ticket.ok_or(NotCommitted)?, self.confirmed.subscribe());
+            let answered = confirmed.wait_for(|confirmed| confirmed.covers(ticket) || confirmed.is_replaced());
+            let answered = self.ended.run_until_cancelled(answered).await.and_then(Result::ok).map(|answer| *answer);
+            answered.filter(|answer| answer.covers(ticket)).map(|_| ()).ok_or(NotCommitted)
+        }
+        .boxed()
+    }
 }
 
 /// The service's side of a [`Led`].
@@ -287,5 +305,9 @@ impl ChangeLog for LedLog {
             Ok(Self(led).copies())
         }
         .boxed()
+    }
+
+    fn confirm(&self) -> BoxFuture<'static, Result<(), NotCommitted>> {
+        Arc::clone(&self.0).confirm()
     }
 }

@@ -13,7 +13,7 @@ use super::parts::{NodeParts, RingShape};
 use super::session::{Command, Session};
 use super::shown::Shown;
 use crate::coord::{Position, StoreIdentity};
-use crate::ring::{Identity, Outcome};
+use crate::ring::{Former, Identity, Outcome};
 use crate::rpc::Router;
 use crate::service::Gate;
 use crate::types::NodeId;
@@ -63,8 +63,11 @@ pub(super) struct Life {
 impl Life {
     /// Runs incarnations until the node is meant to end.
     pub(super) async fn run(self, mut shape: RingShape, mut identity: StoreIdentity) -> Result<(), NodeError> {
+        let mut former = None;
         loop {
-            match self.incarnation(&shape, &identity).run().await {
+            let outcome = self.incarnation(&shape, &identity, former).run().await;
+            former = self.shown.borrow().driven.as_ref().and_then(|driven| driven.machine().former());
+            match outcome {
                 Outcome::Left => return Ok(()),
                 Outcome::DrainIncomplete => return Err(NodeError::DrainIncomplete),
                 Outcome::NameLive { holder } => return Err(NodeError::NameLive { holder }),
@@ -110,7 +113,7 @@ impl Life {
         Ok(None)
     }
 
-    fn incarnation(&self, shape: &RingShape, identity: &StoreIdentity) -> Session {
+    fn incarnation(&self, shape: &RingShape, identity: &StoreIdentity, former: Option<Former>) -> Session {
         let parts = &self.parts;
         Session {
             parts: Arc::clone(parts),
@@ -127,6 +130,7 @@ impl Life {
                 http: parts.http.clone(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 replicates: parts.service.replicates(),
+                former,
             },
             timing: parts.timing.clone(),
             router: Arc::clone(&self.router),

@@ -58,6 +58,8 @@ pub enum Report {
     CaughtUp(NodeId),
     /// A member, or a learner reported as caught up, does not acknowledge what it is sent, or has lost its copy.
     Silent(NodeId),
+    /// A member that was reported as silent has acknowledged what it was sent.
+    Heard(NodeId),
     /// A later epoch is known to a follower: this owner has been replaced.
     Stale(Epoch),
 }
@@ -331,6 +333,9 @@ impl Leader {
         }
         if before.is_none() {
             peer.goal = tail;
+        }
+        if peer.silent && peer.is_member() {
+            self.reports.push(Report::Heard(node.clone()));
         }
         (peer.place, peer.unanswered_since, peer.silent) = (Place::At(at), None, false);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::types::{Generation, NodeName, PartitionCount};
+use crate::types::{Generation, Incarnation, NodeId, NodeName, PartitionCount};
 
 /// Who this node is in the ring.
 #[derive(Debug, Clone)]
@@ -27,6 +27,21 @@ pub struct Identity {
     pub version: String,
     /// Whether its service keeps copies of partitions it does not own.
     pub replicates: bool,
+    /// What this process knew before, if it was in the ring.
+    pub former: Option<Former>,
+}
+
+/// What a life remembers of those before it: who was in the ring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Former {
+    /// Of the newest plan it knew.
+    pub generation: Generation,
+    /// That plan's.
+    pub version: u64,
+    /// That plan's members.
+    pub members: Vec<NodeId>,
+    /// What it was itself then.
+    pub was: Incarnation,
 }
 
 /// How long things may take.

@@ -49,7 +49,8 @@ impl Load {
         let (stop, mut clients) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
         for (name, door) in doors {
             for number in 0..CLIENTS {
-                let client = Client { name, number, door: Arc::clone(door), stop: Arc::clone(&stop), asked: Vec::new() };
+                let client =
+                    Client { name, number, door: Arc::clone(door), stop: Arc::clone(&stop), asked: Vec::new() };
                 clients.spawn(client.work());
             }
         }
@@ -78,7 +79,11 @@ impl Outcome {
         }
         let judged = || self.0.iter().filter(|asked| !in_flight(asked));
         for asked in self.0.iter().filter(|asked| in_flight(asked) && asked.failed.is_some()) {
-            eprintln!("  in flight: {:?} after the kill {:?}", asked.begun.saturating_duration_since(killed), asked.failed);
+            eprintln!(
+                "  in flight: {:?} after the kill {:?}",
+                asked.begun.saturating_duration_since(killed),
+                asked.failed
+            );
         }
         let at = |asked: &Asked| asked.begun.saturating_duration_since(killed);
         Told {

@@ -77,8 +77,7 @@ async fn doors(cluster: &NatsCluster, nodes: &[NodeProcess]) -> Vec<(&'static st
     let ring = RingName::new("cache-platform").unwrap();
     let client = RingClient::connect(cluster.connect_options(), ring).await.unwrap();
     let library = Library(CacheClient::new(Arc::new(client), Limits::within_payload(1 << 20)));
-    let servers: Vec<_> =
-        cluster.url().split(',').map(|url| url.parse::<async_nats::ServerAddr>().unwrap()).collect();
+    let servers: Vec<_> = cluster.url().split(',').map(|url| url.parse::<async_nats::ServerAddr>().unwrap()).collect();
     let options = || async_nats::ConnectOptions::new().reconnect_delay_callback(|_| Duration::from_millis(10));
     let mut bases = Vec::new();
     for node in nodes {
@@ -122,14 +121,21 @@ async fn the_jetstream_leader_killed_under_load_fails_nothing_but_what_was_in_fl
     for node in &nodes {
         confirmed.push(figure(node, "nats_ring_confirmed_requests_total").await);
     }
-    eprintln!("leader killed: another after {elected:.1?}, all resumed after {resumed:.1?}; confirmed requests {confirmed:?}");
+    eprintln!(
+        "leader killed: another after {elected:.1?}, all resumed after {resumed:.1?}; confirmed requests {confirmed:?}"
+    );
     let told = outcome.judge(killed, killed + IN_FLIGHT);
     for node in &nodes {
-        for line in node.log().lines().filter(|line| ["WARN", "suspend", "resumed"].iter().any(|word| line.contains(word))) {
+        for line in
+            node.log().lines().filter(|line| ["WARN", "suspend", "resumed"].iter().any(|word| line.contains(word)))
+        {
             eprintln!("    {}: {line}", node.name);
         }
     }
-    assert!(confirmed.iter().all(|count| *count > 0), "each node has served while its lease was suspended: {confirmed:?}");
+    assert!(
+        confirmed.iter().all(|count| *count > 0),
+        "each node has served while its lease was suspended: {confirmed:?}"
+    );
     assert!(told.failed.is_empty(), "{} failed: {:#?}", told.failed.len(), &told.failed[..told.failed.len().min(8)]);
     assert!(told.lost.is_empty(), "{:#?}", told.lost);
     assert!(told.slowest <= SLOWEST, "{:?}", told.slowest);

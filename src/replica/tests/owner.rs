@@ -146,6 +146,10 @@ impl World {
                     }
                     owner.silent.insert(silent);
                 }
+                Report::Heard(member) => {
+                    let Role::Owner(owner) = &mut self.nodes[node].role else { return Ok(()) };
+                    owner.silent.remove(&member);
+                }
                 Report::Stale(_) => {
                     self.count("stale");
                     let id = self.nodes[node].id.clone();

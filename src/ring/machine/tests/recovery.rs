@@ -131,7 +131,12 @@ fn what_was_given_back_goes_to_one_of_those_that_have_copies() {
 fn where_the_whole_set_is_gone_the_planned_owner_starts_empty_if_the_loss_is_accepted() {
     let (set, gone) = ([id("n4", 1), id("n5", 1)], [id("n4", 1), id("n5", 1)]);
     let mut rig = orphaned_as(&set, &gone, "n1,n2", RingConfig::default(), HELD);
-    assert_eq!(rig.events, [Event::Lost { partition: P, accepted: true }]);
+    // Cut off from the store, they may go on by themselves for ten leases.
+    assert_eq!(rig.events, [Event::StartsEmptyLater { partition: P, after: SET_ENDS }]);
+    wait_nearly_until_the_set_has_ended(&mut rig);
+    assert_eq!(claims(&rig), 0);
+    wait_a_lease(&mut rig);
+    assert_eq!(rig.events[1..], [Event::Lost { partition: P, accepted: true }]);
     let begun = rig.ack("own.0");
     assert_eq!(begun, ["discard 0", "replicate 0 e4 n1#1 of 3", "on_own 0:e4 Takeover"]);
     // One of them is not known to be gone.
@@ -148,6 +153,8 @@ fn where_the_whole_set_is_gone_the_partition_waits_if_operators_say_so_and_says_
     assert_eq!((claims(&rig), rig.events.clone()), (0, vec![Event::Lost { partition: P, accepted: false }]));
     rig.see(planned(3, &all(), &gone, "n1,n3", wait));
     assert_eq!(rig.events.len(), 1);
+    wait_nearly_until_the_set_has_ended(&mut rig);
+    wait_a_lease(&mut rig);
     rig.see(planned(4, &all(), &gone, "n1,n3", RingConfig::default()));
-    assert_eq!(claims(&rig), 1, "accepted now");
+    assert_eq!(claims(&rig), 1, "accepted now, and whoever was cut off serves no more");
 }

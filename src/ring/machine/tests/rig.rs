@@ -67,7 +67,7 @@ pub(super) fn timing() -> Timing {
 }
 
 pub(super) fn lease(node: &str, start: u64, beat: u64, state: LeaseState) -> (Key, Record) {
-    let lease = Lease { incarnation: id(node, start).incarnation, state, beat, lease_ms: LEASE_MS };
+    let lease = Lease { incarnation: id(node, start).incarnation, state, beat, lease_ms: LEASE_MS, resumed: None };
     (Key::Lease(name(node)), Record::Lease(lease))
 }
 
@@ -148,6 +148,7 @@ impl Rig {
             http: None,
             version: "0".to_owned(),
             replicates,
+            former: None,
         };
         let machine = Machine::new(who, timing, Time::ZERO);
         Self {

@@ -2,8 +2,8 @@
 
 use super::following::{change, v};
 use super::leading::{leader, members, ms, nodes};
-use super::world::id;
-use crate::replica::{Failure, Leader, Told};
+use super::world::{BOUNDS, id};
+use crate::replica::{Failure, Leader, Report, Told};
 use crate::types::{Epoch, NodeId, Version};
 
 fn due(leader: &mut Leader, at_ms: u64) -> Vec<(NodeId, u64)> {
@@ -76,6 +76,19 @@ fn who_does_not_answer_is_asked_again_and_who_knows_a_later_epoch_ends_it() {
     leader.told(ms(101), &again[0].0, again[0].1, Ok(Told::Stale { promised: Epoch::new(3) }));
     assert!(leader.confirmed().is_replaced() && !leader.confirmed().covers(ticket));
     assert_eq!(leader.ticket(), None);
+}
+
+#[test]
+fn a_silent_member_that_answers_again_is_heard() {
+    let mut leader = at_rest();
+    leader.ticket().unwrap();
+    let asked = due(&mut leader, 2);
+    all_at(&mut leader, &asked[..1], v(1, 5));
+    let late = 2 + u64::try_from(BOUNDS.silent_after.as_millis()).unwrap();
+    assert_eq!(due(&mut leader, late), []);
+    assert_eq!(leader.reports(), [Report::Silent(asked[1].0.clone())]);
+    leader.told(ms(late), &asked[1].0, asked[1].1, Ok(Told::At(v(1, 5))));
+    assert_eq!(leader.reports(), [Report::Heard(asked[1].0.clone())]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::coord::{
 use crate::ring::event::Event;
 use crate::ring::io::{Action, CopySet, Input, Offer, OpId};
 use crate::ring::machine::Machine;
-use crate::ring::settings::{Identity, Timing};
+use crate::ring::settings::{Former, Identity, Timing};
 use crate::types::{Epoch, Generation, Incarnation, NodeId, NodeName, PartitionCount, PartitionId, Time};
 
 /// The lease used here, in milliseconds.
@@ -135,6 +135,19 @@ impl Rig {
     /// In a ring whose store was another one before.
     pub(super) fn after_a_reset(partitions: u16) -> Self {
         Self::made(partitions, timing(), (false, Generation::new(2)))
+    }
+
+    /// The same, where nodes keep copies; what this one knew before.
+    pub(super) fn after_a_reset_with_copies(former: Option<Former>) -> Self {
+        let mut rig = Self::made(1, timing(), (true, Generation::new(2)));
+        rig.machine.who.former = former;
+        rig
+    }
+
+    /// As it was acknowledged last.
+    pub(super) fn own_lease(&self) -> Update {
+        let seen = &self.machine.view.leases[&name("n1")];
+        Update { key: Key::Lease(name("n1")), revision: seen.revision, record: Record::Lease(seen.record.clone()) }
     }
 
     fn made(partitions: u16, timing: Timing, (replicates, generation): (bool, Generation)) -> Self {

@@ -8,10 +8,10 @@ use crate::types::guard::{Guard, without};
 /// The rules of this room and of what it asks of a service, each with the lowest seed that breaks without it.
 const CAUGHT: &[(Guard, u64)] = &[
     (Guard::ReplicaPrev, 1),
-    (Guard::ReplicaPromise, 34),
-    (Guard::ReplicaEpoch, 45),
-    (Guard::ReplicaLate, 124),
-    (Guard::ReplicaWhole, 11),
+    (Guard::ReplicaPromise, 12),
+    (Guard::ReplicaEpoch, 12),
+    (Guard::ReplicaLate, 33),
+    (Guard::ReplicaWhole, 28),
     (Guard::BothSets, 1),
     (Guard::CaughtUpCounts, 1),
     (Guard::ClearBeforeCopy, 1),

@@ -98,7 +98,8 @@ fn records() -> Vec<(Key, Record)> {
         partitions: PartitionCount::DEFAULT,
         key_hash: KeyHash::Xxh3,
     };
-    let lease = Lease { incarnation: one.incarnation, state: LeaseState::Live, beat: 12, lease_ms: 3000 };
+    let lease =
+        Lease { incarnation: one.incarnation, state: LeaseState::Live, beat: 12, lease_ms: 3000, resumed: None };
     vec![
         (Key::Meta, Record::Meta(meta)),
         (Key::Config, Record::Config(config)),

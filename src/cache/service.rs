@@ -343,6 +343,10 @@ impl Service for CacheService {
         OPERATIONS.to_vec()
     }
 
+    fn only_reads(&self, operation: &str) -> bool {
+        matches!(operation, "get" | "inspect")
+    }
+
     fn plain_key(&self, operation: &str, payload: &[u8]) -> Result<Bytes, ServiceError> {
         plain::parse_key(operation, payload)
     }

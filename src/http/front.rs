@@ -90,6 +90,10 @@ impl RequestObserver for Counting {
         let outcome = if code == "ok" { Outcome::Ok } else { Outcome::of_error(code) };
         self.0.record_request(operation, outcome, elapsed);
     }
+
+    fn confirmed(&self) {
+        self.0.record_confirmed_request();
+    }
 }
 
 /// Counts events from this call on, until the node's handle is gone.

@@ -49,7 +49,7 @@ fn log(node: &NodeName, event: &Event) {
             tracing::info!(%node, ?at_most, "the name is held by an earlier start; waiting for its lease to run out");
         }
         Event::Suspended => {
-            tracing::warn!(%node, "suspended: no heartbeat got through for 3/4 of a lease, nothing is executed for now");
+            tracing::warn!(%node, "suspended: no heartbeat got through for 3/4 of a lease; serves only with what all copies confirm");
         }
         Event::Resumed { after } => tracing::info!(%node, ?after, "resumed: nobody had evicted this node"),
         Event::LeaseLost { reason } => tracing::warn!(%node, reason, "lease lost: owns nothing any more"),
@@ -122,6 +122,13 @@ fn log(node: &NodeName, event: &Event) {
         }
         Event::Lost { partition, accepted: false } => {
             tracing::error!(%node, %partition, "no copy survived: the partition waits until the loss is accepted");
+        }
+        Event::StartsEmptyLater { partition, after } => {
+            tracing::error!(%node, %partition, ?after, "no copy survived, or those that did are cut off: it starts empty then");
+        }
+        Event::FormerSets { missing, after } => {
+            let missing = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            tracing::warn!(%node, missing, ?after, "the store went back: nothing is planned before all are here, or so long");
         }
         Event::HookFailed { hook, partitions, reason } => {
             tracing::warn!(%node, hook, partitions = %list(partitions), reason, "hook failed");

@@ -14,7 +14,7 @@ use super::parts::{NodeParts, RingShape};
 use super::session::{Command, Session};
 use super::shown::Shown;
 use crate::coord::{Position, StoreIdentity};
-use crate::ring::{Identity, Outcome};
+use crate::ring::{Former, Identity, Outcome};
 use crate::rpc::Router;
 use crate::service::Gate;
 use crate::types::NodeId;
@@ -68,8 +68,11 @@ impl Life {
     pub(super) async fn run(self, mut shape: RingShape, mut identity: StoreIdentity) -> Result<(), NodeError> {
         let loaded = files::load(&self.parts, &shape).await;
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = loaded;
+        let mut former = None;
         loop {
-            match self.incarnation(&shape, &identity).run().await {
+            let outcome = self.incarnation(&shape, &identity, former).run().await;
+            former = self.shown.borrow().driven.as_ref().and_then(|driven| driven.machine().former());
+            match outcome {
                 Outcome::Left => {
                     files::save(&self.parts, &shape, Kept::take_all(&self.kept)).await;
                     return Ok(());
@@ -119,7 +122,7 @@ impl Life {
         Ok(None)
     }
 
-    fn incarnation(&self, shape: &RingShape, identity: &StoreIdentity) -> Session {
+    fn incarnation(&self, shape: &RingShape, identity: &StoreIdentity, former: Option<Former>) -> Session {
         let parts = &self.parts;
         Session {
             parts: Arc::clone(parts),
@@ -136,6 +139,7 @@ impl Life {
                 http: parts.http.clone(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 replicates: parts.service.replicates(),
+                former,
             },
             timing: parts.timing.clone(),
             router: Arc::clone(&self.router),

@@ -284,7 +284,8 @@ impl Drive {
     fn enter(&mut self, me: NodeId) -> Executor {
         let session = &self.session;
         let parts = &session.parts;
-        let gate = Gate::closed(Arc::clone(&parts.clock));
+        let suspended_for = session.timing.suspend_limit().saturating_sub(session.timing.act());
+        let gate = Gate::with_suspension(Arc::clone(&parts.clock), suspended_for);
         session.gates.send_replace(Arc::clone(&gate));
         let server = Server::new(ServerParts {
             me: me.clone(),

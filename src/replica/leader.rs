@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::away::Away;
+use super::confirm::Confirming;
 use super::peer::{Flight, Peer, Place};
 use super::{Ask, Bounds, Change, Log, Progress, Told};
 use crate::types::{Epoch, NodeId, Time, Version};
@@ -58,6 +59,8 @@ pub enum Report {
     CaughtUp(NodeId),
     /// A member, or a learner reported as caught up, does not acknowledge what it is sent, or has lost its copy.
     Silent(NodeId),
+    /// A member that was reported as silent has acknowledged what it was sent.
+    Heard(NodeId),
     /// A later epoch is known to a follower: this owner has been replaced.
     Stale(Epoch),
 }
@@ -78,13 +81,14 @@ pub struct OutOfOrder {
 #[derive(Debug)]
 pub struct Leader {
     epoch: Epoch,
-    log: Log,
+    pub(super) log: Log,
     bounds: Bounds,
-    peers: BTreeMap<NodeId, Peer>,
+    pub(super) peers: BTreeMap<NodeId, Peer>,
     away: Away,
     committed: Version,
-    last_number: u64,
-    replaced: bool,
+    pub(super) last_number: u64,
+    pub(super) replaced: bool,
+    pub(super) confirming: Confirming,
     reports: Vec<Report>,
 }
 
@@ -105,6 +109,7 @@ impl Leader {
             committed: Version::default(),
             last_number: 0,
             replaced: false,
+            confirming: Confirming::default(),
             reports: Vec::new(),
         }
     }
@@ -142,6 +147,7 @@ impl Leader {
             self.away.left(Some(node), at);
         }
         self.peers.retain(|node, _| listed(node));
+        self.confirming.is_changing = members.pending.is_some();
         for node in members.in_sync.iter().chain(members.pending.iter().flatten()).chain(&members.learners) {
             let peer = self.peers.entry(node.clone()).or_insert_with(Peer::new);
             let was_member = peer.is_member();
@@ -191,9 +197,9 @@ impl Leader {
     }
 
     fn due_for(&mut self, now: Time, to: NodeId) -> Option<Due> {
-        let tail = self.log.tail();
+        let (tail, asked) = (self.log.tail(), self.confirming.asked);
         let peer = self.peers.get_mut(&to)?;
-        if peer.sends_at(tail).is_none_or(|at| now < at) {
+        if peer.sends_at(tail, asked).is_none_or(|at| now < at) {
             return None;
         }
         let number = self.last_number + 1;
@@ -226,7 +232,11 @@ impl Leader {
         };
         peer.flight = None;
         match answer {
-            Ok(Told::At(at)) => self.placed(from, at),
+            Ok(Told::At(at)) => {
+                self.placed(from, at);
+                let peer = self.peers.get_mut(from).filter(|peer| peer.acknowledged() == Some(at));
+                peer.into_iter().for_each(|peer| peer.answered = number);
+            }
             Ok(Told::Elsewhere { at: Some(at) }) => {
                 if peer.place == Place::At(at) {
                     peer.not_before = now + self.bounds.resend_after;
@@ -295,8 +305,9 @@ impl Leader {
 
     /// When [`Leader::due`] has something to do that no answer brings about.
     pub fn next_wake(&self) -> Option<Time> {
-        let tail = self.log.tail();
-        let of = |peer: &Peer| peer.sends_at(tail).into_iter().chain(peer.silent_at(self.bounds.silent_after)).min();
+        let (tail, asked) = (self.log.tail(), self.confirming.asked);
+        let of =
+            |peer: &Peer| peer.sends_at(tail, asked).into_iter().chain(peer.silent_at(self.bounds.silent_after)).min();
         let wakes = self.peers.values().filter_map(of).chain(self.away.next_end());
         if self.replaced { None } else { wakes.min() }
     }
@@ -358,6 +369,9 @@ impl Leader {
         }
         if before.is_none() {
             peer.goal = tail;
+        }
+        if peer.silent && peer.is_member() {
+            self.reports.push(Report::Heard(node.clone()));
         }
         (peer.place, peer.unanswered_since, peer.silent) = (Place::At(at), None, false);
     }

@@ -10,6 +10,7 @@
 //! committed. No I/O, no clock, no chance: the node drives it, and so does the simulation.
 
 mod away;
+mod confirm;
 mod follower;
 mod incoming;
 mod leader;
@@ -22,6 +23,7 @@ mod tests;
 
 use std::time::Duration;
 
+pub use confirm::{Confirmed, Ticket};
 pub use follower::{Apply, Follower};
 pub use leader::{Due, Failure, Leader, Members, OutOfOrder, Report, Send};
 pub use log::{Change, Log};

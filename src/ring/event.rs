@@ -236,6 +236,21 @@ pub enum Event {
         /// Whether it starts empty here; else it waits for operators to accept the loss.
         accepted: bool,
     },
+    /// Nobody is left of the set of a partition, which may be cut off and go on by itself: this node starts it empty only then.
+    StartsEmptyLater {
+        /// Which.
+        partition: PartitionId,
+        /// From now.
+        after: Duration,
+    },
+    /// The store went back, and sets of before may go on by themselves, cut off from it: this node plans nothing before all
+    /// members of the last plan are here again, or so long.
+    FormerSets {
+        /// Who is not here yet; nobody where this node does not know who was in the ring.
+        missing: Vec<NodeName>,
+        /// At most.
+        after: Duration,
+    },
     /// A hook returned an error.
     HookFailed {
         /// `on_own` or `on_release`.

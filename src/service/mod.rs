@@ -107,13 +107,20 @@ pub trait Service: Send + Sync + 'static {
     /// handoff goes on.
     async fn on_release(&self, grants: &[Grant], why: Release) -> Result<(), BoxError>;
 
-    /// Executes one request. Calls overlap. The grant was current when the call began.
+    /// Executes one request. Calls overlap. The grant was current when the call began; or, of a service that replicates,
+    /// its node is suspended and the answer is handed out once all copies have confirmed that it still owned.
     async fn handle(&self, grant: &Grant, request: Request) -> Result<Bytes, ServiceError>;
 
     /// The operations that plain NATS clients may ask for: `<ring>.<operation>`, or with the key in the subject,
     /// `<ring>.key.<operation>.<key>`. None by default.
     fn operations(&self) -> Vec<&'static str> {
         Vec::new()
+    }
+
+    /// Whether the operation changes nothing, so that one without an answer can be asked for again. No, by default.
+    fn only_reads(&self, operation: &str) -> bool {
+        let _ = operation;
+        false
     }
 
     /// The key of a plain client's request. By default the field `key` of a JSON object.

@@ -80,6 +80,7 @@ pub(super) async fn drive(led: Arc<Led>, tools: Arc<Tools>) {
             let input = match (report, set) {
                 (Report::CaughtUp(node), Some(op)) => Input::CaughtUp { partition, epoch, node, op },
                 (Report::Silent(node), Some(_)) => Input::Silent { partition, epoch, node },
+                (Report::Heard(node), Some(_)) => Input::Heard { partition, epoch, node },
                 // A takeover is looked after by itself; the claim that replaced this one is on its way here.
                 (_, None) | (Report::Stale(_), _) => continue,
             };

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::progress::{Copied, Shortage};
-use crate::replica::{Ask, Change, Due, Failure, Leader, Members, Progress, Report, Send, Told};
+use crate::replica::{Ask, Change, Confirmed, Due, Failure, Leader, Members, Progress, Report, Send, Told};
 use crate::ring::{CopySet, OpId};
 use crate::service::{ChangeLog, Copies, Grant, NotCommitted};
 use crate::types::{Epoch, NodeId, NodeName, PartitionId, Time, Version};
@@ -58,6 +58,8 @@ pub(in crate::node) struct Led {
     pub(super) woken: Notify,
     /// Grows with what is committed; ends with the grant.
     committed: watch::Sender<Version>,
+    /// What all members have confirmed.
+    confirmed: watch::Sender<Confirmed>,
     pub(super) ended: CancellationToken,
     /// How far the copies made for its learners are, or came last.
     copied: Mutex<BTreeMap<NodeId, Copied>>,
@@ -86,6 +88,7 @@ impl Led {
             }),
             woken: Notify::new(),
             committed: watch::Sender::new(Version::default()),
+            confirmed: watch::Sender::new(Confirmed::default()),
             ended: CancellationToken::new(),
             copied: Mutex::default(),
             broken: OnceLock::new(),
@@ -176,6 +179,8 @@ impl Led {
         if let Some(leader) = &inside.leader {
             let newest = leader.committed();
             self.committed.send_if_modified(|known| std::mem::replace(known, newest) != newest);
+            let newest = leader.confirmed();
+            self.confirmed.send_if_modified(|known| std::mem::replace(known, newest) != newest);
         }
     }
 
@@ -276,6 +281,19 @@ impl Led {
         let reached = committed.wait_for(|upto| *upto >= version);
         self.ended.run_until_cancelled(reached).await.and_then(Result::ok).map(|_| ()).ok_or(NotCommitted)
     }
+
+    /// Draws a ticket now; its answer.
+    fn confirm(self: Arc<Self>) -> BoxFuture<'static, Result<(), NotCommitted>> {
+        let ticket = self.inside().leader.as_mut().and_then(Leader::ticket);
+        self.woken.notify_one();
+        async move {
+            let (ticket, mut confirmed) = (ticket.ok_or(NotCommitted)?, self.confirmed.subscribe());
+            let answered = confirmed.wait_for(|confirmed| confirmed.covers(ticket) || confirmed.is_replaced());
+            let answered = self.ended.run_until_cancelled(answered).await.and_then(Result::ok).map(|answer| *answer);
+            answered.filter(|answer| answer.covers(ticket)).map(|_| ()).ok_or(NotCommitted)
+        }
+        .boxed()
+    }
 }
 
 fn written_bytes(send: &Send) -> u64 {
@@ -316,5 +334,9 @@ impl ChangeLog for LedLog {
             Ok(Self(led).copies())
         }
         .boxed()
+    }
+
+    fn confirm(&self) -> BoxFuture<'static, Result<(), NotCommitted>> {
+        Arc::clone(&self.0).confirm()
     }
 }

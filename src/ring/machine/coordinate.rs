@@ -264,6 +264,9 @@ impl Machine {
 
     fn plan_if_needed(&mut self) {
         let members = self.live_members();
+        if !self.have_former_sets_ended() {
+            return;
+        }
         if members.is_empty() || self.coordination.plan_op.is_some() || self.now < self.coordination.plan_retry_at {
             return;
         }
@@ -429,6 +432,7 @@ impl Machine {
         wakes.extend(
             newcomers.flat_map(|seen| [*seen + self.timing.join_debounce, *seen + self.timing.join_debounce * 4]),
         );
+        wakes.extend(self.former_wake());
         if self.coordination.plan_op.is_none() {
             wakes.push(self.coordination.plan_retry_at);
         }

@@ -58,13 +58,20 @@ pub(super) struct Copies {
     kept: Option<(Epoch, bool)>,
     /// The claim whose set is gone altogether, as last told.
     pub(super) loss_told: Option<Revision>,
+    /// The claim whose owner is gone, and since when that is known here.
+    pub(super) orphaned: Option<(Revision, Time)>,
+    /// Nobody is left of its set: until when it is waited for all the same, as last told.
+    pub(super) empty_at: Option<Time>,
 }
 
 impl Copies {
     /// The next moments that it waits for.
     pub(super) fn wakes(&self) -> impl Iterator<Item = Time> {
         let change = self.change.as_ref().filter(|change| change.op.is_none()).map(|change| change.retry_at);
-        change.into_iter().chain(self.silent.values().filter(|silence| silence.lasts).map(|silence| silence.until))
+        change
+            .into_iter()
+            .chain(self.empty_at)
+            .chain(self.silent.values().filter(|silence| silence.lasts).map(|silence| silence.until))
     }
 
     /// A new ownership begins.
@@ -137,7 +144,8 @@ impl Machine {
                 self.consider_move(partition, epoch, revision);
             }
             let serving = matches!(self.slot(partition).phase, Phase::Serving { .. });
-            if let Some(next) = next.filter(|_| serving && self.may_act()) {
+            // With time to hear what became of it: until that is settled, both sets have to have each write.
+            if let Some(next) = next.filter(|_| serving && self.may_claim()) {
                 self.begin_change(partition, revision, next);
             }
         }
@@ -355,6 +363,17 @@ impl Machine {
         silent.insert(node.clone(), Silence { lasts: true, failures, at: now, until });
         if self.is_member(partition, node) {
             self.move_held_up(partition, node);
+        }
+    }
+
+    /// A member answers again: while nobody could record that it did not, it stayed one.
+    pub(super) fn heard(&mut self, partition: PartitionId, epoch: Epoch, node: &NodeId) {
+        let owned = self.who.partitions.contains(partition) && self.owned_epoch(partition) == Some(epoch);
+        if !owned || !self.is_member(partition, node) {
+            return;
+        }
+        if let Some(silence) = self.slots[partition.index()].copies.silent.get_mut(node) {
+            silence.lasts = false;
         }
     }
 

@@ -161,11 +161,12 @@ impl Machine {
         state: LeaseState,
     ) {
         let lease_ms = u64::try_from(self.timing.lease.as_millis()).unwrap_or(u64::MAX);
+        let resumed = self.resumed();
         self.out.push(Action::Cas {
             op,
             key: Key::Lease(self.who.node.clone()),
             expected,
-            record: Record::Lease(Lease { incarnation, state, beat, lease_ms }),
+            record: Record::Lease(Lease { incarnation, state, beat, lease_ms, resumed }),
             heartbeat: true,
             subscribe: None,
             timeout: self.timing.beat(),

@@ -5,10 +5,12 @@
 //! level-triggered, as controllers are, so that an input lost or repeated changes nothing but the time it takes.
 //!
 //! `life` is this node's lease from first sight on, `leaving` how it ends, `coordinate` judging others and planning,
+//! `former` when a new generation may begin,
 //! `partition` and `moves` the phases of each partition here, `copies` its set of replicas, `recovery` taking it over.
 
 mod coordinate;
 mod copies;
+mod former;
 mod hooks;
 mod leaving;
 mod life;
@@ -73,6 +75,8 @@ pub struct Machine {
     coordination: Coordination,
     slots: Slots,
     looked_at_with: Option<Footing>,
+    began: Time,
+    former_told: bool,
     last_op: u64,
     out: Vec<Action>,
 }
@@ -102,6 +106,8 @@ impl Machine {
             coordination: Coordination::default(),
             slots,
             looked_at_with: None,
+            began: now,
+            former_told: false,
             last_op: 0,
             out: Vec::new(),
         }
@@ -150,6 +156,7 @@ impl Machine {
             Input::Recovered { partition, epoch, result } => self.recovered(partition, epoch, result),
             Input::CaughtUp { partition, epoch, node, op } => self.caught_up(partition, epoch, &node, op),
             Input::Silent { partition, epoch, node } => self.silent(partition, epoch, &node),
+            Input::Heard { partition, epoch, node } => self.heard(partition, epoch, &node),
             Input::Hook { op, result } => self.hook_done(op, result),
             Input::Idle { partition, epoch } => self.idle(partition, epoch),
             Input::Pressure { partition } => self.pressure(partition),

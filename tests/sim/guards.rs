@@ -83,7 +83,7 @@ const SHOWN: &[(Guard, Shown)] = &[
     (Guard::StartGrows, By(1)),
     (Guard::NextGeneration, By(101)),
     (Guard::HoldOff, By(46)),
-    (Guard::HookOrder, By(15)),
+    (Guard::HookOrder, By(34)),
     (Guard::DiscardAfterLoss, By(3)),
     (Guard::ParkedBound, By(2)),
     (Guard::RetryOnlyUnexecuted, By(76)),

@@ -18,7 +18,6 @@ use crate::replica::Change;
 use crate::types::{PartitionId, Time, Version};
 
 impl Store {
-
     /// Another node's from now on: what is held is a copy.
     pub(super) fn follow(&self, id: PartitionId) {
         if let Some(partition) = self.partition(id) {

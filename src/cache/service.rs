@@ -367,9 +367,7 @@ impl Service for CacheService {
         if let Some(former) = self.store.take(partition) {
             let (process, store) = (self.process.clone(), Arc::clone(&self.store));
             // Entries by the million take a while to free.
-            self.process.spawn(async move {
-                process.run_blocking(move || store.free(partition, Some(former))).await
-            });
+            self.process.spawn(async move { process.run_blocking(move || store.free(partition, Some(former))).await });
         }
     }
 

@@ -53,7 +53,8 @@ fn disagree(world: &World, judge: &Judge) -> Option<String> {
 
 fn as_planned(plan: &PlanRecord, partition: PartitionId, claim: &Claim) -> Option<String> {
     let row = plan.rows.get(partition.index())?;
-    let member = |name: &NodeName| plan.members.iter().find(|member| member.id.node == *name).map(|member| member.id.clone());
+    let member =
+        |name: &NodeName| plan.members.iter().find(|member| member.id.node == *name).map(|member| member.id.clone());
     let mut planned: Vec<NodeId> = row.iter().filter_map(member).collect();
     let mut recorded = claim.replicas.clone();
     planned.sort();

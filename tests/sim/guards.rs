@@ -42,7 +42,7 @@ const COPIES: &str = include_str!("../../src/replica/tests/guards.rs");
 
 const SHOWN: &[(Guard, Shown)] = &[
     (Guard::GateBefore, By(1)),
-    (Guard::GateAfter, By(51)),
+    (Guard::GateAfter, By(71)),
     (Guard::SelfFence, By(1)),
     (Guard::HalfLeaseToClaim, By(789)),
     (Guard::ClaimRevision, By(18)),
@@ -52,10 +52,10 @@ const SHOWN: &[(Guard, Shown)] = &[
     (Guard::HopLimit, NotHere(1000)),
     (Guard::SnapshotAsUnit, With(&[Guard::PlanRevision], 116)),
     (Guard::FullLeaseSilence, By(1)),
-    (Guard::ObserverGap, By(17)),
+    (Guard::ObserverGap, By(19)),
     (Guard::ObserverReconnect, With(&[Guard::ObserverGap], 6)),
     (Guard::ObserverConflict, By(180)),
-    (Guard::JudgeWhileHeard, By(17)),
+    (Guard::JudgeWhileHeard, By(34)),
     (Guard::UnsettledClaim, By(120)),
     (Guard::ConflictOfAbandoned, By(134)),
     (Guard::SubscribeFirst, By(170)),

@@ -130,7 +130,7 @@ pub(crate) async fn request(world: &World, client: usize, wanted: Wanted, who: O
     let place_of = world.partition_of_key(key);
     if answered == Answered::TooFew {
         world.fire(Kind::TooFewCopies);
-        witness.judge(|judge, _| judge.sizes.refused(place_of, level.unwrap_or(Consistency::Strong), at));
+        witness.judge(|judge, _| judge.sizes.refused(place_of, level.unwrap_or_else(|| world.asked_level()), at));
     }
     if world.scenario.copying.is_some() && matches!(answered, Answered::Stored(_) | Answered::Deleted(_)) {
         world.fire(match in_force {
@@ -140,7 +140,8 @@ pub(crate) async fn request(world: &World, client: usize, wanted: Wanted, who: O
         });
     }
     // Nobody is promised quorum or strong while there are too few copies.
-    let must = must && !(firm && witness.ask(|judge| judge.sizes.was_small(place_of, in_force, at)));
+    let at_most = level.unwrap_or_else(|| world.asked_level());
+    let must = must && !(at_most > Consistency::Eventual && witness.ask(|j| j.sizes.was_small(place_of, at_most, at)));
     let place = if who.is_some() { "through a node" } else { "as a plain client" };
     world.figures.count(answered, must, || format!("{asked:?} of key {key} {place} at {at:?}: {answered:?} {why}"));
     witness.note(None, || What::Answered { client, key, answered, why });

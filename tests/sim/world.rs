@@ -167,11 +167,15 @@ impl World {
         self.ring.partition_for(&self.keys[key])
     }
 
-    /// The level that is surely in force where a request names none.
+    /// The level that operators want where a request names none.
+    pub(crate) fn asked_level(&self) -> Consistency {
+        self.scenario.copying.map_or(Consistency::Eventual, |copying| copying.rules.consistency)
+    }
+
+    /// The level that is surely in force there: once the store went back it may have forgotten what they want.
     pub(crate) fn usual_level(&self) -> Consistency {
-        let asked = self.scenario.copying.map_or(Consistency::Eventual, |copying| copying.rules.consistency);
-        // Once the store went back it may have forgotten what operators asked for.
-        if self.witness.ask(|judge| judge.sizes.is_forgotten()) { Consistency::Eventual } else { asked }
+        let forgotten = self.witness.ask(|judge| judge.sizes.is_forgotten());
+        if forgotten { Consistency::Eventual } else { self.asked_level() }
     }
 
     /// What is due later, since the last time it was asked for.

@@ -50,7 +50,7 @@ const CAUGHT: &[(Guard, u64)] = &[
 
 /// The same where nodes keep copies.
 const CAUGHT_WITH_COPIES: &[(Guard, u64)] = &[
-    (Guard::TakeoverByMember, 24),
+    (Guard::TakeoverByMember, 25),
     (Guard::MemberByIncarnation, 62),
     (Guard::PendingBeforeChange, 1),
     (Guard::JoinedBeforeChange, 1),

@@ -118,7 +118,6 @@ async fn a_copy_whose_link_is_cut_for_two_seconds_goes_on_where_it_was() {
     let [Event::CopyStarted { .. }, Event::CopyDone { bytes, took, .. }] = &told[..] else { panic!("{told:?}") };
     assert!((6 * MEGABYTE..7 * MEGABYTE).contains(bytes) && *took > Duration::from_secs(7), "{bytes} {took:?}");
     let again = sent.0.load(Ordering::Relaxed) - bytes;
-    println!("{bytes} bytes in {took:.1?}, {again} around them and again");
     assert!(again < WINDOW * CHUNK_BYTES, "{again} bytes were sent beside the {bytes} that there are");
 }
 

@@ -1,6 +1,6 @@
 //! Processes that come back soon, on a real server: frozen past the lease, and restarted with what they kept. What their owners send is
 //! counted, as their metrics have it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // What was sent is told.
 
 mod common;
 

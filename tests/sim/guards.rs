@@ -29,7 +29,7 @@ enum Shown {
     ByMachine,
     /// A seed of the world of copies does: see `CAUGHT` there.
     ByCopies,
-    /// A test of its own does: it takes a store that goes back while a whole set is cut off.
+    /// A test of its own does: it takes a whole set that is cut off from the store and lives, which no seed came to.
     ByTest,
     /// Nothing yet: so many seeds were searched. Why, says `docs/guards.md`.
     NotHere(u64),
@@ -106,8 +106,8 @@ const SHOWN: &[(Guard, Shown)] = &[
     (Guard::CaughtUpSince, ByMachine),
     (Guard::ConfirmAfterExecution, ByCopies),
     (Guard::ConfirmByAll, ByCopies),
-    (Guard::SuspendLimit, ByMachine),
-    (Guard::WaitBeforeEmptyStart, ByMachine),
+    (Guard::SuspendLimit, ByTest),
+    (Guard::WaitBeforeEmptyStart, ByTest),
     (Guard::FormerSetsEnd, ByTest),
 ];
 

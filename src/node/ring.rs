@@ -251,6 +251,8 @@ impl Ring {
         let report = shown.report();
         let margin = inner.gates.borrow().margin();
         let phase = phase(&report, margin);
+        let copied = report.copies.iter().any(|copies| copies.in_sync.len() > 1);
+        let with_copies = phase == Phase::Suspended && copied && inner.gates.borrow().is_within_suspension();
         Status {
             ring: inner.parts.ring.clone(),
             node: inner.parts.node.clone(),
@@ -266,7 +268,10 @@ impl Ring {
             copied_bytes: shown.copies.as_ref().map_or(0, |copies| copies.copied_bytes()),
             difference_bytes: shown.copies.as_ref().map_or(0, |copies| copies.difference_bytes()),
             lease_margin: margin,
-            not_ready: not_ready(&report, phase, inner.parts.bus.is_connected()),
+            not_ready: not_ready(&report, phase, inner.parts.bus.is_connected()).map(|reason| match with_copies {
+                true => format!("{reason}; partitions with copies are served by what these confirm"),
+                false => reason,
+            }),
         }
     }
 }

@@ -14,7 +14,8 @@ pub enum Phase {
     Joining,
     /// Takes part.
     Active,
-    /// Its lease ran out without anybody having evicted it: nothing is executed until a heartbeat gets through.
+    /// Its lease ran out without anybody having evicted it: until a heartbeat gets through, only what all
+    /// copies of a partition confirm is answered.
     Suspended,
     /// Gives everything away.
     Draining,

@@ -142,3 +142,30 @@ impl Grant {
         self.validity.may_be_confirmed() && self.log().is_some_and(|log| log.copies().in_sync > 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::ManualClock;
+    use crate::types::guard::without;
+
+    #[test]
+    fn ten_leases_without_a_heartbeat_end_what_copies_may_confirm() {
+        let clock = Arc::new(ManualClock::default());
+        let lease = Duration::from_secs(1);
+        let gate = Gate::with_suspension(clock.clone(), lease * 10 - lease * 3 / 4);
+        assert!(!gate.is_within_suspension(), "not before it has a lease");
+        gate.open_until(clock.now() + lease * 3 / 4);
+        clock.advance(lease * 10 - Duration::from_millis(1));
+        assert!(!gate.is_open() && gate.is_within_suspension());
+        clock.advance(Duration::from_millis(1));
+        assert!(!gate.is_within_suspension());
+        {
+            let _off = without(&[Guard::SuspendLimit]);
+            assert!(gate.is_within_suspension());
+        }
+        gate.open_until(clock.now() + lease);
+        gate.close();
+        assert!(!gate.is_within_suspension(), "closed by word");
+    }
+}

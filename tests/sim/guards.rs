@@ -31,7 +31,7 @@ enum Shown {
     ByCopies,
     /// A test of the server alone does, for whole rings never come to it: see there why.
     ByServer,
-    /// A test of its own does: it takes a store that goes back while a whole set is cut off.
+    /// A test of its own does: it takes a whole set that is cut off from the store and lives, which no seed came to.
     ByTest,
     /// Nothing yet: so many seeds were searched. Why, says `docs/guards.md`.
     NotHere(u64),
@@ -110,8 +110,8 @@ const SHOWN: &[(Guard, Shown)] = &[
     (Guard::CaughtUpSince, ByMachine),
     (Guard::ConfirmAfterExecution, ByCopies),
     (Guard::ConfirmByAll, ByCopies),
-    (Guard::SuspendLimit, ByMachine),
-    (Guard::WaitBeforeEmptyStart, ByMachine),
+    (Guard::SuspendLimit, ByTest),
+    (Guard::WaitBeforeEmptyStart, ByTest),
     (Guard::FormerSetsEnd, ByTest),
 ];
 

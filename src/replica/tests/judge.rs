@@ -79,7 +79,7 @@ impl Judge {
             ));
         }
         let committed = self.committed.unwrap_or_default();
-        match self.has(committed, tail) || self.history.get(&tail).is_none() {
+        match self.has(committed, tail) || !self.history.contains_key(&tail) {
             true => Ok(()),
             false => Err(format!("what is answered while suspended is committed: {tail} is not in {committed}")),
         }

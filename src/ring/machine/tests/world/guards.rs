@@ -57,8 +57,6 @@ const CAUGHT_WITH_COPIES: &[(Guard, u64)] = &[
     (Guard::UnsettledSet, 187),
     (Guard::CaughtUpFirst, 18),
     (Guard::CaughtUpSince, 626),
-    (Guard::SuspendLimit, 1),
-    (Guard::WaitBeforeEmptyStart, 1),
 ];
 
 #[test]

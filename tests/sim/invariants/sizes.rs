@@ -29,12 +29,14 @@ pub(crate) struct SetSizes {
     /// How late an owner may know what is in the store.
     late: Duration,
     forgotten: bool,
+    /// What an owner is about to record cannot be seen on its way there.
+    ill: bool,
 }
 
 impl SetSizes {
     pub(crate) fn new(partitions: u16, late: Duration) -> Self {
         let sizes = vec![Sizes::default(); usize::from(partitions)];
-        Self { sizes, factor: 0, other_at: Duration::ZERO, late, forgotten: false }
+        Self { sizes, factor: 0, other_at: Duration::ZERO, late, forgotten: false, ill: false }
     }
 
     /// A claim was written, or is on its way to the store: its set counts from then on, or might.
@@ -61,6 +63,11 @@ impl SetSizes {
         self.sizes.iter_mut().for_each(|sizes| sizes.now = 0);
     }
 
+    /// The store falls ill, or is well again.
+    pub(crate) fn store(&mut self, ill: bool, at: Duration) {
+        (self.ill, self.other_at) = (ill, at);
+    }
+
     /// Whether the store ever forgot what it had been told.
     pub(crate) fn is_forgotten(&self) -> bool {
         self.forgotten
@@ -70,7 +77,7 @@ impl SetSizes {
     pub(crate) fn was_small(&self, partition: PartitionId, level: Consistency, since: Duration) -> bool {
         let (sizes, needed) = (&self.sizes[partition.index()], level.copies_needed(self.factor.max(1)));
         let recently = |at: Duration| at + self.late >= since;
-        sizes.now < needed || recently(sizes.smaller_at[needed.min(SIZES - 1)]) || recently(self.other_at)
+        self.ill || sizes.now < needed || recently(sizes.smaller_at[needed.min(SIZES - 1)]) || recently(self.other_at)
     }
 
     /// A request since that time was refused because there were too few copies.

@@ -210,6 +210,7 @@ impl World {
     fn store_ill(&self, ill: bool) {
         self.witness.judge(|judge, at| {
             judge.leases.store(ill, at);
+            judge.sizes.store(ill, at);
             Ok(())
         });
     }

@@ -54,7 +54,7 @@ const CAUGHT_WITH_COPIES: &[(Guard, u64)] = &[
     (Guard::MemberByIncarnation, 62),
     (Guard::PendingBeforeChange, 1),
     (Guard::JoinedBeforeChange, 1),
-    (Guard::UnsettledSet, 1),
+    (Guard::UnsettledSet, 18),
     (Guard::CaughtUpFirst, 18),
     (Guard::CaughtUpSince, 626),
 ];

@@ -121,3 +121,23 @@ fn date(changes: &mut [Change], ages_ms: &[u32], now: Time) {
         change.made = now - Duration::from_millis(u64::from(*age_ms));
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A release before this one reads what it knows and passes over the rest; what it sends has no such rest.
+    #[test]
+    fn what_an_answer_says_of_memory_comes_behind_all_that_is_known_elsewhere() {
+        let (partition, now) = (PartitionId::new(3), Time::ZERO);
+        let short = Some(Shortage { evicted: 7, bound_bytes: 1 << 20 });
+        for heard in [Heard { told: Told::At(Version::default()), short }, Heard::from(Told::Accepted)] {
+            let message = seal_told(partition, &heard, now).unwrap();
+            assert_eq!(open_told(&message, now), Ok(heard.clone()));
+            let (CopyHead { .. }, payload) = open(&message).unwrap();
+            let (Body { what, .. }, rest) = open_body::<Told>(&payload).unwrap();
+            assert_eq!((what, rest.is_empty()), (heard.told, heard.short.is_none()));
+        }
+    }
+}

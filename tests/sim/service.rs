@@ -170,7 +170,8 @@ impl Service for Recorded {
         let (process, partition, term) = (self.process, grant.partition, Term::from(&grant.token));
         self.witness.note(Some(process), || What::Executed { partition, term });
         let local = self.clock.now();
-        let execution = Execution { process, of: &self.of, partition, token: &grant.token, local };
+        let named = request.once.map(|once| once.id);
+        let execution = Execution { process, of: &self.of, partition, token: &grant.token, local, request: named };
         self.witness.judge(|judge, at| judge.executed(&execution, at));
         let (key, deletes) = (request.key.clone(), request.operation == "delete");
         let seen = Told { grant: grant.clone(), process, witness: Arc::clone(&self.witness), key, deletes }.seen();

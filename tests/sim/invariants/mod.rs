@@ -20,7 +20,7 @@ use nats_ring::coord::{Claim, Key, LeaseState, Record, Revision};
 use nats_ring::rpc::Message;
 use nats_ring::rpc::envelope::{OfferHead, open};
 use nats_ring::testing::{NodeProcess, Observed, StoreChange, Write};
-use nats_ring::types::{Epoch, FencingToken, NodeId, NodeName, PartitionId, Time};
+use nats_ring::types::{Epoch, FencingToken, NodeId, NodeName, PartitionId, RequestId, Time};
 
 use crate::generator::{Climate, Scenario};
 use crate::history::{ProcessId, Term};
@@ -107,6 +107,7 @@ pub(crate) struct Execution<'a> {
     pub(crate) token: &'a FencingToken,
     /// Now, on the node's own clock.
     pub(crate) local: Time,
+    pub(crate) request: Option<RequestId>,
 }
 
 impl Judge {
@@ -121,7 +122,7 @@ impl Judge {
             register: Register::new(partition_of, partitions),
             leases: Leases::default(),
             claims: Claims::new(partitions, scenario.copying.is_some()),
-            gates: Gates::new(act),
+            gates: Gates::new(act, scenario.copying.is_some()),
             plans: Plans::new(scenario.watch_lag),
             grants: Grants::default(),
             copies: scenario.copying.map(|_| Copies::new(partitions)),
@@ -140,7 +141,13 @@ impl Judge {
 
     /// A request begins to be executed.
     pub(crate) fn executed(&mut self, execution: &Execution<'_>, at: Duration) -> Held {
-        let Execution { process, of, partition, token, local } = *execution;
+        let Execution { process, of, partition, token, local, request } = *execution;
+        if self.gates.is_suspended(of, local) {
+            // What counts of it is its answer.
+            let replaced = self.owners.is_replaced(partition, token);
+            self.gates.executes_suspended(of, request, replaced);
+            return self.hooks.served(process, partition, Term::from(token));
+        }
         self.owners.executed(partition, token, at)?;
         self.hooks.served(process, partition, Term::from(token))?;
         self.gates.executes(of, local)?;

@@ -295,7 +295,7 @@ guards! {
     ///
     /// Without it: the same, at once.
     WaitBeforeEmptyStart = "wait-before-empty-start",
-    /// After the store went back nothing is given out before all members of the last plan are there, or eleven leases have
+    /// After the store went back nothing is given out before all members of the last plan are there, or twelve leases have
     /// passed (`ring::machine::former`).
     ///
     /// Without it: a set that is cut off, and has not heard of it, serves beside the new owners.

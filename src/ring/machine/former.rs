@@ -2,11 +2,11 @@
 //!
 //! In: what this node's life before knew, and what the leases of this generation say of the others'. Out: whether the first plan
 //! may be written. A set that is cut off from the store, and has not heard that it went back, goes on by itself for ten leases
-//! at most. So the first plan waits for eleven, unless everybody is here that could be in such a set: each member of the newest plan
+//! at most. So the first plan waits for twelve (within one everybody has heard, or renews nothing any more), unless everybody is here that could be in such a set: each member of the newest plan
 //! that anybody remembers, in the life after the one it had there. Nobody but one of them can have written a newer plan.
 
 use super::{Event, Machine};
-use crate::coord::{Knew, Resumed};
+use crate::coord::{Knew, Resumed, Revision};
 use crate::ring::settings::Former;
 use crate::types::guard::{self, Guard};
 use crate::types::{NodeName, Time};
@@ -34,8 +34,22 @@ impl Machine {
         (generation.has_former() && self.who.replicates).then_some(resumed)
     }
 
+    /// When no set of the generation before serves any more: whoever has not heard of this one within a lease renews nothing.
     fn former_sets_end_at(&self) -> Time {
-        self.began + self.timing.set_ends_after()
+        self.began + self.timing.lease + self.timing.set_ends_after()
+    }
+
+    /// The first snapshot of the ring is here.
+    pub(super) fn note_former_claims(&mut self) {
+        if self.who.generation.has_former() && !self.plan_is_current() {
+            self.former_claims = self.view.claims.values().map(|seen| seen.revision).max().unwrap_or(Revision::NONE);
+        }
+    }
+
+    /// Since when, at the latest, nobody renews the lease of the owner in this claim, who is gone.
+    pub(super) fn unrenewed_since(&self, claim: Revision) -> Time {
+        let former = self.began + self.timing.lease;
+        if claim <= self.former_claims { former.min(self.now) } else { self.now }
     }
 
     /// Whether no set of the generation before serves any more, as far as this generation's first plan is concerned.

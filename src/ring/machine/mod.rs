@@ -77,6 +77,8 @@ pub struct Machine {
     looked_at_with: Option<Footing>,
     began: Time,
     former_told: bool,
+    /// Claims up to there are of generations before: they were seen before this one had a plan.
+    former_claims: Revision,
     last_op: u64,
     out: Vec<Action>,
 }
@@ -108,6 +110,7 @@ impl Machine {
             looked_at_with: None,
             began: now,
             former_told: false,
+            former_claims: Revision::NONE,
             last_op: 0,
             out: Vec::new(),
         }
@@ -139,7 +142,9 @@ impl Machine {
                         self.advance();
                     }
                 }
-                self.ring_seen = true;
+                if !std::mem::replace(&mut self.ring_seen, true) {
+                    self.note_former_claims();
+                }
             }
             Input::RingChange(update) => self.apply(update),
             Input::LeaseSnapshot { all, leases } => {

@@ -73,11 +73,12 @@ impl Machine {
         if !self.view.plan_says_gone(&claim.owner) {
             return false;
         }
-        if let Some((_, since)) = self.slot(partition).copies.orphaned.filter(|(of, _)| *of == revision) {
-            return self.now >= since + self.timing.set_ends_after();
+        let known = self.slot(partition).copies.orphaned.filter(|(of, _)| *of == revision);
+        let (_, since) = known.unwrap_or_else(|| (revision, self.unrenewed_since(revision)));
+        if known.is_none() {
+            self.slots[partition.index()].copies.orphaned = Some((revision, since));
         }
-        self.slots[partition.index()].copies.orphaned = Some((revision, self.now));
-        false
+        self.now >= since + self.timing.set_ends_after()
     }
 
     /// Tells, once, until when it is waited for a set of which nobody is left. No.

@@ -1,4 +1,4 @@
-//! The first plan of a new generation: not before everybody of the last plan is back, or eleven leases have passed.
+//! The first plan of a new generation: not before everybody of the last plan is back, or twelve leases have passed.
 
 use super::rig::{LEASE_MS, Rig, id, lease, member};
 use crate::coord::{Key, Knew, LeaseState, Record, Resumed};
@@ -57,9 +57,9 @@ fn with_everybody_back_it_is_planned_as_soon_as_newcomers_were_waited_for() {
 
 fn waits(former: Option<Former>, leases: Vec<(Key, Record)>) -> Vec<Event> {
     let mut rig = begun(former, leases);
-    rig.beat_until(LEASE_MS * 11 - 1);
+    rig.beat_until(LEASE_MS * 12 - 1);
     assert!(!plans(&rig));
-    rig.beat_until(LEASE_MS * 11 + 1);
+    rig.beat_until(LEASE_MS * 12 + 1);
     assert!(plans(&rig));
     rig.events.into_iter().filter(|event| matches!(event, Event::FormerSets { .. })).collect()
 }

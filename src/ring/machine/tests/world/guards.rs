@@ -38,8 +38,8 @@ const CAUGHT: &[(Guard, u64)] = &[
     (Guard::LeaseRevision, 6),
     (Guard::FullLeaseSilence, 3),
     (Guard::ObserverGap, 16),
-    (Guard::TakeoverByPlan, 16),
-    (Guard::GoneByIncarnation, 25),
+    (Guard::TakeoverByPlan, 177),
+    (Guard::GoneByIncarnation, 1141),
     (Guard::AbandonByClaim, 1),
     (Guard::OwnIncarnation, 437),
     (Guard::NameObserved, 5),
@@ -50,12 +50,12 @@ const CAUGHT: &[(Guard, u64)] = &[
 
 /// The same where nodes keep copies.
 const CAUGHT_WITH_COPIES: &[(Guard, u64)] = &[
-    (Guard::TakeoverByMember, 24),
-    (Guard::MemberByIncarnation, 262),
+    (Guard::TakeoverByMember, 25),
+    (Guard::MemberByIncarnation, 138),
     (Guard::PendingBeforeChange, 1),
     (Guard::JoinedBeforeChange, 1),
-    (Guard::UnsettledSet, 187),
-    (Guard::CaughtUpFirst, 18),
+    (Guard::UnsettledSet, 18),
+    (Guard::CaughtUpFirst, 14),
     (Guard::CaughtUpSince, 626),
 ];
 

@@ -110,17 +110,16 @@ impl Machine {
         elders
     }
 
-    /// Own lease, and those of the elders up to the first that seems to live.
+    /// Own lease, and those of the elders up to the first that seems to live; and as many more as do not. So of many that died at
+    /// once the last is known after a few leases, and not each a lease after the one before it.
     fn scope_of(&mut self, elders: &[Elder]) -> WatchScope {
-        let mut names = BTreeSet::from([self.who.node.clone()]);
-        for elder in elders.iter().filter(|elder| !self.view.is_gone(&elder.id)) {
-            names.insert(elder.id.node.clone());
-            self.observer.looks_for(&elder.id.node, self.now);
-            if self.may_plan(&elder.id) {
-                break;
-            }
-        }
-        WatchScope::Leases(names.into_iter().collect())
+        let left: Vec<&Elder> = elders.iter().filter(|elder| !self.view.is_gone(&elder.id)).collect();
+        let silent = left.iter().take_while(|elder| !self.may_plan(&elder.id)).count();
+        let watched = left.into_iter().take(2 * silent + 1).map(|elder| elder.id.node.clone());
+        let names: BTreeSet<_> = watched.collect();
+        names.iter().for_each(|elder| self.observer.looks_for(elder, self.now));
+        let own = std::iter::once(self.who.node.clone());
+        WatchScope::Leases(own.chain(names).collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     fn follow(&mut self, scope: WatchScope) {

@@ -6,7 +6,7 @@
 //! that anybody remembers, in the life after the one it had there. Nobody but one of them can have written a newer plan.
 
 use super::{Event, Machine};
-use crate::coord::{Knew, Resumed, Revision};
+use crate::coord::{Claim, Knew, Resumed};
 use crate::ring::settings::Former;
 use crate::types::guard::{self, Guard};
 use crate::types::{NodeName, Time};
@@ -39,17 +39,10 @@ impl Machine {
         self.began + self.timing.lease + self.timing.set_ends_after()
     }
 
-    /// The first snapshot of the ring is here.
-    pub(super) fn note_former_claims(&mut self) {
-        if self.who.generation.has_former() && !self.plan_is_current() {
-            self.former_claims = self.view.claims.values().map(|seen| seen.revision).max().unwrap_or(Revision::NONE);
-        }
-    }
-
-    /// Since when, at the latest, nobody renews the lease of the owner in this claim, who is gone.
-    pub(super) fn unrenewed_since(&self, claim: Revision) -> Time {
+    /// Since when, at the latest, the owner in this claim, who is gone, has renewed nothing any more.
+    pub(super) fn unrenewed_since(&self, claim: &Claim) -> Time {
         let former = self.began + self.timing.lease;
-        if claim <= self.former_claims { former.min(self.now) } else { self.now }
+        if claim.generation < self.who.generation { former.min(self.now) } else { self.now }
     }
 
     /// Whether no set of the generation before serves any more, as far as this generation's first plan is concerned.

@@ -77,8 +77,6 @@ pub struct Machine {
     looked_at_with: Option<Footing>,
     began: Time,
     former_told: bool,
-    /// Claims up to there are of generations before: they were seen before this one had a plan.
-    former_claims: Revision,
     last_op: u64,
     out: Vec<Action>,
 }
@@ -110,7 +108,6 @@ impl Machine {
             looked_at_with: None,
             began: now,
             former_told: false,
-            former_claims: Revision::NONE,
             last_op: 0,
             out: Vec::new(),
         }
@@ -142,9 +139,7 @@ impl Machine {
                         self.advance();
                     }
                 }
-                if !std::mem::replace(&mut self.ring_seen, true) {
-                    self.note_former_claims();
-                }
+                self.ring_seen = true;
             }
             Input::RingChange(update) => self.apply(update),
             Input::LeaseSnapshot { all, leases } => {

@@ -74,7 +74,7 @@ impl Machine {
             return false;
         }
         let known = self.slot(partition).copies.orphaned.filter(|(of, _)| *of == revision);
-        let (_, since) = known.unwrap_or_else(|| (revision, self.unrenewed_since(revision)));
+        let (_, since) = known.unwrap_or_else(|| (revision, self.unrenewed_since(claim)));
         if known.is_none() {
             self.slots[partition.index()].copies.orphaned = Some((revision, since));
         }

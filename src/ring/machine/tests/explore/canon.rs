@@ -174,7 +174,6 @@ fn hash_machine(machine: &Machine, canon: &mut Canon<'_>) {
         // Of later generations only, of which there is none here.
         began: _,
         former_told: _,
-        former_claims: _,
         last_op: _,
         out: _,
     } = machine;

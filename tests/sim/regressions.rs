@@ -35,4 +35,14 @@ pub(crate) const SEEDS: &[(u64, &str)] = &[
     // No test of its own: it was this simulation that was wrong.
     (362, "requests had to succeed while a heartbeat that was swallowed before everything healed was still waited for"),
     (5018, "the same"),
+    // The same.
+    (
+        235,
+        "who had failed to own and given back was taken for an owner, once a ring without that one's number began in its place",
+    ),
+    // The same; what the store cannot refuse is said in docs/decisions/0009.
+    (
+        316,
+        "a write that was sent before the store was replaced, and taken after it, was judged as if somebody had chosen it",
+    ),
 ];

@@ -35,4 +35,9 @@ pub(crate) const SEEDS: &[(u64, &str)] = &[
     // No test of its own: it was this simulation that was wrong.
     (362, "requests had to succeed while a heartbeat that was swallowed before everything healed was still waited for"),
     (5018, "the same"),
+    // No test of its own: the same.
+    (
+        344,
+        "a member that took over in a store which had lost a heartbeat nobody knew of was taken for one that begins with nothing",
+    ),
 ];

@@ -18,7 +18,7 @@ kinds! {
     Join, Drain, SeveralAtOnce, RestartSameName, RestartNewName, PauseBeyondLease, HookFails, HookHangs, HookSlow,
     ClockDrift, OperatorPause, OperatorCordon, OperatorPin, Burst, DiscardSlow, ResetUnheard, DrainCutShort,
     WriteEventual, WriteQuorum, WriteStrong, TooFewCopies, CopyMade, CopyFollowed, TakeoverByMember, TakeoverOfNothing,
-    OperatorFactor,
+    OperatorFactor, ExecutedSuspended,
 }
 
 /// Counts by kind.

@@ -45,4 +45,9 @@ pub(crate) const SEEDS: &[(u64, &str)] = &[
         316,
         "a write that was sent before the store was replaced, and taken after it, was judged as if somebody had chosen it",
     ),
+    // No test of its own: the same.
+    (
+        344,
+        "a member that took over in a store which had lost a heartbeat nobody knew of was taken for one that begins with nothing",
+    ),
 ];

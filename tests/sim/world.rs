@@ -402,6 +402,7 @@ impl World {
         self.witness.ask(|judge| {
             let Some(copies) = &judge.copies else { return };
             let mut fired = self.fired.lock().unwrap_or_else(PoisonError::into_inner);
+            fired.add(Kind::ExecutedSuspended, judge.gates.executed_suspended);
             fired.add(Kind::CopyMade, copies.chunks);
             fired.add(Kind::CopyFollowed, copies.changes);
             fired.add(Kind::TakeoverByMember, copies.takeovers.into());

@@ -2,14 +2,15 @@
 //! a partition goes on from such a member for as long as one lives.
 //!
 //! In: claims as they are written, the owners' writes and what of them was told committed, and the caches themselves. A write counts as
-//! committed from the moment its owner's log says so. Where the store goes back everything is void until a later generation.
+//! committed from the moment its owner's log says so. Where the store goes back everything is void until a later generation; what is
+//! left of it is known all the same: a claim applies to the one it was compared with.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use nats_ring::cache::{CacheService, Version};
-use nats_ring::coord::{Claim, ClaimState, OnLoss, PlanRecord};
+use nats_ring::coord::{Claim, ClaimState, OnLoss, PlanRecord, Revision};
 use nats_ring::testing::NodeProcess;
 use nats_ring::types::{Epoch, Generation, NodeId, PartitionId};
 
@@ -42,6 +43,25 @@ struct Place {
     may_be_gone: HashMap<Bytes, Version>,
     /// The latest epoch that began with nothing.
     empty_since: Epoch,
+    /// The epoch of the first claim since the store went back.
+    first_since: Option<Epoch>,
+}
+
+/// A claim as it was written.
+pub(crate) struct Written<'a> {
+    pub(crate) claim: &'a Claim,
+    /// The revision that it replaced, and its own.
+    pub(crate) expected: Revision,
+    pub(crate) revision: Revision,
+}
+
+/// How an epoch of a partition began, for who judges what is read in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Beginning {
+    /// With nothing.
+    pub(crate) empty: bool,
+    /// What was told before counts for nothing: it may be there, or not.
+    pub(crate) anew: bool,
 }
 
 /// See the [module](self).
@@ -49,6 +69,8 @@ pub(crate) struct Copies {
     places: Vec<Place>,
     caches: HashMap<NodeProcess, Arc<CacheService>>,
     processes: HashMap<NodeId, NodeProcess>,
+    /// By revision, of all that ever were taken: the store's own is the last one that was taken there.
+    recorded: HashMap<(PartitionId, Revision), Claim>,
     /// Claims of no later generation count for nothing.
     void: Option<Generation>,
     newest: Generation,
@@ -77,6 +99,7 @@ impl Copies {
             places: (0..partitions).map(|_| Place::default()).collect(),
             caches: HashMap::new(),
             processes: HashMap::new(),
+            recorded: HashMap::new(),
             void: None,
             newest: Generation::default(),
             takeovers: 0,
@@ -111,21 +134,27 @@ impl Copies {
         self.places.iter_mut().for_each(|place| *place = Place::default());
     }
 
-    /// Whether this epoch of a partition began with nothing.
-    pub(crate) fn began_empty(&self, partition: PartitionId, epoch: Epoch) -> bool {
-        self.places[partition.index()].empty_since == epoch
+    /// How this epoch of a partition began.
+    pub(crate) fn began(&self, partition: PartitionId, epoch: Epoch) -> Beginning {
+        let place = &self.places[partition.index()];
+        let empty = place.empty_since == epoch;
+        Beginning { empty, anew: empty || place.first_since == Some(epoch) }
     }
 
     /// A claim was written; how its epoch came to the state.
     pub(crate) fn wrote(
         &mut self,
         partition: PartitionId,
-        claim: &Claim,
+        written: &Written<'_>,
         (leases, plan): (&Leases, Option<&PlanRecord>),
     ) -> Result<Came, super::Broken> {
+        let claim = written.claim;
+        let replaced = self.recorded.get(&(partition, written.expected));
+        let replaced = replaced.filter(|before| before.generation == claim.generation).cloned();
+        self.recorded.insert((partition, written.revision), claim.clone());
         self.newest = self.newest.max(claim.generation);
         if self.void.is_some_and(|void| claim.generation <= void) {
-            return Ok(self.wrote_in_the_void(partition, claim));
+            return Ok(self.wrote_in_the_void(partition, claim, replaced));
         }
         let place = &mut self.places[partition.index()];
         let before = place.claim.replace(claim.clone()).filter(|before| before.generation == claim.generation);
@@ -163,12 +192,13 @@ impl Copies {
     }
 
     /// The store went back, and nobody may have noticed: nothing is promised.
-    fn wrote_in_the_void(&mut self, partition: PartitionId, claim: &Claim) -> Came {
+    fn wrote_in_the_void(&mut self, partition: PartitionId, claim: &Claim, replaced: Option<Claim>) -> Came {
         let place = &mut self.places[partition.index()];
-        let before = place.claim.replace(claim.clone());
-        let came = before.map_or(Came::Empty, |before| came(&before, claim));
+        let first = place.claim.replace(claim.clone()).is_none();
+        let came = replaced.map_or(Came::Empty, |before| came(&before, claim));
         let empty_since = if came == Came::Empty { claim.epoch } else { place.empty_since };
-        *place = Place { claim: place.claim.take(), empty_since, ..Place::default() };
+        let first_since = if first { Some(claim.epoch) } else { place.first_since };
+        *place = Place { claim: place.claim.take(), empty_since, first_since, ..Place::default() };
         came
     }
 

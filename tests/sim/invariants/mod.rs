@@ -25,7 +25,7 @@ use nats_ring::types::{Epoch, FencingToken, NodeId, NodeName, PartitionId, Reque
 use crate::generator::{Climate, Scenario};
 use crate::history::{ProcessId, Term};
 use claims::Claims;
-use copies::{Came, Copies};
+use copies::{Beginning, Came, Copies, Written};
 use gate::Gates;
 use grants::Grants;
 use hooks::Hooks;
@@ -163,7 +163,7 @@ impl Judge {
         term: Term,
     ) -> Held {
         if let Some(copies) = &mut self.copies {
-            self.register.begins((process, partition), term, copies.began_empty(partition, term.epoch));
+            self.register.begins((process, partition), term, copies.began(partition, term.epoch));
             return copies.owned(partition, term, of);
         }
         let began_empty = self.register.owned(process, partition, term);
@@ -176,7 +176,7 @@ impl Judge {
     /// Something was seen on the ring's connections.
     pub(crate) fn saw(&mut self, at: Duration, what: &Observed<'_>) -> Held {
         match what {
-            Observed::Decided { write, outcome: Ok(_) } => self.wrote(at, write),
+            Observed::Decided { write, outcome: Ok(revision) } => self.wrote(at, write, *revision),
             Observed::Published { by, local, message } => {
                 self.note_offer(message);
                 self.gates.published(*by, *local, message)
@@ -242,10 +242,17 @@ impl Judge {
         if self.copies.is_some() && write.key.starts_with("own.") { decoded(write) } else { None }
     }
 
-    fn claimed(&mut self, partition: PartitionId, claim: Claim, at: Duration) -> Held {
+    fn claimed(
+        &mut self,
+        partition: PartitionId,
+        claim: Claim,
+        (write, revision): (&Write, Revision),
+        at: Duration,
+    ) -> Held {
         if let Some(copies) = &mut self.copies {
             self.sizes.seen(partition, &claim, (true, at));
-            let came = copies.wrote(partition, &claim, (&self.leases, self.plans.latest.as_ref()))?;
+            let written = Written { claim: &claim, expected: write.expected, revision };
+            let came = copies.wrote(partition, &written, (&self.leases, self.plans.latest.as_ref()))?;
             if came == Came::TakenOver {
                 self.register.taken_over(partition);
             }
@@ -253,7 +260,7 @@ impl Judge {
         self.claims.wrote(partition, claim, &self.leases)
     }
 
-    fn wrote(&mut self, at: Duration, write: &Write) -> Held {
+    fn wrote(&mut self, at: Duration, write: &Write, revision: Revision) -> Held {
         let Some((key, record)) = decoded(write) else { return Ok(()) };
         match (key, record) {
             (Key::Lease(node), Record::Lease(lease)) => {
@@ -268,7 +275,7 @@ impl Judge {
             (Key::Own(partition), Record::Own(claim)) => {
                 self.plans.input_changed(at);
                 self.claims.note_begin(partition, &claim, write.number);
-                self.claimed(partition, claim, at)
+                self.claimed(partition, claim, (write, revision), at)
             }
             (Key::Plan, Record::Plan(plan)) => {
                 self.plans.keeps_who_lives(&plan, |id| self.leases.is_live(id) == Some(true))?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nats_ring::cache::Version;
 use nats_ring::types::{Epoch, PartitionId};
 
-use super::{Held, ensure};
+use super::{Beginning, Held, ensure};
 use crate::history::{Answered, Asked, ProcessId, Term};
 
 pub(super) const NO_LOSS: &str = "nothing acknowledged is lost in a planned move";
@@ -126,29 +126,29 @@ impl Register {
         let handed = known.restored.is_some_and(|own| own.process == process && own.term == term);
         let kept = known.owned.is_some_and(|own| own.process == process);
         let begins_empty = !handed && !kept;
-        self.begins((process, partition), term, begins_empty)
+        self.begins((process, partition), term, Beginning { empty: begins_empty, anew: begins_empty })
     }
 
-    /// The same, where it is known whether it is with nothing.
+    /// The same, where it is known how it begins.
     pub(super) fn begins(
         &mut self,
         (process, partition): (ProcessId, PartitionId),
         term: Term,
-        begins_empty: bool,
+        Beginning { empty, anew }: Beginning,
     ) -> bool {
         if term.generation.get() > self.generation {
             self.generation = term.generation.get();
             (0..self.partitions.len()).for_each(|p| self.begin_again(p));
-        } else if begins_empty && self.went_back {
+        } else if anew && self.went_back {
             self.begin_again(partition.index());
         }
         let known = &mut self.partitions[partition.index()];
         known.owned = Some(Own { process, term });
-        if begins_empty {
+        if empty {
             known.empty_since = known.empty_since.max(term.epoch);
             self.losses += u32::from(term.epoch > Epoch::new(1));
         }
-        begins_empty && term.epoch > Epoch::new(1)
+        empty && term.epoch > Epoch::new(1)
     }
 
     /// A member took the partition over: of what was answered at eventual, anything may be lost.

@@ -47,9 +47,9 @@ const COPIES: &str = include_str!("../../src/replica/tests/guards.rs");
 const SERVERS: &str = include_str!("../../src/rpc/server/tests.rs");
 
 const SHOWN: &[(Guard, Shown)] = &[
-    (Guard::GateBefore, By(1)),
-    (Guard::GateAfter, By(71)),
-    (Guard::SelfFence, By(1)),
+    (Guard::GateBefore, By(22)),
+    (Guard::GateAfter, By(18)),
+    (Guard::SelfFence, By(10)),
     (Guard::HalfLeaseToClaim, By(789)),
     (Guard::ClaimRevision, By(18)),
     (Guard::LeaseRevision, By(1)),
@@ -63,10 +63,10 @@ const SHOWN: &[(Guard, Shown)] = &[
     (Guard::ObserverConflict, By(180)),
     (Guard::JudgeWhileHeard, By(34)),
     (Guard::UnsettledClaim, By(120)),
-    (Guard::ConflictOfAbandoned, By(134)),
-    (Guard::SubscribeFirst, By(170)),
+    (Guard::ConflictOfAbandoned, By(439)),
+    (Guard::SubscribeFirst, By(190)),
     (Guard::ForwardAfterSwitch, By(13)),
-    (Guard::LetGoWithoutLoss, By(363)),
+    (Guard::LetGoWithoutLoss, By(82)),
     (Guard::Farewell, By(1115)),
     (Guard::BeatsNeedData, By(17)),
     (Guard::TakeoverByPlan, By(9)),

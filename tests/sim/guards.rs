@@ -90,7 +90,7 @@ const SHOWN: &[(Guard, Shown)] = &[
     (Guard::TransferAge, By(1061)),
     (Guard::NoHookWhileSuspended, By(334)),
     (Guard::GateShutBeforeLeft, By(5434)),
-    (Guard::MoveDeadline, By(65)),
+    (Guard::MoveDeadline, By(30)),
     (Guard::HookLimit, By(22)),
     (Guard::ReplicaPrev, ByCopies),
     (Guard::ReplicaPromise, ByCopies),

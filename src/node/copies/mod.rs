@@ -8,6 +8,7 @@ mod absent;
 mod drive;
 pub(super) mod files;
 mod kept;
+mod latest;
 mod led;
 mod making;
 mod pace;

@@ -300,7 +300,10 @@ impl IsOf for Claim {
 impl Place {
     /// Everything up to there is committed; `None`: everything.
     fn commit(&mut self, upto: Option<Version>) {
-        while let Some(wrote) = self.tail.pop_front_if(|wrote| upto.is_none_or(|upto| wrote.version <= upto)) {
+        let is_due = |wrote: &Wrote| upto.is_none_or(|upto| wrote.version <= upto);
+        while self.tail.front().is_some_and(is_due)
+            && let Some(wrote) = self.tail.pop_front()
+        {
             self.note(wrote);
         }
     }

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::latest::Latest;
+use super::growing::Growing;
 use super::progress::{Copied, Shortage};
 use crate::replica::{Ask, Change, Confirmed, Due, Failure, Leader, Members, Progress, Report, Send, Told};
 use crate::ring::{CopySet, OpId};
@@ -58,9 +58,9 @@ pub(in crate::node) struct Led {
     /// Something is to be sent.
     pub(super) woken: Notify,
     /// Grows with what is committed; ends with the grant.
-    committed: Latest<Version>,
+    committed: Growing<Version>,
     /// What all members have confirmed.
-    confirmed: Latest<Confirmed>,
+    confirmed: Growing<Confirmed>,
     pub(super) ended: CancellationToken,
     /// How far the copies made for its learners are, or came last.
     copied: Mutex<BTreeMap<NodeId, Copied>>,
@@ -88,8 +88,8 @@ impl Led {
                 to_confirm: BTreeSet::new(),
             }),
             woken: Notify::new(),
-            committed: Latest::default(),
-            confirmed: Latest::default(),
+            committed: Growing::new(Version::default()),
+            confirmed: Growing::new(Confirmed::default()),
             ended: CancellationToken::new(),
             copied: Mutex::default(),
             broken: OnceLock::new(),
@@ -178,10 +178,8 @@ impl Led {
 
     fn publish(&self, inside: &Inside) {
         if let Some(leader) = &inside.leader {
-            let newest = leader.committed();
-            self.committed.set(newest);
-            let newest = leader.confirmed();
-            self.confirmed.set(newest);
+            self.committed.set(leader.committed());
+            self.confirmed.set(leader.confirmed());
         }
     }
 

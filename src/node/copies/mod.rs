@@ -7,8 +7,8 @@
 mod absent;
 mod drive;
 pub(super) mod files;
+mod growing;
 mod kept;
-mod latest;
 mod led;
 mod making;
 mod pace;

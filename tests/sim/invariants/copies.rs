@@ -300,11 +300,8 @@ impl IsOf for Claim {
 impl Place {
     /// Everything up to there is committed; `None`: everything.
     fn commit(&mut self, upto: Option<Version>) {
-        let is_due = |wrote: &Wrote| upto.is_none_or(|upto| wrote.version <= upto);
-        while self.tail.front().is_some_and(is_due)
-            && let Some(wrote) = self.tail.pop_front()
-        {
-            self.note(wrote);
+        while self.tail.front().is_some_and(|wrote| upto.is_none_or(|upto| wrote.version <= upto)) {
+            self.tail.pop_front().into_iter().for_each(|wrote| self.note(wrote));
         }
     }
 

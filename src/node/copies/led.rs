@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::growing::Growing;
 use super::progress::{Copied, Shortage};
 use crate::replica::{Ask, Change, Confirmed, Due, Failure, Leader, Members, Progress, Report, Send, Told};
 use crate::ring::{CopySet, OpId};
@@ -57,9 +58,9 @@ pub(in crate::node) struct Led {
     /// Something is to be sent.
     pub(super) woken: Notify,
     /// Grows with what is committed; ends with the grant.
-    committed: watch::Sender<Version>,
+    committed: Growing<Version>,
     /// What all members have confirmed.
-    confirmed: watch::Sender<Confirmed>,
+    confirmed: Growing<Confirmed>,
     pub(super) ended: CancellationToken,
     /// How far the copies made for its learners are, or came last.
     copied: Mutex<BTreeMap<NodeId, Copied>>,
@@ -87,8 +88,8 @@ impl Led {
                 to_confirm: BTreeSet::new(),
             }),
             woken: Notify::new(),
-            committed: watch::Sender::new(Version::default()),
-            confirmed: watch::Sender::new(Confirmed::default()),
+            committed: Growing::new(Version::default()),
+            confirmed: Growing::new(Confirmed::default()),
             ended: CancellationToken::new(),
             copied: Mutex::default(),
             broken: OnceLock::new(),
@@ -177,10 +178,8 @@ impl Led {
 
     fn publish(&self, inside: &Inside) {
         if let Some(leader) = &inside.leader {
-            let newest = leader.committed();
-            self.committed.send_if_modified(|known| std::mem::replace(known, newest) != newest);
-            let newest = leader.confirmed();
-            self.confirmed.send_if_modified(|known| std::mem::replace(known, newest) != newest);
+            self.committed.set(leader.committed());
+            self.confirmed.set(leader.confirmed());
         }
     }
 
@@ -277,9 +276,8 @@ impl Led {
     }
 
     async fn reaches(&self, version: Version) -> Result<(), NotCommitted> {
-        let mut committed = self.committed.subscribe();
-        let reached = committed.wait_for(|upto| *upto >= version);
-        self.ended.run_until_cancelled(reached).await.and_then(Result::ok).map(|_| ()).ok_or(NotCommitted)
+        let reached = self.committed.wait_for(|upto| *upto >= version);
+        self.ended.run_until_cancelled(reached).await.map(|_| ()).ok_or(NotCommitted)
     }
 
     /// Draws a ticket now; its answer.
@@ -287,9 +285,9 @@ impl Led {
         let ticket = self.inside().leader.as_mut().and_then(Leader::ticket);
         self.woken.notify_one();
         async move {
-            let (ticket, mut confirmed) = (ticket.ok_or(NotCommitted)?, self.confirmed.subscribe());
-            let answered = confirmed.wait_for(|confirmed| confirmed.covers(ticket) || confirmed.is_replaced());
-            let answered = self.ended.run_until_cancelled(answered).await.and_then(Result::ok).map(|answer| *answer);
+            let ticket = ticket.ok_or(NotCommitted)?;
+            let answered = self.confirmed.wait_for(|confirmed| confirmed.covers(ticket) || confirmed.is_replaced());
+            let answered = self.ended.run_until_cancelled(answered).await;
             answered.filter(|answer| answer.covers(ticket)).map(|_| ()).ok_or(NotCommitted)
         }
         .boxed()

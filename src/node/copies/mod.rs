@@ -7,6 +7,7 @@
 mod absent;
 mod drive;
 pub(super) mod files;
+mod growing;
 mod kept;
 mod led;
 mod making;

@@ -300,8 +300,8 @@ impl IsOf for Claim {
 impl Place {
     /// Everything up to there is committed; `None`: everything.
     fn commit(&mut self, upto: Option<Version>) {
-        while let Some(wrote) = self.tail.pop_front_if(|wrote| upto.is_none_or(|upto| wrote.version <= upto)) {
-            self.note(wrote);
+        while self.tail.front().is_some_and(|wrote| upto.is_none_or(|upto| wrote.version <= upto)) {
+            self.tail.pop_front().into_iter().for_each(|wrote| self.note(wrote));
         }
     }
 

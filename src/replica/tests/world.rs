@@ -122,6 +122,7 @@ pub(super) enum Event {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // A handful of them, in tests.
 pub(super) enum Role {
     Follower(Follower),
     Recovering(super::takeover::Recovery),

@@ -2,7 +2,10 @@
 //! time. Others on the machine do not count.
 //!
 //! `cargo bench --bench simulation`, with a part of a name to run only some. The figures are in
-//! `docs/decisions/0005-simulated-time.md`. `NATS_RING_BENCH_SHORT=1`: the small rings, for a tenth of the time.
+//! `docs/decisions/0005-simulated-time.md`. `NATS_RING_BENCH_SHORT=1`: small rings for a tenth of the time, and the limits.
+//!
+//! Rings of many partitions have limits, far above what they take: what costs a step as much as there are partitions is
+//! above them.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -12,6 +15,10 @@ use nats_ring::cache::{CacheClient, CacheConfig, CacheService, Limits};
 use nats_ring::testing::TestRing;
 use nats_ring::{Bytes, NodeName};
 
+/// Simulated seconds in one of a quiet ring of 1024 and of 4096 partitions.
+const MANY_AT_LEAST: f64 = 50.0;
+const MOST_AT_LEAST: f64 = 5.0;
+
 const LIMITS: Limits = Limits { max_value_bytes: 1024 };
 
 /// A ring of so many nodes and partitions; it is quiet, or asked so many times a second.
@@ -20,6 +27,16 @@ struct Case {
     partitions: u16,
     requests_per_second: u32,
     seconds: u32,
+    limit: Option<Limit>,
+}
+
+/// Far from what it takes, whatever the machine: so that only another order of magnitude meets it.
+#[derive(Clone, Copy)]
+struct Limit {
+    /// Simulated seconds in one.
+    at_least: f64,
+    /// For starting all nodes, and for getting over a crash.
+    at_most: Duration,
 }
 
 fn processor_time() -> Duration {
@@ -64,36 +81,45 @@ async fn run(case: &Case) {
     ring.crash("node-1").await;
     ring.settled().await;
     let recovered = processor_time();
+    let in_one = f64::from(case.seconds) / (passed - started).as_secs_f64();
     println!(
         "{} nodes, {:4} partitions, {:4} requests/s: {:6.0} s in one; starting takes {:6.1} ms, a crash {:6.1} ms",
         case.nodes,
         case.partitions,
         case.requests_per_second,
-        f64::from(case.seconds) / (passed - started).as_secs_f64(),
+        in_one,
         (started - began).as_secs_f64() * 1e3,
         (recovered - passed).as_secs_f64() * 1e3,
     );
+    if let Some(Limit { at_least, at_most }) = case.limit {
+        assert!(in_one >= at_least, "{in_one:.0} simulated seconds in one, limit {at_least}");
+        for (what, took) in [("starting", started - began), ("a crash", recovered - passed)] {
+            assert!(took <= at_most, "{what} took {took:?}, limit {at_most:?}");
+        }
+    }
 }
 
 fn main() {
     let short = std::env::var_os("NATS_RING_BENCH_SHORT").is_some();
     let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    for (nodes, partitions, requests_per_second, seconds) in [
-        (3, 16, 0, 600),
-        (3, 64, 0, 600),
-        (3, 64, 30, 300),
-        (3, 64, 200, 60),
-        (9, 64, 0, 300),
-        (9, 64, 30, 300),
-        (3, 1024, 0, 60),
-        (3, 4096, 0, 20),
-        (3, 4096, 200, 20),
+    let many = |at_least, seconds| Some(Limit { at_least, at_most: Duration::from_secs(seconds) });
+    for (nodes, partitions, requests_per_second, seconds, limit) in [
+        (3, 16, 0, 600, None),
+        (3, 64, 0, 600, None),
+        (3, 64, 30, 300, None),
+        (3, 64, 200, 60, None),
+        (9, 64, 0, 300, None),
+        (9, 64, 30, 300, None),
+        (3, 1024, 0, 60, many(MANY_AT_LEAST, 4)),
+        (3, 4096, 0, 20, many(MOST_AT_LEAST, 15)),
+        (3, 4096, 200, 20, None),
     ] {
-        let (skipped, seconds) = if short { (partitions > 64, seconds / 10) } else { (false, seconds) };
+        let skipped = short && partitions > 64 && limit.is_none();
+        let seconds = if short && limit.is_none() { seconds / 10 } else { seconds };
         if !skipped && (format!("{nodes}x{partitions}").contains(&wanted) || wanted.is_empty()) {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-            runtime.block_on(run(&Case { nodes, partitions, requests_per_second, seconds }));
+            runtime.block_on(run(&Case { nodes, partitions, requests_per_second, seconds, limit }));
         }
     }
 }

@@ -249,6 +249,7 @@ fn absurd() -> Vec<Bytes> {
         operation: operation.to_owned(),
         key: key.to_vec(),
         trace: Some("\r\n".to_owned()),
+        once: None,
     };
     let chunk = |partition, checksum| ChunkHead {
         partition: PartitionId::new(partition),

@@ -50,6 +50,7 @@ fn request(operation: &str, key: &str, payload: String) -> Request {
         payload: Bytes::from(payload),
         form: Form::Plain,
         remaining: Duration::from_secs(1),
+        once: None,
     }
 }
 

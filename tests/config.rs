@@ -51,6 +51,8 @@ fn what_is_not_given_has_the_documented_default() {
     assert_eq!((config.replicas, config.consistency, config.on_loss), (None, None, None), "the ring's");
     assert_eq!((config.lease, config.wait), (Duration::from_secs(3), Duration::from_secs(30)));
     assert_eq!((config.memory_bytes, config.log_format), (1 << 30, LogFormat::Text));
+    assert_eq!((config.copy_parallel, config.copy_bytes_per_second), (4, 100_000_000));
+    assert_eq!((config.return_delay, config.keep), (Duration::from_secs(30), None));
 }
 
 #[test]
@@ -158,6 +160,15 @@ fn values_outside_their_limits_are_refused_by_field_value_and_limit() {
         ("consistency", "Quorum", "eventual, quorum or strong"),
         ("consistency", "", "eventual, quorum or strong"),
         ("on-loss", "ignore", "accept or wait"),
+        ("copy-parallel", "0", "1 to 64"),
+        ("copy-parallel", "65", "1 to 64"),
+        ("copy-parallel", "-1", "1 to 64"),
+        ("copy-rate", "99KB", "at least 100KB"),
+        ("copy-rate", "-1", "at least 100KB"),
+        ("copy-rate", "fast", "such as 100MB"),
+        ("return-delay", "61m", "0s (off) to 1h"),
+        ("return-delay", "30", "such as 30s"),
+        ("keep", "", "a folder"),
         ("zone", "", "1 to 64 printable"),
         ("zone", "z\u{fc}rich", "1 to 64 printable"),
         ("zone", ZONE_TOO_LONG, "1 to 64 printable"),
@@ -191,6 +202,12 @@ fn values_at_their_limits_are_taken() {
         ("replicas", "7"),
         ("consistency", "strong"),
         ("on-loss", "wait"),
+        ("copy-parallel", "1"),
+        ("copy-parallel", "64"),
+        ("copy-rate", "100KB"),
+        ("return-delay", "0s"),
+        ("return-delay", "1h"),
+        ("keep", "/var/lib/nats-ring"),
         ("zone", "eu west/1a"),
         ("wait", "0s"),
         ("log-format", "json"),

@@ -18,7 +18,7 @@ use nats_ring::coord::{
 };
 use nats_ring::rpc::drain::DrainAnswer;
 use nats_ring::rpc::envelope::{
-    CallHead, ChunkHead, EnvelopeError, FarewellHead, OfferHead, ReplyHead, Verdict, open, seal,
+    CallHead, ChunkHead, EnvelopeError, FarewellHead, OfferHead, OnceHead, ReplyHead, Verdict, open, seal,
 };
 use nats_ring::types::{Generation, Incarnation, KeyHash};
 use nats_ring::{Epoch, NodeId, NodeName, PartitionCount, PartitionId, ServiceError};
@@ -98,7 +98,8 @@ fn records() -> Vec<(Key, Record)> {
         partitions: PartitionCount::DEFAULT,
         key_hash: KeyHash::Xxh3,
     };
-    let lease = Lease { incarnation: one.incarnation, state: LeaseState::Live, beat: 12, lease_ms: 3000 };
+    let lease =
+        Lease { incarnation: one.incarnation, state: LeaseState::Live, beat: 12, lease_ms: 3000, resumed: None };
     vec![
         (Key::Meta, Record::Meta(meta)),
         (Key::Config, Record::Config(config)),
@@ -139,11 +140,15 @@ fn heads() -> Vec<Head> {
         operation: "get".to_owned(),
         key: b"user:1".to_vec(),
         trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
+        once: None,
     };
     let (stream, revision, chunks) = (u64::MAX, Revision(1000), 3);
     let verdict: Verdict = Err("full".to_owned());
+    let once = OnceHead { id: serde_json::from_str(&(u128::MAX - 6).to_string()).unwrap(), age_ms: 1500 };
+    let named = CallHead { once: Some(once), ..call.clone() };
     vec![
         head("call", &call),
+        head("call.once", &named),
         head("reply.ok", &ReplyHead::Ok { node: node(1).node, epoch }),
         head("reply.service", &ReplyHead::Service(ServiceError::new("bad_request", "no key"))),
         head("reply.not_executed", &ReplyHead::NotExecuted("moving".to_owned())),

@@ -392,8 +392,14 @@ async fn the_ring_lists_partitions_and_nodes_with_null_for_no_owner() {
     fake.set_status(|s| {
         s.partitions[3].owner = None;
         s.partitions[3].state = PartitionState::Unowned;
-        let learner =
-            LearnerStatus { node: name("node-3"), caught_up: false, copied_bytes: 5000, bytes_per_second: Some(2500) };
+        let learner = LearnerStatus {
+            node: name("node-3"),
+            caught_up: false,
+            copied_bytes: 5000,
+            total_bytes: Some(10_000),
+            bytes_per_second: Some(2500),
+            remaining_seconds: Some(2.0),
+        };
         s.partitions[2].learners = vec![learner];
         s.partitions[2].under_replicated = true;
     });
@@ -406,12 +412,15 @@ async fn the_ring_lists_partitions_and_nodes_with_null_for_no_owner() {
     let partition = |number: u16, owner: Option<&str>, state: &str| {
         json!({
             "partition": number, "owner": owner, "epoch": 3, "state": state, "replicas": ["node-2", "node-1"],
-            "learners": [], "under_replicated": false,
+            "learners": [], "short_of_memory": [], "under_replicated": false,
         })
     };
     assert_eq!(ring["partitions"][0], partition(0, Some("node-2"), "serving"));
     assert_eq!(ring["partitions"][3], partition(3, None, "unowned"));
-    let learner = json!({"node": "node-3", "caught_up": false, "copied_bytes": 5000, "bytes_per_second": 2500});
+    let learner = json!({
+        "node": "node-3", "caught_up": false, "copied_bytes": 5000, "total_bytes": 10_000, "bytes_per_second": 2500,
+        "remaining_seconds": 2.0,
+    });
     assert_eq!(ring["partitions"][2]["learners"], json!([learner]));
     assert_eq!(ring["nodes"][1]["node"], "node-2");
 }
@@ -431,6 +440,7 @@ async fn metrics_are_text_with_the_cache_and_the_ring_in_figures() {
         r#"nats_ring_members{state="unreachable"} 1"#,
         r#"nats_ring_members{state="draining"} 0"#,
         "nats_ring_dropped_messages_total 7",
+        "nats_ring_router_resends_total 3",
         r#"nats_ring_requests_total{operation="get",outcome="ok"} 0"#,
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn lease(node: &NodeId, state: LeaseState) -> (Key, Record) {
-        let lease = Lease { incarnation: node.incarnation, state, beat: 1, lease_ms: 1000 };
+        let lease = Lease { incarnation: node.incarnation, state, beat: 1, lease_ms: 1000, resumed: None };
         (Key::Lease(node.node.clone()), Record::Lease(lease))
     }
 

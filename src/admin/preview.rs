@@ -205,7 +205,7 @@ mod tests {
         let mut state = State::default();
         for (name, since) in [("a", 1), ("b", 2)] {
             let (node, incarnation) = (id(name).node, id(name).incarnation);
-            let lease = Lease { incarnation, state: LeaseState::Live, beat: 1, lease_ms: 1000 };
+            let lease = Lease { incarnation, state: LeaseState::Live, beat: 1, lease_ms: 1000, resumed: None };
             let (zone, http, version) = (None, None, "0.1.0".to_owned());
             let (since, excluded, weight) = (Revision(since), Vec::new(), 1);
             let state_of = MemberState::Active;

@@ -1,4 +1,5 @@
-//! A write of the cache as it goes to the copies: one format byte, then postcard.
+//! A write of the cache as it goes to the copies: one format byte, then postcard: what it did, then by which name it came, if by
+//! any. Releases before overlook what follows the effect; a change that ends there is one of theirs.
 //!
 //! Ages and times to live are as of the moment the change was made ([`Change::made`](crate::replica::Change)); the holder
 //! of a copy adds and subtracts what has passed since.
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::content_type;
 use super::native::as_bytes;
+use super::once::Executed;
 
 const FORMAT: u8 = 1;
 
@@ -35,33 +37,43 @@ pub(super) enum Effect<'a> {
     },
 }
 
+/// The name that a write came by, if it did; or that this is not known.
+pub(super) type Name = Result<Option<Executed>, Nameless>;
+
+/// Made by a release that does not know names of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Nameless;
+
 /// A change that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a change of the cache cannot be read: {0}")]
 pub(super) struct Unreadable(String);
 
 impl<'a> Effect<'a> {
-    pub(super) fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self, executed: Option<Executed>) -> Bytes {
         let hint = match self {
             Self::Set { key, value, content_type, .. } => key.len() + value.len() + content_type.len(),
             Self::Delete { key } | Self::Lifetime { key, .. } => key.len(),
         };
-        let mut out = Vec::with_capacity(hint + 24);
+        let mut out = Vec::with_capacity(hint + if executed.is_some() { 72 } else { 24 });
         out.push(FORMAT);
         // Plain bytes and numbers into memory: cannot fail; were it to, the reader would refuse it.
-        postcard::to_extend(self, out).unwrap_or_default().into()
+        postcard::to_extend(&(self, executed), out).unwrap_or_default().into()
     }
 
-    pub(super) fn decode(body: &'a [u8]) -> Result<Self, Unreadable> {
+    /// What the write did, and its name if it has one; `Err` there: a release before made it, which knows of no names.
+    pub(super) fn decode(body: &'a [u8]) -> Result<(Self, Name), Unreadable> {
         let Some((format, rest)) = body.split_first() else { return Err(Unreadable("it is empty".to_owned())) };
         if *format != FORMAT {
             return Err(Unreadable(format!("format {format} is not known; known: {FORMAT}")));
         }
-        let effect = postcard::from_bytes(rest).map_err(|error| Unreadable(error.to_string()))?;
+        let unreadable = |error: postcard::Error| Unreadable(error.to_string());
+        let (effect, rest) = postcard::take_from_bytes(rest).map_err(unreadable)?;
+        let name = if rest.is_empty() { Err(Nameless) } else { Ok(postcard::from_bytes(rest).map_err(unreadable)?) };
         if let Self::Set { content_type, .. } = &effect {
             content_type::check_stored(content_type).map_err(|error| Unreadable(error.message))?;
         }
-        Ok(effect)
+        Ok((effect, name))
     }
 }
 
@@ -69,18 +81,29 @@ impl<'a> Effect<'a> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::cache::once::Outcome;
+    use crate::types::RequestId;
 
     #[test]
     fn a_change_is_read_as_it_was_written_and_a_foreign_or_damaged_one_is_refused() {
+        let outcome = Outcome::Incremented(i64::MIN);
         for effect in [
             Effect::Set { key: b"k", value: b"[1]", content_type: b"", ttl_ns: Some(7) },
             Effect::Set { key: b"k", value: b"<b>", content_type: b"text/html", ttl_ns: None },
             Effect::Delete { key: b"k" },
             Effect::Lifetime { key: b"k", ttl_ns: None },
         ] {
-            assert_eq!(Effect::decode(&effect.encode()).unwrap(), effect);
+            let executed = Executed { id: RequestId::named(b"n", "set", b"k").unwrap(), asks: u64::MAX, outcome };
+            for executed in [None, Some(executed)] {
+                let body = effect.encode(executed);
+                assert_eq!(Effect::decode(&body).unwrap(), (effect.clone(), Ok(executed)));
+                // As the release before reads it: what follows the effect is overlooked. And as it writes it.
+                assert_eq!(postcard::from_bytes::<Effect<'_>>(&body[1..]).unwrap(), effect);
+                let before = postcard::to_extend(&effect, vec![FORMAT]).unwrap();
+                assert_eq!(Effect::decode(&before).unwrap(), (effect.clone(), Err(Nameless)));
+            }
         }
-        let set = Effect::Set { key: b"k", value: b"[1]", content_type: b"", ttl_ns: Some(7) }.encode();
+        let set = Effect::Set { key: b"k", value: b"[1]", content_type: b"", ttl_ns: Some(7) }.encode(None);
         for bad in [&b""[..], &[9, 0], &[FORMAT, 77], &set[..4]] {
             assert!(Effect::decode(bad).is_err(), "{bad:?}");
         }

@@ -8,12 +8,12 @@ use bytes::Bytes;
 
 use super::condition::Condition;
 use super::content_type::ContentType;
-use super::limits::{Limits, check_key, check_ttl};
+use super::limits::{Limits, bad_request, check_key, check_ttl};
 use super::native::{Answer, Found, Operation, Seen, decode, encode_operation};
 use super::plain::check_json;
-use crate::rpc::{CallError, Caller, READ_TIMEOUT, Reply, WRITE_TIMEOUT};
+use crate::rpc::{CallError, Caller, How, READ_TIMEOUT, Reply, Resend, WRITE_TIMEOUT};
 use crate::service::ServiceError;
-use crate::types::{Consistency, NodeName, PartitionId, Version};
+use crate::types::{Consistency, NodeName, PartitionId, RequestId, Version};
 
 /// An entry of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +149,7 @@ pub struct CacheClient {
     read_timeout: Duration,
     write_timeout: Duration,
     consistency: Option<Consistency>,
+    named: Option<Bytes>,
 }
 
 impl fmt::Debug for CacheClient {
@@ -160,13 +161,22 @@ impl fmt::Debug for CacheClient {
 impl CacheClient {
     /// A client with the default timeouts. What is over the limits is refused before it is sent.
     pub fn new(caller: Arc<dyn Caller>, limits: Limits) -> Self {
-        Self { caller, limits, read_timeout: READ_TIMEOUT, write_timeout: WRITE_TIMEOUT, consistency: None }
+        let (read_timeout, write_timeout) = (READ_TIMEOUT, WRITE_TIMEOUT);
+        Self { caller, limits, read_timeout, write_timeout, consistency: None, named: None }
     }
 
     /// Whose reads and writes are of this consistency, whatever the ring's is.
     #[must_use]
     pub fn with_consistency(self, consistency: Consistency) -> Self {
         Self { consistency: Some(consistency), ..self }
+    }
+
+    /// Whose writes have this name: one that is made again under it, by whatever client, is executed once and answered the
+    /// same, for as long as a minute. Every other write needs another name. Without one, each call has a name of its own,
+    /// by which it is sent again where no answer comes.
+    #[must_use]
+    pub fn with_request_id(self, name: impl Into<Bytes>) -> Self {
+        Self { named: Some(name.into()), ..self }
     }
 
     /// With other timeouts.
@@ -315,7 +325,15 @@ impl CacheClient {
             _ => 0,
         };
         let payload = encode_operation(operation, self.consistency, size_hint)?;
-        self.caller.call(key, operation.name(), payload, timeout).await
+        let resend = match (operation.reads(), &self.named) {
+            (true, _) => Resend::Read,
+            (false, None) => Resend::Once(None),
+            (false, Some(name)) => {
+                let id = RequestId::named(name, operation.name(), &key);
+                Resend::Once(Some(id.map_err(|error| bad_request(format!("request id: {error}")))?))
+            }
+        };
+        self.caller.call_with(key, operation.name(), payload, How { timeout, resend }).await
     }
 }
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::change::{Effect, Unreadable};
+use super::change::{Effect, Nameless, Unreadable};
 use super::item::{Item, Written};
+use super::once::Remembered;
 use super::partition::{Partition, Tenure};
 use super::snapshot::{self, SnapshotError};
 use super::stats::add;
@@ -18,14 +19,6 @@ use crate::replica::Change;
 use crate::types::{PartitionId, Time, Version};
 
 impl Store {
-    /// An empty partition that is to become a copy of another node's.
-    /// What was there before is answered, to be freed.
-    pub(super) fn begin_copy(&self, id: PartitionId) -> Option<Arc<Partition>> {
-        let former = self.partition(id);
-        self.install(id, Tenure::Copied);
-        former
-    }
-
     /// Another node's from now on: what is held is a copy.
     pub(super) fn follow(&self, id: PartitionId) {
         if let Some(partition) = self.partition(id) {
@@ -38,8 +31,16 @@ impl Store {
         let now = self.clock().now();
         let partition = self.copy(id);
         for Change { version, made, body } in changes {
-            self.copy_change(&partition, Effect::decode(body)?, (*version, now.since(*made)), now);
+            let (effect, name) = Effect::decode(body)?;
+            self.copy_change(&partition, effect, (*version, now.since(*made)), now);
+            let memory = &mut partition.write().memory;
+            match name {
+                Ok(Some(executed)) => memory.remember(Remembered { version: *version, at: *made, executed }),
+                Ok(None) => {}
+                Err(Nameless) => memory.is_blind_until(*made),
+            }
         }
+        partition.write().memory.expire(now);
         Ok(())
     }
 
@@ -93,10 +94,26 @@ impl Store {
     pub(super) fn copy_chunk(&self, id: PartitionId, chunk: &Bytes, age: Duration) -> Result<(), SnapshotError> {
         let now = self.clock().now();
         let partition = self.copy(id);
+        if let Some(recalled) = snapshot::recalled(chunk, now, age)? {
+            recalled.into_memory(&mut partition.write().memory);
+        }
         snapshot::each_entry(chunk, now, age, |item| {
             self.copy_item(&partition, &item, now);
             Ok(())
         })
+    }
+
+    /// An entry as it is held, whoever owns it.
+    #[cfg(feature = "testing")]
+    pub(super) fn held(&self, id: PartitionId, key: &[u8]) -> Option<(Version, Bytes)> {
+        let (partition, now) = (self.partition(id)?, self.clock().now());
+        let held = partition.read();
+        held.map.look(key, now).map(|item| (item.version, Bytes::copy_from_slice(item.value)))
+    }
+
+    /// What the partition's entries weigh.
+    pub(super) fn held_bytes(&self, id: PartitionId) -> Option<u64> {
+        self.partition(id).map(|partition| partition.read().map.weight())
     }
 
     fn copy(&self, id: PartitionId) -> Arc<Partition> {

@@ -1,13 +1,8 @@
 //! Consistency levels: whether there are enough copies for a request, and waiting until they have what it wrote or read.
 
 use super::limits::bad_request;
-use crate::service::{Copies, Grant, ServiceError};
+use crate::service::{Copies, Grant, NOT_ENOUGH_REPLICAS, ServiceError, UNKNOWN};
 use crate::types::{Consistency, Version};
-
-/// Code of a request for which too few copies are in sync: nothing was executed.
-pub const NOT_ENOUGH_REPLICAS: &str = "not_enough_replicas";
-/// Code of a request that was executed, with too few copies having it as far as is known.
-const UNKNOWN: &str = "unknown";
 
 /// How many copies the partition has, and what its ring asks for.
 pub(super) fn copies(grant: &Grant) -> Copies {

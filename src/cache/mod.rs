@@ -9,6 +9,7 @@
 //! - [`plain`]: the JSON of people and plain clients; `keyed`: the same with the key in the subject; `native`: the encoding between nodes.
 //! - `item`, `log`, `deadlines`, `map`: an entry, the memory entries are kept in, which end next, and a partition's bounded map of them.
 //! - `budget`, `partition`, `store`: the partitions held here, and the memory they share; `update`: increment and get-or-set.
+//! - `once`: which writes were executed, by their names; `write`: what every write does once it is done.
 //! - `sweeper`: takes out what has expired.
 //! - `snapshot`: a partition's entries on their way to its next owner or to a copy; `change`: a write on its way to the copies;
 //!   `copies`: taking both in. `levels`: how many copies must have a write.
@@ -28,6 +29,7 @@ mod limits;
 mod log;
 mod map;
 mod native;
+mod once;
 mod partition;
 pub mod plain;
 mod service;
@@ -39,6 +41,7 @@ mod sweeper;
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;
 mod update;
+mod write;
 
 pub use client::{
     CacheClient, CacheEntry, ChangeReply, DeleteReply, EntryInfo, GetOrSetReply, GetReply, IncrementReply,
@@ -46,10 +49,10 @@ pub use client::{
 };
 pub use condition::{Condition, MAX_VERSIONS, Matching, PRECONDITION_FAILED};
 pub use content_type::{ContentType, MAX_CONTENT_TYPE_BYTES};
-pub use levels::NOT_ENOUGH_REPLICAS;
 pub use limits::{Limits, MAX_KEY_BYTES, MAX_TTL_SECONDS, MAX_VALUE_BYTES, check_key, check_ttl, ttl_from_seconds};
 pub use service::{CacheConfig, CacheService, OPERATIONS};
 pub use snapshot::SnapshotError;
 pub use stats::CacheStats;
 
+pub use crate::service::NOT_ENOUGH_REPLICAS;
 pub use crate::types::{Version, VersionError};

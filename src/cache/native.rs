@@ -69,6 +69,11 @@ impl Operation<'_> {
         }
     }
 
+    /// Whether it changes nothing.
+    pub(super) fn reads(&self) -> bool {
+        matches!(self, Self::Get | Self::Inspect)
+    }
+
     /// What must hold for it to be executed.
     pub(super) fn condition(&self) -> &Condition {
         match self {
@@ -150,6 +155,14 @@ pub(super) fn decode_operation(payload: &[u8]) -> Result<(Option<Consistency>, O
     let level = Consistency::ALL.get(usize::from(*level));
     let level = level.ok_or_else(|| bad_request("cache message: its consistency is not known"))?;
     Ok((Some(*level), decode_body(body)?))
+}
+
+/// What a request asks, without the consistency.
+pub(super) fn body(payload: &[u8]) -> &[u8] {
+    match payload {
+        [FORMAT_WITH_CONSISTENCY, _, body @ ..] | [_, body @ ..] => body,
+        [] => payload,
+    }
 }
 
 /// Encodes an [`Operation`] or an [`Answer`].

@@ -3,8 +3,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::map::BoundedMap;
+use super::once::Memory;
 use crate::service::Grant;
-use crate::types::{Epoch, FencingToken, PartitionId, Version};
+use crate::types::{Epoch, FencingToken, PartitionId, Time, Version};
 
 /// Whose data a partition's entries are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub(super) struct Held {
     tenure: Tenure,
     /// Of the last write: what the whole map is as of.
     last: Version,
+    /// The writes that came with a name.
+    pub(super) memory: Memory,
 }
 
 impl Held {
@@ -97,8 +100,10 @@ pub(super) struct Partition {
 }
 
 impl Partition {
-    pub(super) fn new(id: PartitionId, tenure: Tenure, seed: u64) -> Self {
-        let held = Held { map: BoundedMap::new(seed), tenure, last: Version::default() };
+    /// An empty one. Of what is to come from elsewhere nothing is known until it has come.
+    pub(super) fn new(id: PartitionId, tenure: Tenure, seed: u64, now: Time) -> Self {
+        let memory = if matches!(tenure, Tenure::Owned(_)) { Memory::default() } else { Memory::beginning(now) };
+        let held = Held { map: BoundedMap::new(seed), tenure, last: Version::default(), memory };
         Self { id, held: RwLock::new(held), refused_at: Mutex::new(None) }
     }
 

@@ -24,7 +24,7 @@ use super::content_type::{self, is_json, is_text};
 use super::levels;
 use super::limits::{Limits, bad_request, check_key, ttl_from_seconds};
 use crate::service::{Copies, ServiceError};
-use crate::types::{Consistency, NodeName, PartitionId, Version};
+use crate::types::{Consistency, NodeName, PartitionId, RequestId, Version};
 
 /// The body of a `set`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,8 @@ struct Fields<'a> {
     consistency: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     by: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    request_id: Option<&'a RawValue>,
 }
 
 /// A field with the value `null` is there; an `Option` alone would take it for missing.
@@ -131,8 +133,7 @@ pub fn parse_touch(body: &[u8]) -> Result<TouchRequest, ServiceError> {
 /// # Errors
 /// `bad_request` where it is none.
 pub fn parse_consistency(operation: &str, body: &[u8]) -> Result<Option<Consistency>, ServiceError> {
-    // Most do not name it, and need not be read twice. (With an escape in it, who knows what it names.)
-    if memmem::find(body, b"\"consistency\"").is_none() && memchr(b'\\', body).is_none() {
+    if !may_have(body, "\"consistency\"") {
         return Ok(None);
     }
     let Some(raw) = fields(operation, body)?.consistency.filter(|raw| raw.get() != "null") else { return Ok(None) };
@@ -141,6 +142,26 @@ pub fn parse_consistency(operation: &str, body: &[u8]) -> Result<Option<Consiste
         bad_request(format!("field \"consistency\": expected \"eventual\", \"quorum\" or \"strong\", got {got}"))
     })?;
     levels::parse("field \"consistency\"", &text).map(Some)
+}
+
+/// The name that the body of any operation gives its request, if it does: one that comes again under it is executed once.
+///
+/// # Errors
+/// `bad_request` where it is none.
+pub fn parse_request_id(operation: &str, key: &[u8], body: &[u8]) -> Result<Option<RequestId>, ServiceError> {
+    if !may_have(body, "\"request_id\"") {
+        return Ok(None);
+    }
+    let Some(raw) = fields(operation, body)?.request_id.filter(|raw| raw.get() != "null") else { return Ok(None) };
+    let name: String = serde_json::from_str(raw.get())
+        .map_err(|_| bad_request(format!("field \"request_id\": expected a string, got {}", described(raw))))?;
+    let id = RequestId::named(name.as_bytes(), operation, key);
+    id.map(Some).map_err(|error| bad_request(format!("field \"request_id\": {error}")))
+}
+
+/// Whether a body may have a field: most do not, and need not be read twice. (With an escape in it, who knows.)
+fn may_have(body: &[u8], quoted: &str) -> bool {
+    memmem::find(body, quoted.as_bytes()).is_some() || memchr(b'\\', body).is_some()
 }
 
 /// The versions in `if_version`, as they are given in a query or a list: `4.17`.

@@ -16,13 +16,15 @@ use super::keyed;
 use super::levels;
 use super::limits::{Limits, bad_request, check_key, check_ttl};
 use super::native::{self, Answer, Found, Operation, Seen, encode};
+use super::once::Named;
 use super::plain::{self, IncrementRequest, TouchRequest, check_json};
 use super::snapshot::{self, SnapshotError};
 use super::stats::{CacheStats, add};
 use super::store::{NewValue, Store, Stored};
+use super::write::Write;
 use crate::replica::Change;
-use crate::service::{BoxError, Chunks, Form, Grant, Release, Request, Service, ServiceError};
-use crate::types::{Chance, Clock, NodeName, PartitionId, Process, Time, Version};
+use crate::service::{BoxError, Chunks, CopyChunks, Form, Grant, Memory, Release, Request, Service, ServiceError};
+use crate::types::{Chance, Clock, Consistency, NodeName, Once, PartitionId, Process, Time, Version};
 
 /// What can be asked of the owner of a key: in its native form, and by plain clients as `<ring>.<operation>`.
 pub const OPERATIONS: [&str; 8] = ["get", "set", "delete", "touch", "persist", "inspect", "incr", "get-or-set"];
@@ -82,6 +84,13 @@ impl CacheService {
         self.store.stats()
     }
 
+    /// An entry as it is held here, owned or copied, of whatever is held of its partition: its version and its value. It is no read
+    /// of it. For tests that compare copies.
+    #[cfg(feature = "testing")]
+    pub fn held(&self, partition: PartitionId, key: &[u8]) -> Option<(Version, Bytes)> {
+        self.store.held(partition, key)
+    }
+
     /// What is accepted here.
     pub fn limits(&self) -> Limits {
         self.limits
@@ -90,7 +99,7 @@ impl CacheService {
     /// Executes a request in its native form; answers with the version that the answer goes back to.
     fn native(
         &self,
-        grant: &Grant,
+        write: &Write<'_>,
         request: &Request,
         operation: Operation<'_>,
     ) -> Result<(Bytes, Version), ServiceError> {
@@ -99,7 +108,7 @@ impl CacheService {
             return Err(bad_request(format!("operation '{asked}' came with a message for '{holds}'")));
         }
         operation.condition().check_size()?;
-        let key = &request.key;
+        let Write { grant, key, .. } = *write;
         let (answer, version) = match operation {
             Operation::Get => self.store.get(grant, key, |item, now| {
                 let size_hint = item.map_or(0, |item| item.value.len());
@@ -107,34 +116,34 @@ impl CacheService {
             })?,
             Operation::Set { value, content_type, ttl_ms, condition } => {
                 let value = checked(NewValue { bytes: value, content_type, ttl: ttl_of(ttl_ms)? })?;
-                let Stored { version, created } = self.set(grant, request, value, &condition)?;
+                let Stored { version, created } = self.set(write, value, &condition)?;
                 (encode(&Answer::Stored { version, created }, 0), version)
             }
             Operation::Delete { condition } => {
-                let (existed, version) = self.store.delete(grant, key, &condition)?;
+                let (existed, version) = self.store.delete(write, &condition)?;
                 (encode(&Answer::Deleted { existed, version }, 0), version)
             }
             Operation::Touch { ttl_ms, condition } => {
                 let ttl = Duration::from_millis(ttl_ms);
                 check_ttl(ttl)?;
-                let (version, upto) = self.store.set_ttl(grant, key, Some(ttl), &condition)?;
+                let (version, upto) = self.store.set_ttl(write, Some(ttl), &condition)?;
                 (encode(&Answer::Changed(version), 0), upto)
             }
             Operation::Persist { condition } => {
-                let (version, upto) = self.store.set_ttl(grant, key, None, &condition)?;
+                let (version, upto) = self.store.set_ttl(write, None, &condition)?;
                 (encode(&Answer::Changed(version), 0), upto)
             }
             Operation::Inspect => self
                 .store
                 .inspect(grant, key, |item, now| encode(&Answer::Inspected(item.map(|item| seen(&item, now))), 0))?,
             Operation::Increment { by, ttl_ms } => {
-                let (value, version) = self.store.increment(grant, key, by, ttl_of(ttl_ms)?)?;
+                let (value, version) = self.store.increment(write, by, ttl_of(ttl_ms)?)?;
                 (encode(&Answer::Incremented { value, version }, 0), version)
             }
             Operation::GetOrSet { value, content_type, ttl_ms } => {
                 let value = checked(NewValue { bytes: value, content_type, ttl: ttl_of(ttl_ms)? })?;
                 self.limits.check_value(value.bytes)?;
-                let (got, version) = self.store.get_or_set(grant, key, value, |item, now| {
+                let (got, version) = self.store.get_or_set(write, value, |item, now| {
                     encode(&Answer::Got(Some(answered(item, now))), item.value.len())
                 })?;
                 (got.map_or_else(|| encode(&Answer::Stored { version, created: true }, 0), Ok), version)
@@ -144,8 +153,8 @@ impl CacheService {
     }
 
     /// Executes a request of a plain client; answers with the version that the answer goes back to.
-    fn plain(&self, grant: &Grant, request: &Request) -> Result<(Bytes, Version), ServiceError> {
-        let (key, body) = (&request.key, &request.payload);
+    fn plain(&self, write: &Write<'_>, request: &Request) -> Result<(Bytes, Version), ServiceError> {
+        let (Write { grant, key, .. }, body) = (*write, &request.payload);
         Ok(match request.operation.as_str() {
             "get" => {
                 let (answer, version) = self.store.get(grant, key, |item, _| match item {
@@ -158,22 +167,22 @@ impl CacheService {
             "set" => {
                 let parsed = plain::parse_set(body, &self.limits)?;
                 let value = NewValue { bytes: &parsed.value, content_type: b"", ttl: parsed.ttl };
-                let Stored { version, .. } = self.set(grant, request, value, &parsed.condition)?;
+                let Stored { version, .. } = self.set(write, value, &parsed.condition)?;
                 (plain::stored(&self.node, version), version)
             }
             "delete" => {
                 let condition = plain::parse_condition("delete", body)?;
-                let (existed, version) = self.store.delete(grant, key, &condition)?;
+                let (existed, version) = self.store.delete(write, &condition)?;
                 (plain::deleted(existed, &self.node), version)
             }
             "touch" => {
                 let TouchRequest { ttl, condition } = plain::parse_touch(body)?;
-                let (version, upto) = self.store.set_ttl(grant, key, Some(ttl), &condition)?;
+                let (version, upto) = self.store.set_ttl(write, Some(ttl), &condition)?;
                 (plain::touched(version, &self.node), upto)
             }
             "persist" => {
                 let condition = plain::parse_condition("persist", body)?;
-                let (version, upto) = self.store.set_ttl(grant, key, None, &condition)?;
+                let (version, upto) = self.store.set_ttl(write, None, &condition)?;
                 (plain::persisted(version, &self.node), upto)
             }
             "inspect" => {
@@ -186,13 +195,13 @@ impl CacheService {
             }
             "incr" => {
                 let IncrementRequest { by, ttl } = plain::parse_increment(body)?;
-                let (value, version) = self.store.increment(grant, key, by, ttl)?;
+                let (value, version) = self.store.increment(write, by, ttl)?;
                 (plain::incremented(value, &self.node, version), version)
             }
             "get-or-set" => {
                 let parsed = plain::parse_get_or_set(body, &self.limits)?;
                 let value = NewValue { bytes: &parsed.value, content_type: b"", ttl: parsed.ttl };
-                let (got, version) = self.store.get_or_set(grant, key, value, |item, _| {
+                let (got, version) = self.store.get_or_set(write, value, |item, _| {
                     let answer = plain::got_or_set_stored(item.value, item.content_type, &self.node, item.version);
                     self.limits.check_answer(&answer).map(|()| answer)
                 })?;
@@ -211,26 +220,37 @@ impl CacheService {
         let (level, (answer, version)) = match request.form {
             Form::Native => {
                 let (asked, operation) = native::decode_operation(&request.payload)?;
-                (levels::check(grant, asked)?, self.native(grant, request, operation)?)
+                let named = request.once.map(|once| Named::of(request, once, native::body(&request.payload)));
+                let write = Write { grant, key: &request.key, named: named.as_ref() };
+                (self.level(&write, asked)?, self.native(&write, request, operation)?)
             }
             Form::Plain => {
                 let asked = plain::parse_consistency(&request.operation, &request.payload)?;
-                (levels::check(grant, asked)?, self.plain(grant, request)?)
+                let once = match request.once {
+                    Some(once) => Some(once),
+                    None => plain::parse_request_id(&request.operation, &request.key, &request.payload)?
+                        .map(|id| Once { id, first_sent: self.now(), again: false }),
+                };
+                let named = once.map(|once| Named::of(request, once, &request.payload));
+                let write = Write { grant, key: &request.key, named: named.as_ref() };
+                (self.level(&write, asked)?, self.plain(&write, request)?)
             }
         };
         levels::settle(grant, level, version).await?;
         Ok(answer)
     }
 
-    fn set(
-        &self,
-        grant: &Grant,
-        request: &Request,
-        value: NewValue<'_>,
-        condition: &Condition,
-    ) -> Result<Stored, ServiceError> {
+    /// The level in force. What was executed before is answered again, however many copies there are now.
+    fn level(&self, write: &Write<'_>, asked: Option<Consistency>) -> Result<Consistency, ServiceError> {
+        match levels::check(write.grant, asked) {
+            Err(_) if self.store.was_executed(write) => Ok(asked.unwrap_or(levels::copies(write.grant).consistency)),
+            checked => checked,
+        }
+    }
+
+    fn set(&self, write: &Write<'_>, value: NewValue<'_>, condition: &Condition) -> Result<Stored, ServiceError> {
         self.limits.check_value(value.bytes)?;
-        self.store.set(grant, &request.key, value, condition)
+        self.store.set(write, value, condition)
     }
 
     /// Entries by the million take a while to free: not on a thread that others wait for.
@@ -280,8 +300,11 @@ fn restore(
     chunks: &[Bytes],
     (asked, waited): (Time, Duration),
 ) -> Result<(), SnapshotError> {
-    let checked = snapshot::check(chunks)?;
+    let mut checked = snapshot::check(chunks)?;
     let partition = store.begin_restore(grant);
+    if let Some(recalled) = checked.recalled(asked, waited) {
+        recalled.into_memory(&mut partition.write().memory);
+    }
     checked.for_each(asked, waited, |item| {
         // One that this node has no room for is lost to the memory bound, like any evicted entry.
         if !item.is_expired(asked) && store.put(&partition, &item).is_err() {
@@ -300,10 +323,12 @@ impl Service for CacheService {
         Ok(())
     }
 
-    /// Handed over, the entries stay until they are discarded: the handoff may be called off. Lost, they go at once.
+    /// Handed over, the entries stay until they are discarded: the handoff may be called off. Lost, they go at once, unless there
+    /// are copies: then what is here is one of them, until it is cleared or discarded.
     async fn on_release(&self, grants: &[Grant], why: Release) -> Result<(), BoxError> {
         if why == Release::Lost {
-            self.drop_partitions(grants.iter().map(|grant| grant.partition).collect()).await;
+            let alone = grants.iter().filter(|grant| grant.log().is_none());
+            self.drop_partitions(alone.map(|grant| grant.partition).collect()).await;
         }
         Ok(())
     }
@@ -316,6 +341,10 @@ impl Service for CacheService {
 
     fn operations(&self) -> Vec<&'static str> {
         OPERATIONS.to_vec()
+    }
+
+    fn only_reads(&self, operation: &str) -> bool {
+        matches!(operation, "get" | "inspect")
     }
 
     fn plain_key(&self, operation: &str, payload: &[u8]) -> Result<Bytes, ServiceError> {
@@ -355,10 +384,10 @@ impl Service for CacheService {
     }
 
     fn clear(&self, partition: PartitionId) {
-        if let Some(former) = self.store.begin_copy(partition) {
-            let process = self.process.clone();
+        if let Some(former) = self.store.take(partition) {
+            let (process, store) = (self.process.clone(), Arc::clone(&self.store));
             // Entries by the million take a while to free.
-            self.process.spawn(async move { process.run_blocking(move || drop(former)).await });
+            self.process.spawn(async move { process.run_blocking(move || store.free(partition, Some(former))).await });
         }
     }
 
@@ -372,5 +401,21 @@ impl Service for CacheService {
 
     fn copy_chunk(&self, partition: PartitionId, chunk: Bytes, age: Duration) -> Result<(), BoxError> {
         Ok(self.store.copy_chunk(partition, &chunk, age)?)
+    }
+
+    fn copy_chunks(&self, partition: PartitionId, chunk_bytes: usize) -> Option<CopyChunks> {
+        let partition = self.store.partition(partition)?;
+        // The largest entry fits: it came in a message.
+        let max_bytes = chunk_bytes.max(2 * self.limits.max_value_bytes);
+        let writer = snapshot::Writer::new(partition, max_bytes, self.store.clock().clone());
+        Some(Box::new(writer.map(|chunk| chunk.map_err(BoxError::from))))
+    }
+
+    fn held_bytes(&self, partition: PartitionId) -> Option<u64> {
+        self.store.held_bytes(partition)
+    }
+
+    fn memory(&self) -> Option<Memory> {
+        Some(self.store.memory())
     }
 }

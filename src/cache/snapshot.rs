@@ -3,7 +3,8 @@
 //! # Format 1
 //! - a chunk of entries: `[1][0]`, then postcard: its number from 0, its age mark (nanoseconds since the snapshot began),
 //!   then entries until it ends;
-//! - the trailer, the last chunk: `[1][1]`, then postcard: chunks before it, entries in them, its age mark; then the
+//! - the trailer, the last chunk: `[1][1]`, then postcard: chunks before it, entries in them, its age mark; then, since there are
+//!   names of requests, which of the writes that came with one are remembered (releases before overlook it); then the
 //!   XXH3-64 of all bytes before it, this chunk's included, little-endian.
 //!
 //! An entry carries its age and the time it had left when its chunk was made. The difference of the two age marks is how
@@ -21,6 +22,7 @@ use super::content_type;
 use super::item::{Item, NEVER, Written};
 use super::map::KeyDigest;
 use super::native::as_bytes;
+use super::once::{Executed, Memory, Remembered};
 use super::partition::Partition;
 use crate::types::{Clock, Time, Version};
 
@@ -33,6 +35,8 @@ const AIM_BYTES: usize = 128 * 1024;
 /// The most an entry needs beside key, content type and value, and a chunk beside its entries: all numbers at their longest.
 const AROUND_ENTRY_BYTES: usize = 64;
 const AROUND_CHUNK_BYTES: usize = 32;
+/// The most a write that came with a name needs in the trailer.
+const TOLD_BYTES: usize = 80;
 
 /// Why a snapshot could not be made or is refused. A refused one leaves nothing behind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +84,21 @@ struct Trailer {
     chunks: u32,
     entries: u64,
     age_ns: u64,
+}
+
+/// The writes that came with a name, as they are told: all that are remembered, or the newest of them.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    /// How long ago the newest one was executed that is not among them, if there was one.
+    forgotten_ns: Option<u64>,
+    /// Oldest first: version, how long ago, what.
+    writes: Vec<(Version, u64, Executed)>,
+}
+
+/// The same, as it is held.
+pub(super) struct Recalled {
+    all: Vec<Remembered>,
+    forgotten_until: Option<Time>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -154,10 +173,35 @@ impl Writer {
     fn close(&mut self, now: Time) -> Bytes {
         self.done = true;
         let trailer = Trailer { chunks: self.chunks, entries: self.entries, age_ns: self.age_ns(now) };
-        let mut out = begin(TRAILER, &trailer);
+        let mut out = append(begin(TRAILER, &trailer), &self.told(now));
         self.hash.update(&out);
         out.extend_from_slice(&self.hash.digest().to_le_bytes());
         out.into()
+    }
+}
+
+impl Writer {
+    fn told(&self, now: Time) -> Told {
+        let most = self.max_bytes.saturating_sub(2 * AROUND_CHUNK_BYTES + CHECKSUM_BYTES) / TOLD_BYTES;
+        let held = self.partition.read();
+        let (newest, forgotten_until) = held.memory.newest(most);
+        let writes = newest.map(|one| (one.version, nanos(now.since(one.at)), one.executed)).collect();
+        Told { forgotten_ns: forgotten_until.map(|until| nanos(now.since(until))), writes }
+    }
+}
+
+impl Told {
+    /// As it is held from `now` on, so long after it was told.
+    fn at(self, now: Time, waited: Duration) -> Recalled {
+        let ago = |ns: u64| now - Duration::from_nanos(ns).saturating_add(waited);
+        let held = |(version, age_ns, executed)| Remembered { version, at: ago(age_ns), executed };
+        Recalled { all: self.writes.into_iter().map(held).collect(), forgotten_until: self.forgotten_ns.map(ago) }
+    }
+}
+
+impl Recalled {
+    pub(super) fn into_memory(self, memory: &mut Memory) {
+        memory.take_in(self.all, self.forgotten_until);
     }
 }
 
@@ -204,13 +248,14 @@ fn nanos(span: Duration) -> u64 {
 pub(super) struct Checked<'a> {
     chunks: &'a [Bytes],
     age_ns: u64,
+    told: Option<Told>,
 }
 
 /// Checks all chunks, so that nothing is installed of a snapshot that is not whole.
 pub(super) fn check(chunks: &[Bytes]) -> Result<Checked<'_>, SnapshotError> {
     let Some((last, before)) = chunks.split_last() else { return Err(SnapshotError::Missing { expected: 0 }) };
-    let trailer = check_trailer(last, before)?;
-    let checked = Checked { chunks: before, age_ns: trailer.age_ns };
+    let (trailer, told) = check_trailer(last, before)?;
+    let checked = Checked { chunks: before, age_ns: trailer.age_ns, told };
     let mut entries = 0;
     checked.for_each(Time::ZERO, Duration::ZERO, |_| {
         entries += 1;
@@ -223,14 +268,11 @@ pub(super) fn check(chunks: &[Bytes]) -> Result<Checked<'_>, SnapshotError> {
     Ok(checked)
 }
 
-fn check_trailer(last: &Bytes, before: &[Bytes]) -> Result<Trailer, SnapshotError> {
+fn check_trailer(last: &Bytes, before: &[Bytes]) -> Result<(Trailer, Option<Told>), SnapshotError> {
     let position = before.len();
     let damaged = |what: &str| SnapshotError::Damaged { position, what: what.to_owned() };
     // Cut off at the end: the last chunk that came is one of entries.
-    let body = open(last, TRAILER, position)?;
-    let split = body.len().checked_sub(CHECKSUM_BYTES).ok_or_else(|| damaged("it is too short"))?;
-    let (body, checksum) = body.split_at(split);
-    let trailer: Trailer = postcard::from_bytes(body).map_err(|e| damaged(&e.to_string()))?;
+    let (trailer, told, checksum) = read_trailer(last, position)?;
     if trailer.chunks as usize != position {
         return Err(SnapshotError::Missing { expected: position.min(trailer.chunks as usize) });
     }
@@ -240,7 +282,29 @@ fn check_trailer(last: &Bytes, before: &[Bytes]) -> Result<Trailer, SnapshotErro
     if hash.digest().to_le_bytes() != checksum {
         return Err(damaged("the checksum over all chunks differs"));
     }
-    Ok(trailer)
+    Ok((trailer, told))
+}
+
+/// A trailer, what it tells of named writes if it knows of such, and the checksum.
+fn read_trailer(chunk: &Bytes, position: usize) -> Result<(Trailer, Option<Told>, &[u8]), SnapshotError> {
+    let damaged = |what: String| SnapshotError::Damaged { position, what };
+    let body = open(chunk, TRAILER, position)?;
+    let split = body.len().checked_sub(CHECKSUM_BYTES).ok_or_else(|| damaged("it is too short".to_owned()))?;
+    let (body, checksum) = body.split_at(split);
+    let (trailer, rest) = postcard::take_from_bytes(body).map_err(|error| damaged(error.to_string()))?;
+    if rest.is_empty() {
+        return Ok((trailer, None, checksum));
+    }
+    // What is left of it are fields of a later release.
+    let told = postcard::from_bytes(rest).map_err(|error| damaged(error.to_string()))?;
+    Ok((trailer, Some(told), checksum))
+}
+
+/// What a chunk, made so long ago, tells of the writes that came with a name: only a trailer does.
+pub(super) fn recalled(chunk: &Bytes, now: Time, age: Duration) -> Result<Option<Recalled>, SnapshotError> {
+    let [FORMAT, TRAILER, ..] = chunk.as_ref() else { return Ok(None) };
+    let (_, told, _) = read_trailer(chunk, 0)?;
+    Ok(told.map(|told| told.at(now, age)))
 }
 
 /// What follows format and tag.
@@ -254,6 +318,11 @@ fn open(chunk: &Bytes, tag: u8, position: usize) -> Result<&[u8], SnapshotError>
 }
 
 impl Checked<'_> {
+    /// The writes that came with a name, as they are held from `now` on, `waited` after the last chunk was made.
+    pub(super) fn recalled(&mut self, now: Time, waited: Duration) -> Option<Recalled> {
+        self.told.take().map(|told| told.at(now, waited))
+    }
+
     /// Gives out the entries as they are to be held from `now` on, `waited` after the last chunk was made; those whose
     /// time is over are given out expired.
     pub(super) fn for_each(

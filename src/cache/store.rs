@@ -14,10 +14,11 @@ use super::condition::Condition;
 use super::item::{DEADLINE_BYTES, Item, NEVER, Written, heaviest};
 use super::limits::{UNAVAILABLE, too_large};
 use super::map::BoundedMap;
+use super::once::Outcome;
 use super::partition::{Held, Partition, Tenure};
 use super::stats::{CacheStats, Counters, add, read};
-use crate::replica::Change;
-use crate::service::{Grant, ServiceError};
+use super::write::Write;
+use crate::service::{Grant, Memory, ServiceError};
 use crate::types::{Chance, Clock, PartitionId, Time, Version};
 
 /// Expired entries that are looked for before live ones are evicted.
@@ -42,6 +43,13 @@ pub(super) struct Stored {
     pub(super) version: Version,
     /// There was none before.
     pub(super) created: bool,
+}
+
+impl Stored {
+    /// By a write that comes again.
+    pub(super) fn before((version, outcome): (Version, Outcome)) -> Self {
+        Self { version, created: outcome == Outcome::Stored { created: true } }
+    }
 }
 
 pub(super) struct Store {
@@ -110,88 +118,104 @@ impl Store {
         Ok((answer(found, now), version))
     }
 
+    /// Whether a write that comes now was executed before.
+    pub(super) fn was_executed(&self, write: &Write<'_>) -> bool {
+        let partition = self.partition(write.grant.partition);
+        partition.is_some_and(|partition| matches!(write.executed_before(&partition.read()), Ok(Some(_))))
+    }
+
     /// Stores a value in place of what is there, if the condition holds.
     pub(super) fn set(
         &self,
-        grant: &Grant,
-        key: &[u8],
+        write: &Write<'_>,
         value: NewValue<'_>,
         condition: &Condition,
     ) -> Result<Stored, ServiceError> {
+        let Write { grant, key, .. } = *write;
         let content_len = key.len() + value.content_type.len() + value.bytes.len();
         self.ensure_can_ever_fit(content_len, value.bytes.len())?;
         let now = self.clock.now();
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
-        if !condition.is_none() {
+        if !condition.is_none() || write.named.is_some() {
             // A first look, before others have to make room for what is refused anyway; the one below decides.
             let held = partition.read();
             ensure_serving(&held, grant)?;
+            if let Some(executed) = write.executed_before(&held)? {
+                return Ok(Stored::before(executed));
+            }
             condition.check(live_version(&held, key, now))?;
         }
         self.prepare_room(&partition, heaviest(content_len), now);
         let mut held = partition.write();
         ensure_serving(&held, grant)?;
+        if let Some(executed) = write.executed_before(&held)? {
+            return Ok(Stored::before(executed));
+        }
         let before = live_version(&held, key, now);
         condition.check(before)?;
-        let version = self.replace(&mut held, grant, key, value, now)?;
-        Ok(Stored { version, created: before.is_none() })
+        let created = before.is_none();
+        let version = self.replace(&mut held, write, value, now, Outcome::Stored { created })?;
+        Ok(Stored { version, created })
     }
 
     /// Puts a value in place of what is there: a write, under the partition's lock. Its version.
     pub(super) fn replace(
         &self,
         held: &mut Held,
-        grant: &Grant,
-        key: &[u8],
+        write: &Write<'_>,
         value: NewValue<'_>,
         now: Time,
+        outcome: Outcome,
     ) -> Result<Version, ServiceError> {
+        let Write { grant, key, .. } = *write;
         let version = held.next_version(grant.epoch());
         let NewValue { bytes: value, content_type, ttl } = value;
         let (deadline, written) = (deadline(ttl, now), Written::before(now, Duration::ZERO));
         self.insert(held, &Item { key, value, content_type, version, deadline, written }, now)?;
-        wrote(held, grant, version, now, || Effect::Set { key, value, content_type, ttl_ns: ttl.map(nanos) });
+        let effect = Effect::Set { key, value, content_type, ttl_ns: ttl.map(nanos) };
+        write.done(held, version, now, outcome, &effect);
         Ok(version)
     }
 
     /// Takes an entry out, if the condition holds for it; says whether a live one was there, and the version of the
     /// deletion.
-    pub(super) fn delete(
-        &self,
-        grant: &Grant,
-        key: &[u8],
-        condition: &Condition,
-    ) -> Result<(bool, Version), ServiceError> {
-        let now = self.clock.now();
+    pub(super) fn delete(&self, write: &Write<'_>, condition: &Condition) -> Result<(bool, Version), ServiceError> {
+        let (Write { grant, key, .. }, now) = (*write, self.clock.now());
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
         let mut held = partition.write();
         ensure_serving(&held, grant)?;
+        if let Some((version, outcome)) = write.executed_before(&held)? {
+            return Ok((outcome == Outcome::Deleted { existed: true }, version));
+        }
         if let Some(version) = live_version(&held, key, now) {
             condition.check(Some(version))?;
         }
         let version = held.next_version(grant.epoch());
         let removed = held.map.remove(key, now);
-        wrote(&mut held, grant, version, now, || Effect::Delete { key });
+        let existed = removed == Some(true);
+        write.done(&mut held, version, now, Outcome::Deleted { existed }, &Effect::Delete { key });
         add(&self.counters.expired, u64::from(removed == Some(false)));
-        Ok((removed == Some(true), version))
+        Ok((existed, version))
     }
 
     /// Gives an entry another time to live, from now on, or none, if the condition holds for it; its version from now on, or
     /// `None` where there is no entry, and the version that this answer goes back to. Value and age stay.
     pub(super) fn set_ttl(
         &self,
-        grant: &Grant,
-        key: &[u8],
+        write: &Write<'_>,
         ttl: Option<Duration>,
         condition: &Condition,
     ) -> Result<(Option<Version>, Version), ServiceError> {
-        let now = self.clock.now();
+        let (Write { grant, key, .. }, now) = (*write, self.clock.now());
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
         if ttl.is_some() {
             self.prepare_room(&partition, DEADLINE_BYTES, now);
         }
         let mut held = partition.write();
         ensure_serving(&held, grant)?;
+        if let Some((version, _)) = write.executed_before(&held)? {
+            return Ok((Some(version), version));
+        }
         let Some(item) = held.map.look(key, now) else { return Ok((None, held.last_version())) };
         let (version, has_none) = (item.version, item.deadline == NEVER);
         condition.check(Some(version))?;
@@ -200,7 +224,8 @@ impl Store {
         }
         let version = held.next_version(grant.epoch());
         let gone = held.map.change_lifetime(key, version, deadline(ttl, now), now);
-        wrote(&mut held, grant, version, now, || Effect::Lifetime { key, ttl_ns: ttl.map(nanos) });
+        let effect = Effect::Lifetime { key, ttl_ns: ttl.map(nanos) };
+        write.done(&mut held, version, now, Outcome::Lifetime, &effect);
         self.counters.gone(gone);
         Ok((Some(version), version))
     }
@@ -236,9 +261,18 @@ impl Store {
 
     /// Lets a partition go, with all its entries.
     pub(super) fn discard(&self, id: PartitionId) {
-        let removed = self.write_table().remove(&id);
-        // Its memory is free for others only once it is.
-        drop(removed);
+        let removed = self.take(id);
+        self.free(id, removed);
+    }
+
+    /// Lets a partition go; its memory is for [`Store::free`] to free, which may take a while.
+    pub(super) fn take(&self, id: PartitionId) -> Option<Arc<Partition>> {
+        self.write_table().remove(&id)
+    }
+
+    /// Frees what was taken; only then its memory is there for others.
+    pub(super) fn free(&self, id: PartitionId, taken: Option<Arc<Partition>>) {
+        drop(taken);
         let mut budget = self.budget();
         if !self.read_table().contains_key(&id) {
             budget.remove(id);
@@ -259,6 +293,7 @@ impl Store {
                     break;
                 }
             }
+            partition.write().memory.expire(now);
             self.give_back(&partition, now);
             *self.swept_last.lock().unwrap_or_else(PoisonError::into_inner) = Some(partition.id);
             if swept >= max_entries {
@@ -267,6 +302,10 @@ impl Store {
         }
         add(&self.counters.expired, swept as u64);
         swept
+    }
+
+    pub(super) fn memory(&self) -> Memory {
+        Memory { bound_bytes: self.bound_bytes, evicted: read(&self.counters.evicted) }
     }
 
     pub(super) fn stats(&self) -> CacheStats {
@@ -364,7 +403,7 @@ impl Store {
     /// Puts an empty partition in place of what is there.
     pub(super) fn install(&self, id: PartitionId, tenure: Tenure) -> Arc<Partition> {
         self.discard(id);
-        let partition = Arc::new(Partition::new(id, tenure, self.chance.number()));
+        let partition = Arc::new(Partition::new(id, tenure, self.chance.number(), self.clock.now()));
         let mut budget = self.budget();
         budget.add(id);
         self.freed.fetch_add(1, Ordering::SeqCst);
@@ -399,14 +438,6 @@ impl Store {
 
     fn budget(&self) -> MutexGuard<'_, Budget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Numbers a write that was done, and sends it on its way to the copies, in the order of the writes: under their lock.
-fn wrote<'a>(held: &mut Held, grant: &Grant, version: Version, now: Time, effect: impl FnOnce() -> Effect<'a>) {
-    held.wrote(version);
-    if let Some(log) = grant.log() {
-        log.append(Change { version, made: now, body: effect().encode() });
     }
 }
 

@@ -8,9 +8,11 @@ use std::time::Duration;
 use super::content_type::{self, is_json};
 use super::item::{Item, heaviest};
 use super::limits::bad_request;
+use super::once::Outcome;
 use super::stats::add;
 use super::store::{NewValue, Store, ensure_serving, not_held};
-use crate::service::{Grant, ServiceError};
+use super::write::Write;
+use crate::service::ServiceError;
 use crate::types::{Time, Version};
 
 /// The longest text of an integer: `-9223372036854775808`.
@@ -21,16 +23,19 @@ impl Store {
     /// time to live it lives that long from now on, else as long as it would have.
     pub(super) fn increment(
         &self,
-        grant: &Grant,
-        key: &[u8],
+        write: &Write<'_>,
         by: i64,
         ttl: Option<Duration>,
     ) -> Result<(i64, Version), ServiceError> {
+        let Write { grant, key, .. } = *write;
         let now = self.clock().now();
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
         let type_len = {
             let held = partition.read();
             ensure_serving(&held, grant)?;
+            if let Some((version, Outcome::Incremented(value))) = write.executed_before(&held)? {
+                return Ok((value, version));
+            }
             let item = held.map.look(key, now);
             sum(item, by)?;
             item.map_or(0, |item| item.content_type.len())
@@ -40,24 +45,27 @@ impl Store {
         self.prepare_room(&partition, heaviest(content_len), now);
         let mut held = partition.write();
         ensure_serving(&held, grant)?;
+        if let Some((version, Outcome::Incremented(value))) = write.executed_before(&held)? {
+            return Ok((value, version));
+        }
         let item = held.map.look(key, now);
         let sum = sum(item, by)?;
         let ttl = ttl.or_else(|| item.and_then(|item| item.remaining(now)));
         let content_type = item.map_or(Vec::new(), |item| item.content_type.to_vec());
         let text = sum.to_string();
         let value = NewValue { bytes: text.as_bytes(), content_type: &content_type, ttl };
-        Ok((sum, self.replace(&mut held, grant, key, value, now)?))
+        Ok((sum, self.replace(&mut held, write, value, now, Outcome::Incremented(sum))?))
     }
 
     /// Reads the live entry with this key, or stores the value where there is none. What `answer` made of the entry that was
     /// found, `None` where the value was stored; and the version of either.
     pub(super) fn get_or_set<T>(
         &self,
-        grant: &Grant,
-        key: &[u8],
+        write: &Write<'_>,
         value: NewValue<'_>,
         answer: impl FnOnce(&Item<'_>, Time) -> Result<T, ServiceError>,
     ) -> Result<(Option<T>, Version), ServiceError> {
+        let Write { grant, key, .. } = *write;
         let content_len = key.len() + value.content_type.len() + value.bytes.len();
         self.ensure_can_ever_fit(content_len, value.bytes.len())?;
         let now = self.clock().now();
@@ -65,6 +73,9 @@ impl Store {
         {
             let held = partition.read();
             ensure_serving(&held, grant)?;
+            if let Some((version, _)) = write.executed_before(&held)? {
+                return Ok((None, version));
+            }
             if let Some(item) = held.map.get(key, now) {
                 add(&self.counters.hits, 1);
                 return Ok((Some(answer(&item, now)?), item.version));
@@ -73,12 +84,15 @@ impl Store {
         self.prepare_room(&partition, heaviest(content_len), now);
         let mut held = partition.write();
         ensure_serving(&held, grant)?;
+        if let Some((version, _)) = write.executed_before(&held)? {
+            return Ok((None, version));
+        }
         if let Some(item) = held.map.get(key, now) {
             add(&self.counters.hits, 1);
             return Ok((Some(answer(&item, now)?), item.version));
         }
         add(&self.counters.misses, 1);
-        Ok((None, self.replace(&mut held, grant, key, value, now)?))
+        Ok((None, self.replace(&mut held, write, value, now, Outcome::Stored { created: true })?))
     }
 }
 

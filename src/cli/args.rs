@@ -37,7 +37,7 @@ Exit codes:
   8    the drain did not finish
   9    the node left by itself: a hook hung, or a task kept failing
   10   there is no such key, node or partition
-  11   not safe now: safe-to-stop, or a drain that nobody could take over
+  11   not safe now: safe-to-stop, a drain that nobody could take over, status --check of a ring that is not healthy
   12   there is no such ring, or no node of it answers
   13   refused for now, surely not done: try again
   14   no answer in time: it may have been done
@@ -124,6 +124,20 @@ pub(super) struct ServeArgs {
     /// [default: accept]
     #[arg(long, env = "NATS_RING_ON_LOSS", value_name = "CHOICE")]
     on_loss: Option<String>,
+    /// Copies of partitions that this node makes for others at once, 1 to 64 [default: 4]
+    #[arg(long, env = "NATS_RING_COPY_PARALLEL", value_name = "COUNT", allow_negative_numbers = true)]
+    copy_parallel: Option<String>,
+    /// Bytes a second that all of them may take together [default: 100MB]
+    #[arg(long, env = "NATS_RING_COPY_RATE", value_name = "SIZE")]
+    copy_rate: Option<String>,
+    /// A node that comes back within this time is brought up to date by what it missed, instead of copied anew; 0s is off
+    /// [default: 30s]
+    #[arg(long, env = "NATS_RING_RETURN_DELAY", value_name = "DURATION")]
+    return_delay: Option<String>,
+    /// A folder in which a node that drains leaves its copies for its next start, at most 4 GB. They hold the entries as they are
+    /// [default: none are left]
+    #[arg(long, env = "NATS_RING_KEEP", value_name = "FOLDER")]
+    keep: Option<String>,
     /// Copies of the ring's bucket [default: 3 on a JetStream cluster, else 1]
     #[arg(long, env = "NATS_RING_KV_REPLICAS", value_name = "COUNT", allow_negative_numbers = true)]
     kv_replicas: Option<String>,
@@ -158,6 +172,10 @@ impl ServeArgs {
             replicas: self.replicas,
             consistency: self.consistency,
             on_loss: self.on_loss,
+            copy_parallel: self.copy_parallel,
+            copy_rate: self.copy_rate,
+            return_delay: self.return_delay,
+            keep: self.keep,
             kv_replicas: self.kv_replicas,
             wait: self.wait,
             log_format: self.log_format,

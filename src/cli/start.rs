@@ -13,7 +13,7 @@ use crate::connect::{ConnectOptions, Connections};
 use crate::http;
 use crate::http::front::{Counting, QUERIES};
 use crate::metrics::Metrics;
-use crate::node::{CreatedWith, NodeBuilder, Ring};
+use crate::node::{Copying, CreatedWith, NodeBuilder, Returning, Ring};
 use crate::ring::Timing;
 use crate::types::BootClock;
 
@@ -64,6 +64,8 @@ pub(super) async fn start(config: &Config, address: SocketAddr) -> Result<Starte
         })
         .kv_replicas(config.kv_replicas)
         .timing(timing)
+        .copying(Copying { parallel: config.copy_parallel, bytes_per_second: config.copy_bytes_per_second })
+        .returning(Returning { delay: config.return_delay, keep: config.keep.clone(), ..Returning::default() })
         .staging_bytes(staging_bytes(config.memory_bytes))
         .queries(QUERIES.to_vec())
         .observer(Arc::new(Counting(Arc::clone(&metrics))))

@@ -13,7 +13,7 @@ use crate::connect::{ConnectError, Connection, Nats};
 use crate::coord::nats::{NatsStore, bucket_name};
 use crate::coord::{ReadMetaError, Store};
 use crate::rpc::nats::NatsBus;
-use crate::rpc::{Bus, CallError, Caller, Reply, Route, RoutedCall};
+use crate::rpc::{Bus, CallError, Caller, How, Reply, Resend, Route, RoutedCall};
 use crate::types::{BootClock, Chance, Clock, NodeId, PartitionCount, PartitionId, RingName};
 
 /// How long the owners may take to be read for the first time.
@@ -190,6 +190,11 @@ impl RingClient {
         RoutedCall::new(self, key.as_ref(), operation, payload.into())
     }
 
+    /// How often this client has sent a request again because no answer came.
+    pub fn resends(&self) -> u64 {
+        self.inner.routing.router().resends()
+    }
+
     /// Ends its task and waits for that. Calls made later are refused, those under way end as they would have.
     pub async fn close(&self) {
         self.inner.stop.cancel();
@@ -200,11 +205,15 @@ impl RingClient {
 #[async_trait]
 impl Caller for RingClient {
     async fn call(&self, key: Bytes, operation: &str, payload: Bytes, timeout: Duration) -> Result<Reply, CallError> {
+        self.call_with(key, operation, payload, How { timeout, resend: Resend::Never }).await
+    }
+
+    async fn call_with(&self, key: Bytes, operation: &str, payload: Bytes, how: How) -> Result<Reply, CallError> {
         let router = self.inner.routing.router();
         if self.inner.stop.is_cancelled() {
             let (partition, reason) = (router.partition(&key), "this client was closed".to_owned());
             return Err(CallError::Unavailable { partition, waited: Duration::ZERO, reason });
         }
-        router.call(key, operation, payload, timeout).await
+        router.call_with(key, operation, payload, how).await
     }
 }

@@ -57,6 +57,14 @@ pub struct Config {
     pub consistency: Option<Consistency>,
     /// What becomes of a partition whose copies are all gone, likewise.
     pub on_loss: Option<OnLoss>,
+    /// Copies of partitions that this node makes for others at once.
+    pub copy_parallel: usize,
+    /// Bytes a second of all of them together.
+    pub copy_bytes_per_second: u64,
+    /// How long a node that went away is reckoned with: what it misses is kept, and what it held. Zero: not at all.
+    pub return_delay: Duration,
+    /// The folder in which this node's copies are kept from a drain to the next start; `None`: they are not.
+    pub keep: Option<PathBuf>,
     /// Copies of the ring's bucket; where not given, 3 on a JetStream cluster, else 1.
     pub kv_replicas: Option<usize>,
     /// How long to wait for NATS at start.
@@ -102,6 +110,10 @@ impl Config {
             replicas: parse::optional("replicas", settings.replicas, parse::replicas)?,
             consistency: parse::optional("consistency", settings.consistency, parse::consistency)?,
             on_loss: parse::optional("on-loss", settings.on_loss, parse::on_loss)?,
+            copy_parallel: parse::given("copy-parallel", settings.copy_parallel, "4", parse::copy_parallel)?,
+            copy_bytes_per_second: parse::given("copy-rate", settings.copy_rate, "100MB", parse::copy_rate)?,
+            return_delay: parse::given("return-delay", settings.return_delay, "30s", parse::return_delay)?,
+            keep: parse::optional("keep", settings.keep, parse::folder)?,
             kv_replicas: parse::optional("kv-replicas", settings.kv_replicas, parse::kv_replicas)?,
             wait: parse::given("wait", settings.wait, "30s", parse::wait)?,
             log_format: parse::given("log-format", settings.log_format, "text", parse::log_format)?,

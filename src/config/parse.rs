@@ -16,6 +16,9 @@ const LEASE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 const WEIGHT: RangeInclusive<u32> = 1..=1000;
 const MEMORY_MIN: ByteSize = ByteSize::mib(16);
+const COPY_PARALLEL: RangeInclusive<usize> = 1..=64;
+const COPY_RATE_MIN: ByteSize = ByteSize::kb(100);
+const RETURN_DELAY_MAX: Duration = Duration::from_secs(3600);
 const KV_REPLICAS: [usize; 3] = [1, 3, 5];
 const ZONE_MAX_BYTES: usize = 64;
 const INBOX_PREFIX_MAX_BYTES: usize = 128;
@@ -160,6 +163,24 @@ pub(super) fn consistency(text: &str) -> Parsed<Consistency> {
 
 pub(super) fn on_loss(text: &str) -> Parsed<OnLoss> {
     text.parse().map_err(|_| "give accept or wait".to_owned())
+}
+
+pub(super) fn copy_parallel(text: &str) -> Parsed<usize> {
+    let limit = || format!("give a number from {} to {}", COPY_PARALLEL.start(), COPY_PARALLEL.end());
+    text.parse().ok().filter(|copies| COPY_PARALLEL.contains(copies)).ok_or_else(limit)
+}
+
+pub(super) fn copy_rate(text: &str) -> Parsed<u64> {
+    let rate = text.parse::<ByteSize>().ok().filter(|rate| *rate >= COPY_RATE_MIN && rate.as_u64() < u64::MAX);
+    rate.map(|rate| rate.as_u64()).ok_or_else(|| "give bytes per second, at least 100KB, such as 100MB".to_owned())
+}
+
+pub(super) fn return_delay(text: &str) -> Parsed<Duration> {
+    duration(text, "give 0s (off) to 1h, such as 30s or 2m".to_owned(), |delay| *delay <= RETURN_DELAY_MAX)
+}
+
+pub(super) fn folder(text: &str) -> Parsed<PathBuf> {
+    if text.is_empty() { Err("give the path of a folder".to_owned()) } else { Ok(path(text)) }
 }
 
 pub(super) fn kv_replicas(text: &str) -> Parsed<usize> {

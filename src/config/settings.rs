@@ -59,6 +59,14 @@ pub struct Settings {
     pub consistency: Option<String>,
     /// What becomes of a partition whose copies are all gone.
     pub on_loss: Option<String>,
+    /// Copies of partitions that this node makes for others at once.
+    pub copy_parallel: Option<String>,
+    /// Bytes of them a second.
+    pub copy_rate: Option<String>,
+    /// How long a node that went away is reckoned with.
+    pub return_delay: Option<String>,
+    /// Where copies are kept while the process is away.
+    pub keep: Option<String>,
     /// Copies of the bucket.
     pub kv_replicas: Option<String>,
     /// How long to wait for NATS.
@@ -123,6 +131,10 @@ impl Settings {
             replicas,
             consistency,
             on_loss,
+            copy_parallel,
+            copy_rate,
+            return_delay,
+            keep,
             kv_replicas,
             wait,
             log_format,

@@ -151,7 +151,7 @@ fn newer_ring(item: &WatchItem) -> Option<RecordError> {
 }
 
 /// Keys of other releases and deleted ones are left out: absence proves nothing.
-fn read_entry(entry: Entry) -> Option<Update> {
+pub(crate) fn read_entry(entry: Entry) -> Option<Update> {
     let key = Key::parse(&entry.key)?;
     match Record::decode(&key, &entry.value?) {
         Ok(record) => Some(Update { key, revision: entry.revision, record }),

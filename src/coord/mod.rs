@@ -18,10 +18,11 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use follow::read_entry;
 pub use follow::{Followed, Follower, ReadMetaError, Update, read_meta};
 pub use records::{
-    Claim, ClaimState, FORMAT, Key, Lease, LeaseState, Member, MemberState, Meta, PlanMember, PlanRecord, Record,
-    RecordError,
+    Claim, ClaimState, FORMAT, Key, Knew, Lease, LeaseState, Member, MemberState, Meta, PlanMember, PlanRecord, Record,
+    RecordError, Resumed,
 };
 pub use ring_config::{OnLoss, RingConfig};
 
@@ -127,6 +128,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Some past value of the key: possibly stale, never a basis for a decision.
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
+
+    /// The same, from whoever answers [`Store::cas`]: what a write that was just refused was refused for. It may still be
+    /// stale, once another answers those.
+    async fn get_latest(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.get(key).await
+    }
 
     /// Follows the keys of `scope`. The first item is a snapshot, also where no key of the scope exists; or a
     /// [`WatchItem::Reset`] where the store ends before `position`, which the watch moves on.

@@ -96,6 +96,29 @@ pub struct Lease {
     pub beat: u64,
     /// How long observers wait after a renewal before they may evict.
     pub lease_ms: u64,
+    /// Of a life under a generation that has one before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Resumed>,
+}
+
+/// What a life says of the one before it, where the store has gone back or was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Resumed {
+    /// Under which it began: a lease from before says another, or nothing.
+    pub generation: Generation,
+    /// What it knew of the ring before; nothing where its process was started since.
+    pub knew: Option<Knew>,
+}
+
+/// What a process knew of the ring before it began anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Knew {
+    /// Of the newest plan it knew.
+    pub generation: Generation,
+    /// That plan's version.
+    pub plan: u64,
+    /// What it was itself.
+    pub was: Incarnation,
 }
 
 /// State of a member, as it says itself.

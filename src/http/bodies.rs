@@ -54,6 +54,7 @@ struct NodeStats<'a> {
     lease_margin_seconds: f64,
     learners: usize,
     copied_bytes: u64,
+    difference_bytes: u64,
     ready: bool,
     not_ready: Option<&'a str>,
     version: &'static str,
@@ -113,6 +114,7 @@ fn node_stats(status: &Status) -> NodeStats<'_> {
         lease_margin_seconds: milliseconds(status.lease_margin),
         learners: status.learners(),
         copied_bytes: status.copied_bytes,
+        difference_bytes: status.difference_bytes,
         ready: status.not_ready.is_none(),
         not_ready: status.not_ready.as_deref(),
         version: env!("CARGO_PKG_VERSION"),
@@ -130,7 +132,7 @@ fn moving(one: &MoveStatus) -> Value {
 }
 
 /// `{"version","replicas","consistency","on_loss","partitions":[{"partition","owner","epoch","state","replicas","learners",
-/// "under_replicated"},…],"nodes":[…]}`.
+/// "short_of_memory","under_replicated"},…],"nodes":[…]}`.
 pub fn ring(status: &Status) -> String {
     let rules = status.rules;
     text(&Ring { version: status.plan_version, rules, partitions: &status.partitions, nodes: &status.members })

@@ -53,18 +53,27 @@ impl BodyBudget {
             }
             return Err(self.too_large(&format!("of {size} bytes")));
         }
-        let reading = self.read_within_budget(announced.unwrap_or(self.body_max_bytes), body);
+        let share = self.share_of(announced.unwrap_or(self.body_max_bytes)).await?;
         let limit = self.limits.body_timeout;
-        timeout(limit, reading).await.unwrap_or_else(|_| {
+        timeout(limit, self.read_within(share, body)).await.unwrap_or_else(|_| {
             let message = format!("the body did not arrive within {limit:?}; nothing was executed");
             Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message))
         })
     }
 
-    async fn read_within_budget(&self, size: usize, mut body: Body) -> Result<HeldBody, ApiError> {
+    /// Waits for its turn where the bodies of other requests take all there is.
+    async fn share_of(&self, size: usize) -> Result<OwnedSemaphorePermit, ApiError> {
         let permits = u32::try_from(size.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
-        let share = self.permits.clone().acquire_many_owned(permits).await;
-        let share = share.map_err(|_| ApiError::unavailable("this node is ending"))?;
+        let limit = self.limits.body_timeout;
+        match timeout(limit, self.permits.clone().acquire_many_owned(permits)).await {
+            Ok(share) => share.map_err(|_| ApiError::unavailable("this node is ending")),
+            Err(_) => Err(ApiError::overloaded(format!(
+                "other requests' bodies held all the memory there is for them on this node for {limit:?}; nothing was executed"
+            ))),
+        }
+    }
+
+    async fn read_within(&self, share: OwnedSemaphorePermit, mut body: Body) -> Result<HeldBody, ApiError> {
         let mut read = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|e| ApiError::bad_request(format!("the body could not be read: {e}")))?;
@@ -99,4 +108,26 @@ async fn discard(body: &mut Body) {
     };
     // Who sends more, or more slowly, learns it from the connection's end.
     let _ = timeout(DISCARD_LIMIT, reading).await;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use axum::response::IntoResponse;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_gets_no_turn_is_told_of_overload_and_one_that_does_not_come_of_its_time() {
+        let limits = RequestLimits { all_bodies_bytes: 0, ..RequestLimits::default() };
+        let budget = BodyBudget::new(limits, 1024);
+        let held = budget.read(&HeaderMap::new(), Body::from("x")).await.unwrap();
+        let refused = budget.read(&HeaderMap::new(), Body::from("y")).await.unwrap_err();
+        assert_eq!(refused.into_response().status(), StatusCode::TOO_MANY_REQUESTS);
+        drop(held);
+        let silent = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let late = budget.read(&HeaderMap::new(), silent).await.unwrap_err();
+        assert_eq!(late.into_response().status(), StatusCode::REQUEST_TIMEOUT);
+        assert!(budget.read(&HeaderMap::new(), Body::from("z")).await.is_ok());
+    }
 }

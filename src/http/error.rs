@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cache::NOT_ENOUGH_REPLICAS;
 use crate::rpc::CallError;
-use crate::service::ServiceError;
+use crate::service::{REQUEST_ID_REUSED, ServiceError};
 
 /// What a client is told to wait before it tries again, in seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -36,6 +36,10 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 
+    pub(super) fn overloaded(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message)
+    }
+
     /// With a field beside `error`.
     pub(super) fn with(self, field: &'static str, value: Value) -> Self {
         Self { more: Some((field, value)), ..self }
@@ -49,6 +53,7 @@ fn status_of(code: &str) -> StatusCode {
         "not_found" => StatusCode::NOT_FOUND,
         "precondition_failed" => StatusCode::PRECONDITION_FAILED,
         "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+        REQUEST_ID_REUSED => StatusCode::UNPROCESSABLE_ENTITY,
         "overloaded" => StatusCode::TOO_MANY_REQUESTS,
         "unavailable" | NOT_ENOUGH_REPLICAS => StatusCode::SERVICE_UNAVAILABLE,
         "unknown" => StatusCode::GATEWAY_TIMEOUT,
@@ -66,7 +71,9 @@ impl From<CallError> for ApiError {
     fn from(error: CallError) -> Self {
         let mut message = error.to_string();
         if matches!(error, CallError::Unknown { .. }) {
-            message.push_str("; it may have been executed: repeat it only if that does no harm");
+            message.push_str(
+                "; it may have been executed: repeat it under the same Idempotency-Key, or only if that does no harm",
+            );
         }
         Self { status: status_of(error.code()), code: error.code().to_owned(), message, more: None }
     }

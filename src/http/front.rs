@@ -49,7 +49,7 @@ impl NodeView for Front {
 
     fn metrics_text(&self) -> String {
         let cache = cache_figures(&self.cache.stats());
-        self.metrics.encode(&gauges(&self.ring.status(), self.ring.dropped_messages(), cache))
+        self.metrics.encode(&gauges(&self.ring.status(), (self.ring.dropped_messages(), self.ring.resends()), cache))
     }
 }
 
@@ -89,6 +89,10 @@ impl RequestObserver for Counting {
     fn answered(&self, operation: &str, code: &str, elapsed: Duration) {
         let outcome = if code == "ok" { Outcome::Ok } else { Outcome::of_error(code) };
         self.0.record_request(operation, outcome, elapsed);
+    }
+
+    fn confirmed(&self) {
+        self.0.record_confirmed_request();
     }
 }
 

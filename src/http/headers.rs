@@ -8,10 +8,11 @@ use axum::http::header::{
     AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH,
 };
 use axum::http::{HeaderMap, HeaderValue};
+use bytes::Bytes;
 
 use super::ApiError;
 use crate::cache::{Condition, ContentType, MAX_TTL_SECONDS, Matching, Version};
-use crate::types::Consistency;
+use crate::types::{Consistency, RequestId};
 
 /// An entity tag: opaque to everybody else, a version to us.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ struct Tag<'a> {
 /// Ours: how many copies must have what is written or read.
 const CONSISTENCY: HeaderName = HeaderName::from_static("consistency");
 
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// `Consistency`.
 pub(super) fn consistency(headers: &HeaderMap) -> Result<Option<Consistency>, ApiError> {
     let mut lines = headers.get_all(CONSISTENCY).iter();
@@ -33,6 +36,21 @@ pub(super) fn consistency(headers: &HeaderMap) -> Result<Option<Consistency>, Ap
     }
     let level = text.trim().parse().map_err(|error| ApiError::bad_request(format!("header consistency: {error}")))?;
     Ok(Some(level))
+}
+
+/// The name its client gives a request (draft-ietf-httpapi-idempotency-key-header): a string in quotes, or without.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Bytes>, ApiError> {
+    let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(line) = lines.next() else { return Ok(None) };
+    let refused = |what: String| ApiError::bad_request(format!("header idempotency-key: {what}"));
+    if lines.next().is_some() {
+        return Err(refused("it is there more than once".to_owned()));
+    }
+    let given = line.as_bytes().trim_ascii();
+    let name = given.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(given);
+    // Whether it is one does not depend on what it names.
+    RequestId::named(name, "", b"").map_err(|error| refused(error.to_string()))?;
+    Ok(Some(Bytes::copy_from_slice(name)))
 }
 
 /// `If-Match` and `If-None-Match`.
@@ -263,6 +281,19 @@ mod tests {
             "max-age=5, No-Store",
         ] {
             assert!(of(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_request_is_taken_with_quotes_or_without_and_what_is_none_is_refused() {
+        let of = |lines: &[&[u8]]| idempotency_key(&headers(IDEMPOTENCY_KEY, lines));
+        assert_eq!(of(&[]).unwrap(), None);
+        for given in ["\"order-7\"", " order-7 ", "order-7"] {
+            assert_eq!(of(&[given.as_bytes()]).unwrap().unwrap(), "order-7", "{given}");
+        }
+        let bad: [&[&[u8]]; 5] = [&[b""], &[b"\"\""], &[&[b'x'; 65]], &[b"a", b"a"], &[b"\xc3\xa9"]];
+        for lines in bad {
+            assert!(of(lines).is_err(), "{lines:?}");
         }
     }
 

@@ -16,7 +16,7 @@ pub(super) async fn set(State(state): State<AppState>, headers: HeaderMap, body:
     let body = state.bodies.read(&headers, body).await?;
     let request = plain::parse_set(&body.bytes, &state.cache.limits())?;
     let entry = NewEntry { value: request.value, content_type: ContentType::JSON, ttl: request.ttl };
-    let cache = state.cache_at(plain::parse_consistency("set", &body.bytes)?);
+    let cache = state.writer(&headers, plain::parse_consistency("set", &body.bytes)?)?;
     let reply = cache.put(request.key, entry, request.condition).await?;
     Ok(json(StatusCode::OK, plain::stored(&reply.node, reply.version)))
 }
@@ -29,13 +29,18 @@ pub(super) async fn get(State(state): State<AppState>, Key(key): Key, uri: Uri) 
     })
 }
 
-pub(super) async fn delete(State(state): State<AppState>, Key(key): Key, uri: Uri) -> Result<Response, ApiError> {
+pub(super) async fn delete(
+    State(state): State<AppState>,
+    Key(key): Key,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let version = parameter(uri.query().unwrap_or(""), "if_version")?;
     let condition = match version {
         Some(text) => Condition::if_version(plain::parse_version(&text)?),
         None => Condition::NONE,
     };
-    let reply = state.cache_at(consistency(&uri)?).delete_if(Bytes::from(key), condition).await?;
+    let reply = state.writer(&headers, consistency(&uri)?)?.delete_if(Bytes::from(key), condition).await?;
     Ok(json(StatusCode::OK, plain::deleted(reply.existed, &reply.node)))
 }
 

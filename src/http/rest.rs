@@ -52,8 +52,10 @@ pub(super) async fn put(
     let body = state.bodies.read(&headers, body).await?;
     let (key, condition) = (key_of(&uri)?, preconditions(&headers)?);
     let (value, content_type, ttl) = (body.bytes.clone(), content_type(&headers)?, ttl(&headers)?);
-    let reply =
-        state.cache_at(consistency(&headers)?).put(key, NewEntry { value, content_type, ttl }, condition).await?;
+    let reply = state
+        .writer(&headers, consistency(&headers)?)?
+        .put(key, NewEntry { value, content_type, ttl }, condition)
+        .await?;
     let status = if reply.created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
     Ok(done(status, reply.version))
 }
@@ -63,7 +65,7 @@ pub(super) async fn delete(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
-    let cache = state.cache_at(consistency(&headers)?);
+    let cache = state.writer(&headers, consistency(&headers)?)?;
     let reply = cache.delete_if(key_of(&uri)?, preconditions(&headers)?).await?;
     if reply.existed { Ok(StatusCode::NO_CONTENT) } else { Err(missing()) }
 }
@@ -91,7 +93,7 @@ pub(super) async fn post(
 /// Another time to live, or none any more.
 async fn change(state: &AppState, key: Bytes, action: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
     let condition = preconditions(headers)?;
-    let cache = state.cache_at(consistency(headers)?);
+    let cache = state.writer(headers, consistency(headers)?)?;
     let reply = if action == "touch" {
         let ttl = ttl(headers)?.ok_or_else(|| {
             ApiError::bad_request(

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, delete, get, post};
 use serde_json::json;
 
 use super::body::BodyBudget;
+use super::headers::idempotency_key;
 use super::{ApiError, NodeView, guard, operations, rest, state};
 use crate::cache::{CacheClient, MAX_KEY_BYTES};
 use crate::types::Consistency;
@@ -81,6 +82,15 @@ impl AppState {
     pub(super) fn cache_at(&self, asked: Option<Consistency>) -> CacheClient {
         let cache = self.cache.clone();
         asked.map_or(cache.clone(), |level| cache.with_consistency(level))
+    }
+
+    /// The same for a write, with the name that its headers give it, if they do.
+    pub(super) fn writer(&self, headers: &HeaderMap, asked: Option<Consistency>) -> Result<CacheClient, ApiError> {
+        let cache = self.cache_at(asked);
+        Ok(match idempotency_key(headers)? {
+            Some(name) => cache.with_request_id(name),
+            None => cache,
+        })
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) async fn increment(
 ) -> Result<Response, ApiError> {
     refuse_preconditions("incr", headers)?;
     let by = by(uri)?;
-    let reply = state.cache_at(consistency(headers)?).increment(key, by, ttl(headers)?).await?;
+    let reply = state.writer(headers, consistency(headers)?)?.increment(key, by, ttl(headers)?).await?;
     let mut response = with_type(Body::from(reply.value.to_string()), ContentType::JSON);
     response.headers_mut().insert(ETAG, etag(reply.version));
     Ok(response)
@@ -48,7 +48,7 @@ pub(super) async fn get_or_set(
     let body = state.bodies.read(headers, body).await?;
     refuse_preconditions("get-or-set", headers)?;
     let new = NewEntry { value: body.bytes.clone(), content_type: content_type(headers)?, ttl: ttl(headers)? };
-    let reply = state.cache_at(consistency(headers)?).get_or_set(key, new).await?;
+    let reply = state.writer(headers, consistency(headers)?)?.get_or_set(key, new).await?;
     let entry = reply.entry;
     let mut response = with_type(Body::from(entry.value), entry.content_type);
     describe(response.headers_mut(), entry.version, entry.age, entry.remaining_ttl);

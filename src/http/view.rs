@@ -32,8 +32,8 @@ pub trait NodeView: Send + Sync {
     fn metrics_text(&self) -> String;
 }
 
-/// The state of the moment for metrics.
-pub fn gauges(status: &Status, dropped_messages: u64, cache: Vec<Figure>) -> Gauges {
+/// The state of the moment for metrics: with the messages dropped and the requests sent again so far.
+pub fn gauges(status: &Status, (dropped_messages, resends): (u64, u64), cache: Vec<Figure>) -> Gauges {
     Gauges {
         partitions: status.partitions.len(),
         owned_partitions: status.owned(),
@@ -43,10 +43,12 @@ pub fn gauges(status: &Status, dropped_messages: u64, cache: Vec<Figure>) -> Gau
         under_replicated: status.under_replicated_here(),
         learners: status.learners(),
         copied_bytes: status.copied_bytes,
+        difference_bytes: status.difference_bytes,
         plan_version: status.plan_version,
         lease_margin: status.lease_margin,
         ready: status.not_ready.is_none(),
         dropped_messages,
+        resends,
         cache,
     }
 }

@@ -32,6 +32,7 @@ pub struct Metrics {
     hook_failures: [Counter; Hook::ALL.len()],
     evictions_seen: Counter,
     task_restarts: Counter,
+    confirmed_requests: Counter,
 }
 
 #[derive(Debug)]
@@ -58,6 +59,7 @@ impl Metrics {
             switch_pause: register_seconds(&mut registry, "switch_pause", PAUSE_HELP, &PAUSE_BUCKETS_SECONDS),
             evictions_seen: register_counter(&mut registry, "evictions_seen", EVICTIONS_HELP),
             task_restarts: register_counter(&mut registry, "task_restarts", RESTARTS_HELP),
+            confirmed_requests: register_counter(&mut registry, "confirmed_requests", CONFIRMED_HELP),
             registry,
         }
     }
@@ -104,6 +106,11 @@ impl Metrics {
         self.task_restarts.inc();
     }
 
+    /// A request was answered with what all copies had confirmed, while this node's lease was suspended.
+    pub fn record_confirmed_request(&self) {
+        self.confirmed_requests.inc();
+    }
+
     /// Everything as OpenMetrics text, together with the state of the moment.
     pub fn encode(&self, gauges: &Gauges) -> String {
         let mut text = String::with_capacity(16 * 1024);
@@ -124,6 +131,7 @@ const MOVE_DURATION_HELP: &str = "Time of a planned move, from its first step to
 const PAUSE_HELP: &str = "How long a partition's requests were parked during a planned move";
 const HOOKS_HELP: &str = "Hooks of the service that failed or did not end in time";
 const EVICTIONS_HELP: &str = "Evictions of members seen by this node";
+const CONFIRMED_HELP: &str = "Requests answered while the lease was suspended, with what all copies had confirmed";
 const RESTARTS_HELP: &str = "Background tasks that failed and were started again";
 
 fn register_operations(registry: &mut Registry, names: impl Iterator<Item = &'static str>) -> Vec<Operation> {
@@ -210,6 +218,7 @@ mod tests {
         metrics.record_hook_failure(Hook::Restore);
         metrics.record_eviction_seen();
         metrics.record_task_restart();
+        metrics.record_confirmed_request();
         let text = metrics.encode(&Gauges::default());
         for line in [
             "nats_ring_epoch_changes_total 1",
@@ -222,6 +231,7 @@ mod tests {
             r#"nats_ring_hook_failures_total{hook="on_own"} 0"#,
             "nats_ring_evictions_seen_total 1",
             "nats_ring_task_restarts_total 1",
+            "nats_ring_confirmed_requests_total 1",
         ] {
             assert!(has(&text, line), "{line} is not in\n{text}");
         }
@@ -238,10 +248,12 @@ mod tests {
             under_replicated: 2,
             learners: 4,
             copied_bytes: 1234,
+            difference_bytes: 56,
             plan_version: 7,
             lease_margin: Duration::from_millis(1500),
             ready: true,
             dropped_messages: 5,
+            resends: 6,
             cache: vec![
                 Figure::counter("hits", "Reads that found a live entry", 12),
                 Figure::gauge("bytes", "What the entries weigh", 4096.0),
@@ -257,10 +269,12 @@ mod tests {
             "nats_ring_under_replicated_partitions 2",
             "nats_ring_learners 4",
             "nats_ring_copied_bytes_total 1234",
+            "nats_ring_difference_bytes_total 56",
             "nats_ring_plan_version 7",
             "nats_ring_lease_margin_seconds 1.5",
             "nats_ring_ready 1",
             "nats_ring_dropped_messages_total 5",
+            "nats_ring_router_resends_total 6",
             "nats_ring_cache_hits_total 12",
             "nats_ring_cache_bytes 4096.0",
             "# TYPE nats_ring_cache_hits counter",

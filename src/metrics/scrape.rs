@@ -54,6 +54,8 @@ pub struct Gauges {
     pub learners: usize,
     /// Bytes of copies that this node has made for others.
     pub copied_bytes: u64,
+    /// Bytes of writes sent to nodes that had missed them.
+    pub difference_bytes: u64,
     /// The plan's version.
     pub plan_version: u64,
     /// How long this node may act without a further heartbeat.
@@ -62,6 +64,8 @@ pub struct Gauges {
     pub ready: bool,
     /// Messages dropped so far because their reader was too slow.
     pub dropped_messages: u64,
+    /// How often this node has sent a request to its owner again because no answer came.
+    pub resends: u64,
     /// Figures of the cache, named without a prefix.
     pub cache: Vec<Figure>,
 }
@@ -80,6 +84,9 @@ impl Gauges {
         count(to, "learners", "Copies at other nodes that this node brings up to date", self.learners);
         let copied = "Copies of partitions made for other nodes, as acknowledged";
         to.register_with_unit("copied", copied, Unit::Bytes, ConstCounter::new(self.copied_bytes));
+        let missed =
+            "Writes sent to nodes that had missed them: what bringing them up to date took beside whole copies";
+        to.register_with_unit("difference", missed, Unit::Bytes, ConstCounter::new(self.difference_bytes));
         count(to, "plan_version", "Version of the plan this node follows", self.plan_version);
         let margin = ConstGauge::new(self.lease_margin.as_secs_f64());
         to.register_with_unit(
@@ -91,6 +98,8 @@ impl Gauges {
         count(to, "ready", "1 where this node is ready", u8::from(self.ready));
         let dropped = "Messages dropped because their reader in this process was too slow";
         to.register("dropped_messages", dropped, ConstCounter::new(self.dropped_messages));
+        let resends = "Requests sent to their owner again because no answer came";
+        to.register("router_resends", resends, ConstCounter::new(self.resends));
         let cache = to.sub_registry_with_prefix("cache");
         for Figure { name, help, value } in &self.cache {
             match *value {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::meta::MetaError;
-use super::parts::{Copying, CreatedWith, NodeParts};
+use super::parts::{Copying, CreatedWith, NodeParts, Returning};
 use super::ring::Ring;
 use super::run::NodeError;
 use crate::connect::{ConnectError, ConnectOptions, Connections, Nats};
@@ -68,6 +68,7 @@ pub struct NodeBuilder {
     clock: Arc<dyn Clock>,
     staging_bytes: usize,
     copying: Copying,
+    returning: Returning,
     queries: Vec<&'static str>,
     observer: Arc<dyn RequestObserver>,
 }
@@ -91,6 +92,7 @@ impl NodeBuilder {
             clock: Arc::new(BootClock),
             staging_bytes: DEFAULT_STAGING_BYTES,
             copying: Copying::default(),
+            returning: Returning::default(),
             queries: Vec::new(),
             observer: Arc::new(Unobserved),
         }
@@ -167,6 +169,20 @@ impl NodeBuilder {
         self
     }
 
+    /// Bounds of the copies that this node makes for others.
+    #[must_use]
+    pub fn copying(mut self, copying: Copying) -> Self {
+        self.copying = copying;
+        self
+    }
+
+    /// What is done for nodes that come back soon, this one included.
+    #[must_use]
+    pub fn returning(mut self, returning: Returning) -> Self {
+        self.returning = returning;
+        self
+    }
+
     /// Who is told of every request that was answered here; nobody by default.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn RequestObserver>) -> Self {
@@ -213,6 +229,7 @@ impl NodeBuilder {
             limits: ServerLimits::default(),
             staging_bytes: self.staging_bytes,
             copying: self.copying,
+            returning: self.returning,
             queries: self.queries,
             observer: self.observer,
         };

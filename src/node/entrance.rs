@@ -25,12 +25,14 @@ use crate::rpc::subject::{self, Intent};
 use crate::rpc::{Bus, Message, RouteTable, Subscription, TRACE_HEADER, sound_trace};
 use crate::service::{Form, Request, Service, ServiceError};
 use crate::types::guard::{self, Guard};
-use crate::types::{Clock, Epoch, KeyHash, NodeId, PartitionCount, Throttle, Time};
+use crate::types::{Clock, Epoch, KeyHash, NodeId, Once, PartitionCount, RequestId, Throttle, Time};
 
 /// Marks messages that only count: sent by a leaving member to reach the number at which its subscription ends.
 pub(super) const NOP_HEADER: &str = "Nats-Ring-Nop";
 /// How long a plain client is expected to wait where it does not say; header, in milliseconds.
 pub(super) const TIMEOUT_HEADER: &str = "Nats-Ring-Timeout-Ms";
+/// What a plain client calls its request: one that it sends again under the same name is executed once.
+pub(super) const REQUEST_ID_HEADER: &str = "Nats-Ring-Request-Id";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a leaving node waits to be forgotten.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(3);
@@ -153,7 +155,8 @@ impl Entrance {
     pub(super) async fn read_own(self: Arc<Self>, mut messages: Subscription) {
         while let Some(message) = messages.next().await {
             match Intent::parse(subject::last_token(&message.subject)) {
-                Some(Intent::Call) => self.call(message).await,
+                Some(Intent::Call) => self.call(message, false).await,
+                Some(Intent::Again) => self.call(message, true).await,
                 Some(Intent::Chunk) => self.chunk(message).await,
                 Some(Intent::Offer) => self.offer(message).await,
                 Some(Intent::Copy) => self.copy(message).await,
@@ -184,9 +187,14 @@ impl Entrance {
             self.answer_query(operation, key, message).await;
             return None;
         }
-        match guarded(|| self.plain_parts(operation, key, &message)) {
-            Ok((key, payload)) => {
-                self.server.dispatch(self.plain_job(operation.to_owned(), key, payload, message)).await;
+        let parts = guarded(|| {
+            let (key, payload) = self.plain_parts(operation, key, &message)?;
+            let id = request_id(operation, &key, &message)?;
+            Ok((key, payload, id))
+        });
+        match parts {
+            Ok(parts) => {
+                self.server.dispatch(self.plain_job(operation.to_owned(), parts, message)).await;
                 None
             }
             Err(error) => {
@@ -238,16 +246,23 @@ impl Entrance {
         self.send(plain_message(reply, result)).await;
     }
 
-    fn plain_job(&self, operation: String, key: Bytes, payload: Bytes, message: Message) -> Job {
+    fn plain_job(
+        &self,
+        operation: String,
+        (key, payload, id): (Bytes, Bytes, Option<RequestId>),
+        message: Message,
+    ) -> Job {
+        let now = self.clock.now();
         let asked = header(&message, TIMEOUT_HEADER).and_then(|text| text.parse().ok()).map(Duration::from_millis);
         let remaining = asked.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
+        let once = id.map(|id| Once { id, first_sent: now, again: false });
         Job {
             partition: self.key_hash.partition(&key, self.partitions),
             epoch: Epoch::ZERO,
             hops: 0,
             trace: header(&message, TRACE_HEADER).and_then(sound_trace),
-            request: Request { operation, key, payload, form: Form::Plain, remaining },
-            deadline: self.clock.now() + remaining,
+            request: Request { operation, key, payload, form: Form::Plain, remaining, once },
+            deadline: now + remaining,
             answer: message.reply.map_or(Answer::Nobody, Answer::Plain),
         }
     }
@@ -264,20 +279,21 @@ impl Entrance {
         }
     }
 
-    async fn call(&self, message: Message) {
+    /// A routed request; `again`: it may have been executed before.
+    async fn call(&self, message: Message, again: bool) {
         let (head, payload) = match open::<CallHead>(&message.payload) {
             Ok(opened) => opened,
             Err(error) => return self.not_understood(message.reply, &error).await,
         };
-        let remaining = Duration::from_millis(u64::from(head.remaining_ms));
-        let form = head.form();
+        let (now, remaining) = (self.clock.now(), Duration::from_millis(u64::from(head.remaining_ms)));
+        let (form, once) = (head.form(), head.once.map(|once| once.arrived(now, again)));
         let job = Job {
             partition: head.partition,
             epoch: head.epoch,
             hops: head.hops,
             trace: head.trace,
-            request: Request { operation: head.operation, key: head.key.into(), payload, form, remaining },
-            deadline: self.clock.now() + remaining,
+            request: Request { operation: head.operation, key: head.key.into(), payload, form, remaining, once },
+            deadline: now + remaining,
             answer: match (message.reply, form) {
                 (Some(reply), Form::Plain) => Answer::Plain(reply),
                 (Some(reply), Form::Native) => Answer::Native(reply),
@@ -323,8 +339,8 @@ impl Entrance {
             // Unanswered, as from a silent one: it leaves the set, or is never taken in.
             Err(error) => return self.report_garbled(&error),
         };
-        let told = self.copies.asked(partition, ask);
-        match seal_told(partition, &told, now) {
+        let heard = self.copies.asked(partition, ask);
+        match seal_told(partition, &heard, now) {
             Ok(payload) => self.send(Message { subject, payload, ..Message::default() }).await,
             Err(error) => self.report_garbled(&error),
         }
@@ -401,6 +417,14 @@ impl Entrance {
 fn guarded<T>(work: impl FnOnce() -> Result<T, ServiceError>) -> Result<T, ServiceError> {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     outcome.unwrap_or_else(|_| Err(ServiceError::new("internal", "the service panicked over this request")))
+}
+
+/// The request's name, where its client gave it one.
+fn request_id(operation: &str, key: &[u8], message: &Message) -> Result<Option<RequestId>, ServiceError> {
+    let Some(name) = header(message, REQUEST_ID_HEADER) else { return Ok(None) };
+    RequestId::named(name.trim().as_bytes(), operation, key)
+        .map(Some)
+        .map_err(|error| ServiceError::new("bad_request", format!("header \"{REQUEST_ID_HEADER}\": {error}")))
 }
 
 fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {

@@ -1,6 +1,7 @@
 //! Events out of the node: one log line each, and a bounded broadcast for whoever listens.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::broadcast;
 
@@ -9,6 +10,10 @@ use crate::types::NodeName;
 
 /// Events kept for a listener that is slow; a slower one misses the oldest and is told how many.
 const CAPACITY: usize = 1024;
+
+/// Copies below both are debug lines: they come by the dozen when a node joins.
+const LARGE_COPY_BYTES: u64 = 1_000_000;
+const LONG_COPY: Duration = Duration::from_secs(1);
 
 /// Takes events.
 #[derive(Clone)]
@@ -44,7 +49,7 @@ fn log(node: &NodeName, event: &Event) {
             tracing::info!(%node, ?at_most, "the name is held by an earlier start; waiting for its lease to run out");
         }
         Event::Suspended => {
-            tracing::warn!(%node, "suspended: no heartbeat got through for 3/4 of a lease, nothing is executed for now");
+            tracing::warn!(%node, "suspended: no heartbeat got through for 3/4 of a lease; serves only with what all copies confirm");
         }
         Event::Resumed { after } => tracing::info!(%node, ?after, "resumed: nobody had evicted this node"),
         Event::LeaseLost { reason } => tracing::warn!(%node, reason, "lease lost: owns nothing any more"),
@@ -85,6 +90,29 @@ fn log(node: &NodeName, event: &Event) {
         Event::ReplicaRemoved { partition, node: replica, why } => {
             tracing::debug!(%node, %partition, %replica, ?why, "replica no longer in sync");
         }
+        Event::CopyStarted { partition, to, of_bytes } => {
+            if of_bytes.is_some_and(|bytes| bytes >= LARGE_COPY_BYTES) {
+                tracing::info!(%node, %partition, %to, ?of_bytes, "copy started");
+            } else {
+                tracing::debug!(%node, %partition, %to, ?of_bytes, "copy started");
+            }
+        }
+        Event::CopyDone { partition, to, bytes, took } => {
+            if *bytes >= LARGE_COPY_BYTES || *took >= LONG_COPY {
+                tracing::info!(%node, %partition, %to, bytes, ?took, "copy done");
+            } else {
+                tracing::debug!(%node, %partition, %to, bytes, ?took, "copy done");
+            }
+        }
+        Event::CopyFailed { partition, to, bytes, reason } => {
+            tracing::info!(%node, %partition, %to, bytes, reason, "copy given up");
+        }
+        Event::CopyShort { partition, to, evicted, wanted_bytes, bound_bytes } => {
+            tracing::warn!(
+                %node, %partition, %to, evicted, wanted_bytes, bound_bytes,
+                "memory is short where a copy is kept: live entries made room for it; give that node more --memory"
+            );
+        }
         Event::Recovering { partition } => tracing::debug!(%node, %partition, "taken over; gathering its state"),
         Event::RecoveryFailed { partition, reason } => {
             tracing::error!(%node, %partition, reason, "the copy here cannot be gone on with; given back");
@@ -94,6 +122,13 @@ fn log(node: &NodeName, event: &Event) {
         }
         Event::Lost { partition, accepted: false } => {
             tracing::error!(%node, %partition, "no copy survived: the partition waits until the loss is accepted");
+        }
+        Event::StartsEmptyLater { partition, after } => {
+            tracing::error!(%node, %partition, ?after, "no copy survived, or those that did are cut off: it starts empty then");
+        }
+        Event::FormerSets { missing, after } => {
+            let missing = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            tracing::warn!(%node, missing, ?after, "the store went back: nothing is planned before all are here, or so long");
         }
         Event::HookFailed { hook, partitions, reason } => {
             tracing::warn!(%node, hook, partitions = %list(partitions), reason, "hook failed");

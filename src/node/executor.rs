@@ -12,6 +12,7 @@ use super::copies::{Copies, Heritage, Led, LedLog, SwitchHead, Unwanted};
 use super::entrance::Entrance;
 use super::hooks::Hooks;
 use super::offers::{Handed, Pending};
+use super::own_lease;
 use super::parts::{NodeParts, RingShape};
 use super::readers::Readers;
 use super::supervise::Supervisor;
@@ -134,6 +135,8 @@ impl Executor {
     fn cas(&self, write: Write, heartbeat: bool, subscribe: Option<PartitionId>) {
         let parts = Arc::clone(&self.parts);
         let (readers, position) = (Arc::clone(&self.readers), self.position.clone());
+        let own_lease = matches!(&write.key, Key::Lease(node) if *node == self.me.node);
+        let inputs = self.entrance.inputs.clone();
         self.later(async move {
             let store = if heartbeat { &parts.heartbeat_store } else { &parts.store };
             if let Some(partition) = subscribe.filter(|_| guard::holds(Guard::SubscribeFirst))
@@ -144,6 +147,9 @@ impl Executor {
             }
             let result = store.cas(&write.key.text(), write.expected, write.record.encode(), write.timeout).await;
             _ = result.as_ref().map(|revision| position.saw(*revision));
+            if own_lease && result == Err(CasError::Conflict) {
+                own_lease::look_up(&**store, &write.key, write.timeout, &position, &inputs).await;
+            }
             if let Some(partition) = subscribe.filter(|_| !guard::holds(Guard::SubscribeFirst)) {
                 let _ = readers.open_partition(&parts.ring, partition).await;
             }
@@ -258,22 +264,24 @@ impl Executor {
         if self.grants.get(&partition).is_some_and(|(grant, _)| grant.epoch() < epoch) {
             self.end_grant(partition);
         }
-        if wanted {
+        if wanted || self.copies.holds_on() {
             return self.copies.follow(partition, epoch);
         }
         match self.copies.unwanted(partition, epoch) {
             Unwanted::Keep => {}
             Unwanted::Drop => self.discard(partition),
-            Unwanted::Ask { heard } => self.ask_to_leave(partition, epoch, heard),
+            Unwanted::Ask { .. } => self.ask_to_leave(partition, epoch),
         }
     }
 
-    fn ask_to_leave(&self, partition: PartitionId, epoch: Epoch, heard: u64) {
+    fn ask_to_leave(&mut self, partition: PartitionId, epoch: Epoch) {
+        // The claim that says so may be one of this turn's.
+        self.publish_routes();
         let owner = self.table.route(partition).filter(|route| route.epoch == epoch).map(|route| route.owner);
         let (Some(owner), copies) = (owner, Arc::clone(&self.copies)) else { return };
         self.supervisor.once(async move {
             for _ in 0..LEAVE_TRIES {
-                if copies.ask_to_leave(partition, epoch, &owner, heard).await {
+                if copies.ask_to_leave(partition, epoch, &owner).await {
                     return;
                 }
                 tokio::time::sleep(LEAVE_PAUSE).await;
@@ -396,7 +404,9 @@ impl Executor {
         if !guard::holds(Guard::DiscardAfterLoss) {
             return;
         }
-        self.copies.forget(partition);
+        if self.parts.service.replicates() {
+            return self.copies.drop_copy(partition);
+        }
         let service = Arc::clone(self.hooks.service());
         let work = async move { service.discard(partition).await };
         self.supervisor.once(self.hooks.enqueue(&[partition], work));

@@ -13,6 +13,7 @@ mod executor;
 mod hooks;
 mod meta;
 mod offers;
+mod own_lease;
 mod parts;
 mod readers;
 mod ring;
@@ -27,7 +28,9 @@ mod watches;
 pub use crate::ring::Event;
 pub use builder::{DEFAULT_LEASE, NodeBuilder, StartError};
 pub use meta::MetaError;
-pub use parts::{Copying, CreatedWith, NodeParts, Queries, RingShape};
+pub use parts::{Copying, CreatedWith, NodeParts, Queries, Returning, RingShape};
 pub use ring::{Ring, WeakRing};
 pub use run::NodeError;
-pub use status::{LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
+pub use status::{
+    LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, ShortOfMemory, Status,
+};

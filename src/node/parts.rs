@@ -1,6 +1,8 @@
 //! What a node is made of: handed in by whoever starts it, so that tests hand in twins.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -61,6 +63,8 @@ pub struct NodeParts {
     pub staging_bytes: usize,
     /// Bounds of the copies that this node makes for others.
     pub copying: Copying,
+    /// What is done for nodes that come back soon.
+    pub returning: Returning,
     /// Plain subjects that any node answers by itself, once [`super::Ring::answer_queries`] was called.
     pub queries: Vec<&'static str>,
 }
@@ -88,6 +92,24 @@ pub struct Copying {
 impl Default for Copying {
     fn default() -> Self {
         Self { parallel: 4, bytes_per_second: 100 * 1000 * 1000 }
+    }
+}
+
+/// What is done so that a node that comes back soon is brought up to date by what it missed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Returning {
+    /// For so long an owner keeps the writes that a node missed which left one of its sets, and a node that comes back keeps
+    /// what nobody wants there yet. Zero: nothing is kept, and every copy begins anew.
+    pub delay: Duration,
+    /// What an owner keeps for such nodes of all its partitions together, in bytes; what was kept for longest goes first.
+    pub max_bytes: usize,
+    /// Where a node that drains leaves its copies for the next process of its name; `None`: it leaves none.
+    pub keep: Option<PathBuf>,
+}
+
+impl Default for Returning {
+    fn default() -> Self {
+        Self { delay: Duration::from_secs(30), max_bytes: 256 * 1024 * 1024, keep: None }
     }
 }
 

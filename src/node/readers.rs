@@ -15,9 +15,11 @@ use crate::types::{PartitionId, Process, RingName};
 
 /// How long letting go of everything may take altogether.
 const LET_GO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Counting messages sent at once for a subject, and the pause after them.
+/// Counting messages sent at once for a subject, and the pause after them: a longer one each time, so that a link which takes
+/// long is not flooded meanwhile.
 const NOPS_A_ROUND: u64 = 128;
 const NOP_PAUSE: Duration = Duration::from_millis(1);
+const NOP_PAUSE_MAX: Duration = Duration::from_millis(32);
 /// Rounds for one partition's subject, whose subscription may have many members.
 const NOP_ROUNDS_MAX: usize = 64;
 /// How long a partition's former owner reads its subject before it helps the count along.
@@ -154,22 +156,26 @@ impl Readers {
         let (readers, subject) = (Arc::clone(self), subject::partition(ring, partition));
         self.spawn(async move {
             tokio::time::sleep(PARTITION_GRACE).await;
+            let mut pause = NOP_PAUSE;
             // This node's newer subscription of the same subject, where there is one, gets its share.
             for _ in 0..NOP_ROUNDS_MAX {
                 let mine = usize::from(locked(&readers.partitions).contains_key(&partition));
                 if locked(&readers.open).get(&subject).is_none_or(|count| *count <= mine) {
                     return;
                 }
-                readers.count_along(&subject).await;
+                readers.count_along(std::slice::from_ref(&subject), &mut pause).await;
             }
         });
     }
 
-    async fn count_along(&self, subject: &str) {
-        // What they ask for does not matter: they are known by their header.
-        send_nops(&*self.entrance.bus, &subject::any_of(subject), NOPS_A_ROUND).await;
+    async fn count_along(&self, subjects: &[String], pause: &mut Duration) {
+        for subject in subjects {
+            // What they ask for does not matter: they are known by their header.
+            send_nops(&*self.entrance.bus, &subject::any_of(subject), NOPS_A_ROUND).await;
+        }
         // Also where nothing can be sent: others must get their turn.
-        tokio::time::sleep(NOP_PAUSE).await;
+        tokio::time::sleep(*pause).await;
+        *pause = (*pause * 2).min(NOP_PAUSE_MAX);
     }
 
     /// Lets go of everything, helping the count along with messages that only count.
@@ -177,14 +183,13 @@ impl Readers {
         locked(&self.plain).drain(..).for_each(|reader| reader.let_go());
         std::mem::take(&mut *locked(&self.partitions)).into_values().for_each(|reader| reader.let_go());
         let counting = async {
+            let mut pause = NOP_PAUSE;
             loop {
                 let subjects: Vec<String> = locked(&self.open).keys().cloned().collect();
                 if subjects.is_empty() || !self.entrance.bus.is_connected() {
                     return;
                 }
-                for subject in subjects {
-                    self.count_along(&subject).await;
-                }
+                self.count_along(&subjects, &mut pause).await;
             }
         };
         if tokio::time::timeout(LET_GO_TIMEOUT, counting).await.is_err() {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::copies::{Copied, Copies};
+use super::copies::{Copied, Copies, KeptCell, Shortage};
 use super::created;
 use super::entrance::QueryBoard;
 use super::events::EventSender;
@@ -17,9 +17,11 @@ use super::parts::{CreatedWith, NodeParts, Queries, RingShape};
 use super::run::{Life, NodeError};
 use super::session::Command;
 use super::shown::Shown;
-use super::status::{LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
+use super::status::{
+    LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, ShortOfMemory, Status,
+};
 use crate::ring::{CopiesReport, Event, Report, Standing};
-use crate::rpc::{CallError, Caller, Reply, Route, RouteTable, RoutedCall, Router, RouterParts};
+use crate::rpc::{CallError, Caller, How, Reply, Route, RouteTable, RoutedCall, Router, RouterParts};
 use crate::service::Gate;
 use crate::types::{Epoch, NodeId, NodeName, PartitionId, Time};
 
@@ -90,6 +92,7 @@ impl Ring {
             commands: command_receiver,
             queries: queries.clone(),
             leave: CancellationToken::new(),
+            kept: KeptCell::default(),
         };
         let started = clock.now();
         let (first_shape, first_identity) = (shape.clone(), identity);
@@ -231,6 +234,11 @@ impl Ring {
         self.inner.parts.bus.dropped()
     }
 
+    /// How often this node has sent a request again because no answer came.
+    pub fn resends(&self) -> u64 {
+        self.inner.router.resends()
+    }
+
     /// The ring's shape.
     pub fn shape(&self) -> &RingShape {
         &self.inner.shape
@@ -243,6 +251,8 @@ impl Ring {
         let report = shown.report();
         let margin = inner.gates.borrow().margin();
         let phase = phase(&report, margin);
+        let copied = report.copies.iter().any(|copies| copies.in_sync.len() > 1);
+        let with_copies = phase == Phase::Suspended && copied && inner.gates.borrow().is_within_suspension();
         Status {
             ring: inner.parts.ring.clone(),
             node: inner.parts.node.clone(),
@@ -256,8 +266,12 @@ impl Ring {
             moves: moves(&report),
             rules: report.rules,
             copied_bytes: shown.copies.as_ref().map_or(0, |copies| copies.copied_bytes()),
+            difference_bytes: shown.copies.as_ref().map_or(0, |copies| copies.difference_bytes()),
             lease_margin: margin,
-            not_ready: not_ready(&report, phase, inner.parts.bus.is_connected()),
+            not_ready: not_ready(&report, phase, inner.parts.bus.is_connected()).map(|reason| match with_copies {
+                true => format!("{reason}; partitions with copies are served by what these confirm"),
+                false => reason,
+            }),
         }
     }
 }
@@ -323,6 +337,7 @@ fn partitions(
             state,
             replicas: copied.in_sync.clone(),
             learners: copied.learners.iter().map(|learner| learner_status(partition, learner, copies)).collect(),
+            short_of_memory: short_of_memory(partition, copies),
             under_replicated: copied.live < report.copies_wanted,
         }
     };
@@ -339,8 +354,19 @@ fn learner_status(
         node: node.clone(),
         caught_up: *caught_up,
         copied_bytes: copied.map_or(0, |copied| copied.bytes),
+        total_bytes: copied.and_then(Copied::total_bytes),
         bytes_per_second: copied.and_then(Copied::bytes_per_second),
+        remaining_seconds: copied.and_then(Copied::remaining).map(|left| left.as_secs_f64()),
     }
+}
+
+fn short_of_memory(partition: PartitionId, copies: Option<&Copies>) -> Vec<ShortOfMemory> {
+    let short = copies.map(|copies| copies.short(partition)).unwrap_or_default();
+    let status = |(node, copied): (NodeName, Copied)| {
+        let Shortage { evicted, bound_bytes } = copied.short?;
+        Some(ShortOfMemory { node, evicted, wanted_bytes: copied.estimate().unwrap_or(copied.bytes), bound_bytes })
+    };
+    short.into_iter().filter_map(status).collect()
 }
 
 fn moves(report: &Report) -> Vec<MoveStatus> {
@@ -354,5 +380,9 @@ fn moves(report: &Report) -> Vec<MoveStatus> {
 impl Caller for Ring {
     async fn call(&self, key: Bytes, operation: &str, payload: Bytes, timeout: Duration) -> Result<Reply, CallError> {
         self.inner.router.call(key, operation, payload, timeout).await
+    }
+
+    async fn call_with(&self, key: Bytes, operation: &str, payload: Bytes, how: How) -> Result<Reply, CallError> {
+        self.inner.router.call_with(key, operation, payload, how).await
     }
 }

@@ -1,11 +1,12 @@
 //! A node's life: agree with the ring, run an incarnation, and start over as a new one where that is safe.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::copies::{Kept, KeptCell, files};
 use super::entrance::QueryBoard;
 use super::events::EventSender;
 use super::meta::{self, MetaError};
@@ -13,7 +14,7 @@ use super::parts::{NodeParts, RingShape};
 use super::session::{Command, Session};
 use super::shown::Shown;
 use crate::coord::{Position, StoreIdentity};
-use crate::ring::{Identity, Outcome};
+use crate::ring::{Former, Identity, Outcome};
 use crate::rpc::Router;
 use crate::service::Gate;
 use crate::types::NodeId;
@@ -58,14 +59,24 @@ pub(super) struct Life {
     pub(super) commands: watch::Receiver<Command>,
     pub(super) queries: QueryBoard,
     pub(super) leave: CancellationToken,
+    /// What of the node's copies outlives its incarnations.
+    pub(super) kept: KeptCell,
 }
 
 impl Life {
     /// Runs incarnations until the node is meant to end.
     pub(super) async fn run(self, mut shape: RingShape, mut identity: StoreIdentity) -> Result<(), NodeError> {
+        let loaded = files::load(&self.parts, &shape).await;
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = loaded;
+        let mut former = None;
         loop {
-            match self.incarnation(&shape, &identity).run().await {
-                Outcome::Left => return Ok(()),
+            let outcome = self.incarnation(&shape, &identity, former).run().await;
+            former = self.shown.borrow().driven.as_ref().and_then(|driven| driven.machine().former());
+            match outcome {
+                Outcome::Left => {
+                    files::save(&self.parts, &shape, Kept::take_all(&self.kept)).await;
+                    return Ok(());
+                }
                 Outcome::DrainIncomplete => return Err(NodeError::DrainIncomplete),
                 Outcome::NameLive { holder } => return Err(NodeError::NameLive { holder }),
                 Outcome::HookHung => return Err(NodeError::HookHung),
@@ -73,6 +84,7 @@ impl Life {
                 Outcome::Evicted => {}
                 Outcome::StoreReset(reason) => {
                     tracing::warn!(reason, "the store is not what it was: the ring resumes under a new generation");
+                    Kept::drop_all(&self.kept, &*self.parts.service).await;
                     match self.agree_again(&shape).await? {
                         Some(agreed) => (shape, identity) = agreed,
                         None => return Ok(()),
@@ -110,7 +122,7 @@ impl Life {
         Ok(None)
     }
 
-    fn incarnation(&self, shape: &RingShape, identity: &StoreIdentity) -> Session {
+    fn incarnation(&self, shape: &RingShape, identity: &StoreIdentity, former: Option<Former>) -> Session {
         let parts = &self.parts;
         Session {
             parts: Arc::clone(parts),
@@ -127,6 +139,7 @@ impl Life {
                 http: parts.http.clone(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 replicates: parts.service.replicates(),
+                former,
             },
             timing: parts.timing.clone(),
             router: Arc::clone(&self.router),
@@ -136,6 +149,7 @@ impl Life {
             commands: self.commands.clone(),
             queries: self.queries.clone(),
             leave: self.leave.clone(),
+            kept: Arc::clone(&self.kept),
         }
     }
 }

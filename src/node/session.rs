@@ -5,13 +5,13 @@
 //! nothing but its inputs: a node whose loop does not turn renews no lease.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::copies::Copies;
+use super::copies::{self, Copies, Kept, KeptCell};
 use super::entrance::{Entrance, GARBLED_EVERY, QueryBoard, own_subject};
 use super::events::EventSender;
 use super::executor::Executor;
@@ -58,6 +58,8 @@ pub(super) struct Session {
     pub(super) queries: QueryBoard,
     /// Said once an operator asks the node to leave, over its subject.
     pub(super) leave: CancellationToken,
+    /// The copies that it begins with, and those that it leaves.
+    pub(super) kept: KeptCell,
 }
 
 /// What the node is asked to do from outside.
@@ -100,7 +102,7 @@ impl Session {
             drained: false,
         };
         let outcome = drive.turn_until_over().await;
-        drive.close().await;
+        drive.close(&outcome).await;
         outcome
     }
 
@@ -115,11 +117,11 @@ impl Session {
             chance: self.parts.chance.clone(),
             inputs: inputs.clone(),
         });
-        supervisor.keep("watch", move || {
-            let (watching, stop) = (Arc::clone(&watching), ended.clone());
+        supervisor.keep_until(ended, "watch", move || {
+            let watching = Arc::clone(&watching);
             async move {
-                stop.run_until_cancelled(watching.run()).await;
-                // Its end is meant: superseded, or the incarnation is over.
+                watching.run().await;
+                // Its end is meant: the incarnation is over.
                 std::future::pending().await
             }
         });
@@ -135,6 +137,29 @@ impl Session {
                 }
             }
         });
+    }
+}
+
+impl Session {
+    /// What is left of an incarnation's copies is for the next one, or for the next process.
+    async fn keep(&self, copies: &Copies, outcome: &Outcome) {
+        let returning = &self.parts.returning;
+        let wanted = match outcome {
+            Outcome::Evicted => !returning.delay.is_zero(),
+            Outcome::Left => returning.keep.is_some(),
+            // Another life of the store: what is held has no place in it.
+            _ => false,
+        };
+        let (followers, mut rest) = copies.close();
+        if wanted {
+            let kept = Kept::new(&self.shape, followers);
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        } else {
+            rest.extend(followers.into_keys());
+        }
+        if matches!(outcome, Outcome::Evicted | Outcome::StoreReset(_)) {
+            copies::discard(&*self.parts.service, rest).await;
+        }
     }
 }
 
@@ -167,11 +192,13 @@ impl Drive {
                     // The handle is gone: nobody can want this node any more.
                     self.drained = changed.is_err() || *self.commands.borrow() == Command::Drain;
                     if self.drained {
+                        self.hold_on();
                         batch.push(Input::Drain);
                     }
                 }
                 () = self.session.leave.cancelled(), if !self.drained => {
                     self.drained = true;
+                    self.hold_on();
                     batch.push(Input::Drain);
                 }
                 notices = self.notices.next() => batch.extend(notices.into_iter().map(input_of)),
@@ -193,6 +220,13 @@ impl Drive {
             }
             // Whoever waits for the node to be ready looks again.
             self.session.shown.send_modify(|_| {});
+        }
+    }
+
+    /// Where copies are kept for the next process, none is let go from now on.
+    fn hold_on(&self) {
+        if let Some(executor) = self.executor.as_ref().filter(|_| self.session.parts.returning.keep.is_some()) {
+            executor.copies.hold_on();
         }
     }
 
@@ -250,7 +284,8 @@ impl Drive {
     fn enter(&mut self, me: NodeId) -> Executor {
         let session = &self.session;
         let parts = &session.parts;
-        let gate = Gate::closed(Arc::clone(&parts.clock));
+        let suspended_for = session.timing.suspend_limit().saturating_sub(session.timing.act());
+        let gate = Gate::with_suspension(Arc::clone(&parts.clock), suspended_for);
         session.gates.send_replace(Arc::clone(&gate));
         let server = Server::new(ServerParts {
             me: me.clone(),
@@ -266,8 +301,9 @@ impl Drive {
             observer: Arc::clone(&parts.observer),
         });
         let staging = Arc::new(Staging::new(Arc::clone(&parts.clock), parts.staging_bytes));
-        let copies =
-            Copies::new(parts, me.clone(), session.shape.partitions, self.supervisor.clone(), self.inputs.clone());
+        let told = (self.inputs.clone(), session.events.clone());
+        let kept = Kept::take(&session.kept, &session.shape);
+        let copies = Copies::new(parts, me.clone(), session.shape.partitions, self.supervisor.clone(), told, kept);
         session.shown.send_modify(|shown| shown.copies = Some(Arc::clone(&copies)));
         let entrance = Arc::new(Entrance {
             server: Arc::clone(&server),
@@ -369,13 +405,17 @@ impl Drive {
     }
 
     /// Ends what the incarnation started.
-    async fn close(self) {
+    async fn close(self, outcome: &Outcome) {
         self.session.router.set_server(None);
+        let copies = self.executor.as_ref().map(|executor| Arc::clone(&executor.copies));
         if let Some(executor) = self.executor {
             executor.close().await;
         }
         self.session.shown.send_modify(|_| {});
         self.supervisor.close(CLOSE_TIMEOUT).await;
+        if let Some(copies) = copies {
+            self.session.keep(&copies, outcome).await;
+        }
     }
 }
 

@@ -14,7 +14,8 @@ pub enum Phase {
     Joining,
     /// Takes part.
     Active,
-    /// Its lease ran out without anybody having evicted it: nothing is executed until a heartbeat gets through.
+    /// Its lease ran out without anybody having evicted it: until a heartbeat gets through, only what all
+    /// copies of a partition confirm is answered.
     Suspended,
     /// Gives everything away.
     Draining,
@@ -53,12 +54,14 @@ pub struct PartitionStatus {
     pub replicas: Vec<NodeName>,
     /// Who is brought up to date (known for this node's own partitions only).
     pub learners: Vec<LearnerStatus>,
+    /// Where live entries had to make room for its copy (known for this node's own partitions only).
+    pub short_of_memory: Vec<ShortOfMemory>,
     /// Whether it has fewer live copies in sync than are asked for, and than there are nodes for.
     pub under_replicated: bool,
 }
 
 /// A node that is brought up to date.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LearnerStatus {
     /// Which.
     pub node: NodeName,
@@ -66,8 +69,25 @@ pub struct LearnerStatus {
     pub caught_up: bool,
     /// Bytes of the copy made for it so far; zero where it needs none.
     pub copied_bytes: u64,
+    /// Of about how many; `None` where no copy was begun, or its service does not say.
+    pub total_bytes: Option<u64>,
     /// How fast that went; `None` where it cannot be told.
     pub bytes_per_second: Option<u64>,
+    /// What is left, at that rate; `None` where it cannot be told.
+    pub remaining_seconds: Option<f64>,
+}
+
+/// A node whose memory is too small for the copy it was given: live entries had to make room, of this partition or others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShortOfMemory {
+    /// Which.
+    pub node: NodeName,
+    /// How many entries, while the copy arrived.
+    pub evicted: u64,
+    /// What the owner holds of the partition.
+    pub wanted_bytes: u64,
+    /// What all that the node holds may take.
+    pub bound_bytes: u64,
 }
 
 /// One member.
@@ -131,6 +151,8 @@ pub struct Status {
     pub rules: CopyRules,
     /// Bytes of copies that this node has made for others, since it took its lease.
     pub copied_bytes: u64,
+    /// Bytes of writes sent to nodes that had missed them, since then.
+    pub difference_bytes: u64,
     /// How long this node may act without a further heartbeat.
     pub lease_margin: Duration,
     /// Why this node is not ready; `None` when it is.

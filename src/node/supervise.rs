@@ -50,10 +50,19 @@ impl Supervisor {
         F: Fn() -> Fut + Send + 'static,
         Fut: Future<Output = Result<(), String>> + Send + 'static,
     {
+        self.keep_until(CancellationToken::new(), name, start);
+    }
+
+    /// As [`Supervisor::keep`], for what is over before the others: once `ended` is cancelled, nothing of it is left.
+    pub(super) fn keep_until<F, Fut>(&self, ended: CancellationToken, name: &'static str, start: F)
+    where
+        F: Fn() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), String>> + Send + 'static,
+    {
         let supervisor = self.clone();
         self.process.spawn_on(&self.tracker, async move {
             let stop = supervisor.stop.clone();
-            stop.run_until_cancelled(supervisor.run(name, start)).await;
+            stop.run_until_cancelled(ended.run_until_cancelled(supervisor.run(name, start))).await;
         });
     }
 
@@ -125,6 +134,24 @@ mod tests {
             restarts.push(count);
         }
         assert_eq!(restarts, [1, 2, 3]);
+        supervisor.close(Duration::from_secs(1)).await;
+    }
+
+    #[tokio::test]
+    async fn of_a_task_whose_work_is_over_nothing_is_left_while_the_others_go_on() {
+        let (supervisor, mut inputs, _) = supervisor();
+        let ended = CancellationToken::new();
+        supervisor.keep_until(ended.clone(), "superseded", std::future::pending);
+        supervisor.keep("other", std::future::pending);
+        assert_eq!(supervisor.tracker.len(), 2);
+        ended.cancel();
+        let one_left = async {
+            while supervisor.tracker.len() > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), one_left).await.unwrap();
+        assert!(inputs.try_recv().is_err());
         supervisor.close(Duration::from_secs(1)).await;
     }
 

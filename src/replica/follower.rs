@@ -80,6 +80,24 @@ impl Follower {
         Self { bounds, promised, newest: 0, holding: Holding::Whole(whole) }
     }
 
+    /// One whose service has everything up to there, from a copy that was kept.
+    pub fn kept(promised: Epoch, at: Version, bounds: Bounds) -> Self {
+        let whole = Whole { log: Log::starting_at(at, bounds.log_bytes), blurred_until: None, stream: None };
+        Self { bounds, promised, newest: 0, holding: Holding::Whole(whole) }
+    }
+
+    /// Goes on in the next incarnation of its node, to which nothing comes that was sent to this one. `None` where it does not
+    /// hold exactly what was written up to its place: that would be worth nothing to another owner.
+    pub fn into_next(self) -> Option<Self> {
+        match self.holding {
+            Holding::Whole(whole) if whole.is_sharp() => {
+                let whole = Whole { blurred_until: None, stream: None, ..whole };
+                Some(Self { newest: 0, holding: Holding::Whole(whole), ..self })
+            }
+            _ => None,
+        }
+    }
+
     /// Goes on as the owner of `epoch`, from its own copy. `None` where it holds none, or has promised a later one.
     pub fn into_leader(mut self, epoch: Epoch) -> Option<Leader> {
         self.follow(epoch);

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::away::Away;
+use super::confirm::Confirming;
 use super::peer::{Flight, Peer, Place};
 use super::{Ask, Bounds, Change, Log, Progress, Told};
 use crate::types::{Epoch, NodeId, Time, Version};
@@ -57,6 +59,8 @@ pub enum Report {
     CaughtUp(NodeId),
     /// A member, or a learner reported as caught up, does not acknowledge what it is sent, or has lost its copy.
     Silent(NodeId),
+    /// A member that was reported as silent has acknowledged what it was sent.
+    Heard(NodeId),
     /// A later epoch is known to a follower: this owner has been replaced.
     Stale(Epoch),
 }
@@ -77,26 +81,35 @@ pub struct OutOfOrder {
 #[derive(Debug)]
 pub struct Leader {
     epoch: Epoch,
-    log: Log,
+    pub(super) log: Log,
     bounds: Bounds,
-    peers: BTreeMap<NodeId, Peer>,
+    pub(super) peers: BTreeMap<NodeId, Peer>,
+    away: Away,
     committed: Version,
-    last_number: u64,
-    replaced: bool,
+    pub(super) last_number: u64,
+    pub(super) replaced: bool,
+    pub(super) confirming: Confirming,
     reports: Vec<Report>,
 }
 
 impl Leader {
     /// The owner of `epoch`, whose copy stands at the log's tail. Nothing counts as committed before the set is known.
     pub fn new(epoch: Epoch, log: Log, bounds: Bounds) -> Self {
+        let mut away = Away::default();
+        if !bounds.return_delay.is_zero() {
+            // Where the former owner stood, unless it had writes that nobody else got.
+            away.left(None, log.tail());
+        }
         Self {
             epoch,
             log,
             bounds,
             peers: BTreeMap::new(),
+            away,
             committed: Version::default(),
             last_number: 0,
             replaced: false,
+            confirming: Confirming::default(),
             reports: Vec::new(),
         }
     }
@@ -128,7 +141,13 @@ impl Leader {
         let in_pending = |node: &NodeId| members.pending.as_ref().is_some_and(|pending| pending.contains(node));
         let listed =
             |node: &NodeId| members.in_sync.contains(node) || in_pending(node) || members.learners.contains(node);
+        let gone = self.peers.iter().filter(|(node, peer)| !listed(node) && (peer.is_member() || peer.joining));
+        let gone: Vec<_> = gone.filter_map(|(node, peer)| Some((node.node.clone(), peer.acknowledged()?))).collect();
+        for (node, at) in gone.into_iter().filter(|_| !self.bounds.return_delay.is_zero()) {
+            self.away.left(Some(node), at);
+        }
         self.peers.retain(|node, _| listed(node));
+        self.confirming.is_changing = members.pending.is_some();
         for node in members.in_sync.iter().chain(members.pending.iter().flatten()).chain(&members.learners) {
             let peer = self.peers.entry(node.clone()).or_insert_with(Peer::new);
             let was_member = peer.is_member();
@@ -169,15 +188,18 @@ impl Leader {
         if self.replaced {
             return Vec::new();
         }
+        if self.away.expire(now, self.bounds.return_delay) {
+            self.pin();
+        }
         self.judge_silence(now);
         let nodes: Vec<NodeId> = self.peers.keys().cloned().collect();
         nodes.into_iter().filter_map(|node| self.due_for(now, node)).collect()
     }
 
     fn due_for(&mut self, now: Time, to: NodeId) -> Option<Due> {
-        let tail = self.log.tail();
+        let (tail, asked) = (self.log.tail(), self.confirming.asked);
         let peer = self.peers.get_mut(&to)?;
-        if peer.sends_at(tail).is_none_or(|at| now < at) {
+        if peer.sends_at(tail, asked).is_none_or(|at| now < at) {
             return None;
         }
         let number = self.last_number + 1;
@@ -210,7 +232,11 @@ impl Leader {
         };
         peer.flight = None;
         match answer {
-            Ok(Told::At(at)) => self.placed(from, at),
+            Ok(Told::At(at)) => {
+                self.placed(from, at);
+                let peer = self.peers.get_mut(from).filter(|peer| peer.acknowledged() == Some(at));
+                peer.into_iter().for_each(|peer| peer.answered = number);
+            }
             Ok(Told::Elsewhere { at: Some(at) }) => {
                 if peer.place == Place::At(at) {
                     peer.not_before = now + self.bounds.resend_after;
@@ -279,9 +305,11 @@ impl Leader {
 
     /// When [`Leader::due`] has something to do that no answer brings about.
     pub fn next_wake(&self) -> Option<Time> {
-        let tail = self.log.tail();
-        let of = |peer: &Peer| peer.sends_at(tail).into_iter().chain(peer.silent_at(self.bounds.silent_after)).min();
-        if self.replaced { None } else { self.peers.values().filter_map(of).min() }
+        let (tail, asked) = (self.log.tail(), self.confirming.asked);
+        let of =
+            |peer: &Peer| peer.sends_at(tail, asked).into_iter().chain(peer.silent_at(self.bounds.silent_after)).min();
+        let wakes = self.peers.values().filter_map(of).chain(self.away.next_end());
+        if self.replaced { None } else { wakes.min() }
     }
 
     /// How far each follower is.
@@ -305,6 +333,25 @@ impl Leader {
         Told::Refused(format!("it owns the partition at epoch {own} and has not seen the claim of {later}: ask again"))
     }
 
+    /// Whether a node is in the set, or in the one it is being changed to.
+    pub fn is_member(&self, node: &NodeId) -> bool {
+        self.peers.get(node).is_some_and(Peer::is_member)
+    }
+
+    /// Bytes of writes that are kept for nobody but those that left and may come back, and until when the first of them is
+    /// waited for.
+    pub fn kept_for_absent(&self) -> Option<(Time, usize)> {
+        let until = self.away.next_end()?;
+        let needed = self.needed_after().and_then(|after| self.log.bytes_after(after)).unwrap_or_default();
+        Some((until, self.log.bytes().saturating_sub(needed.max(self.bounds.log_bytes))))
+    }
+
+    /// Who left is not waited for any more.
+    pub fn forget_absent(&mut self) {
+        self.away.forget();
+        self.pin();
+    }
+
     /// Bytes of writes that are kept.
     pub fn log_bytes(&self) -> usize {
         self.log.bytes()
@@ -322,6 +369,9 @@ impl Leader {
         }
         if before.is_none() {
             peer.goal = tail;
+        }
+        if peer.silent && peer.is_member() {
+            self.reports.push(Report::Heard(node.clone()));
         }
         (peer.place, peer.unanswered_since, peer.silent) = (Place::At(at), None, false);
     }
@@ -366,10 +416,20 @@ impl Leader {
             let near = self.log.bytes_after(at).is_some_and(|bytes| bytes <= self.bounds.batch_max_bytes);
             if near && at >= peer.goal && at >= self.committed {
                 (peer.joining, peer.copies) = (true, 0);
+                self.away.returned(&node.node);
                 self.reports.push(Report::CaughtUp(node.clone()));
             }
         }
-        let needed = self.peers.values().filter_map(|peer| peer.needs_after(&self.log)).min();
+        self.pin();
+    }
+
+    fn pin(&mut self) {
+        let needed = self.needed_after().into_iter().chain(self.away.need_after(&self.log)).min();
         self.log.pin(needed, self.bounds.pinned_max_bytes);
+    }
+
+    /// After which version those that follow need the log.
+    fn needed_after(&self) -> Option<Version> {
+        self.peers.values().filter_map(|peer| peer.needs_after(&self.log)).min()
     }
 }

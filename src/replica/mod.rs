@@ -9,6 +9,8 @@
 //! In: times, writes, who is in the set, messages that came. Out: messages to send, what the service is to apply, what is
 //! committed. No I/O, no clock, no chance: the node drives it, and so does the simulation.
 
+mod away;
+mod confirm;
 mod follower;
 mod incoming;
 mod leader;
@@ -21,6 +23,7 @@ mod tests;
 
 use std::time::Duration;
 
+pub use confirm::{Confirmed, Ticket};
 pub use follower::{Apply, Follower};
 pub use leader::{Due, Failure, Leader, Members, OutOfOrder, Report, Send};
 pub use log::{Change, Log};
@@ -46,4 +49,6 @@ pub struct Bounds {
     pub copy_pause: Duration,
     /// The longest such pause.
     pub copy_pause_max: Duration,
+    /// For so long an owner keeps the writes that a node missed which left the set. Zero: not at all.
+    pub return_delay: Duration,
 }

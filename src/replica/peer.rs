@@ -43,6 +43,8 @@ pub(super) struct Peer {
     pub(super) copies: u32,
     /// When the first of what it has not acknowledged was sent.
     pub(super) unanswered_since: Option<Time>,
+    /// The number of the last message that it answered with where it stands.
+    pub(super) answered: u64,
     /// It was reported as silent, and has acknowledged nothing since.
     pub(super) silent: bool,
 }
@@ -60,6 +62,7 @@ impl Peer {
             copy_not_before: Time::ZERO,
             copies: 0,
             unanswered_since: None,
+            answered: 0,
             silent: false,
         }
     }
@@ -96,14 +99,17 @@ impl Peer {
         after.filter(|version| log.contains(*version))
     }
 
-    /// From when on there is something to send.
-    pub(super) fn sends_at(&self, tail: Version) -> Option<Time> {
+    /// From when on there is something to send. `asked`: what was sent up to then confirms nothing to who asks now.
+    pub(super) fn sends_at(&self, tail: Version, asked: Option<u64>) -> Option<Time> {
         if self.flight.is_some() {
             return None;
         }
         match self.place {
             Place::Unknown => Some(self.not_before),
-            Place::At(version) => (version != tail).then_some(self.not_before),
+            Place::At(version) => {
+                let owes = self.counts() && asked.is_some_and(|asked| self.answered <= asked);
+                (version != tail || owes).then_some(self.not_before)
+            }
             Place::NoCopy => self.may_be_cleared().then_some(self.not_before.max(self.copy_not_before)),
         }
     }

@@ -173,6 +173,50 @@ pub enum Event {
         /// Why.
         why: RemovalReason,
     },
+    /// This node begins to make a whole copy of a partition for another node.
+    CopyStarted {
+        /// Which partition.
+        partition: PartitionId,
+        /// For whom.
+        to: NodeName,
+        /// About how much there is to send, where the service says.
+        of_bytes: Option<u64>,
+    },
+    /// The copy is there; the writes since its beginning follow.
+    CopyDone {
+        /// Which partition.
+        partition: PartitionId,
+        /// For whom.
+        to: NodeName,
+        /// What was sent.
+        bytes: u64,
+        /// How long that took.
+        took: Duration,
+    },
+    /// The copy was given up. It begins anew where it is still wanted.
+    CopyFailed {
+        /// Which partition.
+        partition: PartitionId,
+        /// For whom.
+        to: NodeName,
+        /// What was acknowledged of it.
+        bytes: u64,
+        /// Why.
+        reason: String,
+    },
+    /// While the copy arrived, live entries had to make room at the node it was made for: its memory is too small.
+    CopyShort {
+        /// Which partition.
+        partition: PartitionId,
+        /// Where.
+        to: NodeName,
+        /// How many entries, of whichever partitions that node holds.
+        evicted: u64,
+        /// What this node, the owner, holds of the partition.
+        wanted_bytes: u64,
+        /// What all that is held there may take.
+        bound_bytes: u64,
+    },
     /// This node took a partition over and gathers its state from the surviving replicas.
     Recovering {
         /// Which.
@@ -191,6 +235,21 @@ pub enum Event {
         partition: PartitionId,
         /// Whether it starts empty here; else it waits for operators to accept the loss.
         accepted: bool,
+    },
+    /// Nobody is left of the set of a partition, which may be cut off and go on by itself: this node starts it empty only then.
+    StartsEmptyLater {
+        /// Which.
+        partition: PartitionId,
+        /// From now.
+        after: Duration,
+    },
+    /// The store went back, and sets of before may go on by themselves, cut off from it: this node plans nothing before all
+    /// members of the last plan are here again, or so long.
+    FormerSets {
+        /// Who is not here yet; nobody where this node does not know who was in the ring.
+        missing: Vec<NodeName>,
+        /// At most.
+        after: Duration,
     },
     /// A hook returned an error.
     HookFailed {

@@ -127,6 +127,15 @@ pub enum Input {
         /// Who.
         node: NodeId,
     },
+    /// A member that was silent acknowledges what it is sent.
+    Heard {
+        /// Of which partition.
+        partition: PartitionId,
+        /// The owner's epoch.
+        epoch: Epoch,
+        /// Who.
+        node: NodeId,
+    },
     /// A peer offers a partition; its state has arrived whole.
     Offered {
         /// Answer by this.

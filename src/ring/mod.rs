@@ -13,4 +13,4 @@ mod view;
 pub use event::{Event, MemberChange, Origin, RemovalReason};
 pub use io::{Action, CopySet, Input, Offer, OpId, Outcome};
 pub use machine::{CopiesReport, Machine, MemberReport, MoveReport, Report, Standing};
-pub use settings::{Identity, Timing};
+pub use settings::{Former, Identity, Timing};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::types::{Generation, NodeName, PartitionCount};
+use crate::types::{Generation, Incarnation, NodeId, NodeName, PartitionCount};
 
 /// Who this node is in the ring.
 #[derive(Debug, Clone)]
@@ -27,6 +27,21 @@ pub struct Identity {
     pub version: String,
     /// Whether its service keeps copies of partitions it does not own.
     pub replicates: bool,
+    /// What this process knew before, if it was in the ring.
+    pub former: Option<Former>,
+}
+
+/// What a life remembers of those before it: who was in the ring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Former {
+    /// Of the newest plan it knew.
+    pub generation: Generation,
+    /// That plan's.
+    pub version: u64,
+    /// That plan's members.
+    pub members: Vec<NodeId>,
+    /// What it was itself then.
+    pub was: Incarnation,
 }
 
 /// How long things may take.
@@ -83,6 +98,18 @@ impl Timing {
     /// How long after sending an acknowledged heartbeat the node may act: three quarters of the lease.
     pub fn act(&self) -> Duration {
         self.lease * 3 / 4
+    }
+
+    /// How long after sending an acknowledged heartbeat the node may go on with what its copies confirm: ten leases, a ratio
+    /// that all nodes know.
+    pub fn suspend_limit(&self) -> Duration {
+        self.lease * 10
+    }
+
+    /// How long whoever begins anew, with nobody's copy, waits for a set that may still go on by itself: longer than
+    /// [`Timing::suspend_limit`] of a clock that goes 5 % slower.
+    pub fn set_ends_after(&self) -> Duration {
+        self.lease * 11
     }
 
     /// The pause before the next try after this many failures in a row.

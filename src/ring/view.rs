@@ -35,6 +35,15 @@ pub(crate) struct View {
     pub(crate) claims: BTreeMap<PartitionId, Seen<Claim>>,
     /// Counts the changes of claims.
     pub(crate) claims_version: u64,
+    /// Whom claims name.
+    named: BTreeMap<NodeId, Named>,
+}
+
+/// How many claims name an incarnation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Named {
+    as_holder: usize,
+    as_replica: usize,
 }
 
 fn newer<K: Ord, T>(map: &mut BTreeMap<K, Seen<T>>, key: K, seen: Seen<T>) -> bool {
@@ -68,12 +77,43 @@ impl View {
             (Key::Member(node), Record::Member(record)) => newer(&mut self.members, node, Seen { revision, record }),
             (Key::Lease(node), Record::Lease(record)) => newer(&mut self.leases, node, Seen { revision, record }),
             (Key::Own(partition), Record::Own(record)) => {
-                let newer = newer(&mut self.claims, partition, Seen { revision, record });
-                self.claims_version += u64::from(newer);
-                newer
+                if self.claims.get(&partition).is_some_and(|known| known.revision >= revision) {
+                    return false;
+                }
+                self.count_named(&record, |count| *count += 1);
+                if let Some(before) = self.claims.insert(partition, Seen { revision, record }) {
+                    self.count_named(&before.record, |count| *count -= 1);
+                    self.named.retain(|_, named| *named != Named::default());
+                }
+                self.claims_version += 1;
+                true
             }
             _ => false,
         }
+    }
+
+    fn count_named(&mut self, claim: &Claim, change: impl Fn(&mut usize)) {
+        for id in &claim.replicas {
+            change(&mut self.named.entry(id.clone()).or_default().as_replica);
+        }
+        if let Some(id) = claim.holder() {
+            change(&mut self.named.entry(id.clone()).or_default().as_holder);
+        }
+    }
+
+    /// Whom claims name, as holder or in a set.
+    pub(crate) fn named(&self) -> impl Iterator<Item = &NodeId> {
+        self.named.keys()
+    }
+
+    /// Whether a claim that is held names it as the owner.
+    pub(crate) fn is_holder(&self, id: &NodeId) -> bool {
+        self.named.get(id).is_some_and(|named| named.as_holder > 0)
+    }
+
+    /// Whether the set of any claim has it.
+    pub(crate) fn is_listed(&self, id: &NodeId) -> bool {
+        self.named.get(id).is_some_and(|named| named.as_replica > 0)
     }
 
     /// These are all leases there are. One that was seen live and is not among them was removed, by hand or by an expiry: nothing

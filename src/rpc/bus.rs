@@ -91,6 +91,11 @@ pub trait Bus: Send + Sync + 'static {
     /// Whether messages can be sent right now.
     fn is_connected(&self) -> bool;
 
+    /// How often the connection has been made: what was under way on one before is lost.
+    fn connects(&self) -> u64 {
+        0
+    }
+
     /// The server's `max_payload`, in bytes.
     fn max_payload(&self) -> usize;
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::service::ServiceError;
-use crate::types::{Epoch, NodeName, PartitionId};
+use crate::types::{Epoch, NodeName, PartitionId, RequestId};
 
 /// How long a read waits for an answer where nothing else is said.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -81,10 +81,37 @@ impl CallError {
     }
 }
 
+/// Whether a call that was sent and not answered may be sent again, with its outcome unknown until then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Resend {
+    /// It may not: executed twice, it would do harm.
+    #[default]
+    Never,
+    /// It only reads.
+    Read,
+    /// The service knows what it has executed by [`Request::once`](crate::service::Request::once) and answers that again.
+    /// `None` has a name drawn.
+    Once(Option<RequestId>),
+}
+
+/// How a call is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct How {
+    /// How long it may take altogether.
+    pub timeout: Duration,
+    /// What is done where no answer comes.
+    pub resend: Resend,
+}
+
 /// Whoever can route a call to a key's owner.
 #[async_trait]
 pub trait Caller: Send + Sync + 'static {
     /// Routes a request in the service's native form to the owner of `key`; retries what surely was not executed
     /// until `timeout` is over.
     async fn call(&self, key: Bytes, operation: &str, payload: Bytes, timeout: Duration) -> Result<Reply, CallError>;
+
+    /// The same; what is not answered is sent again where `how` allows it. By default it is not.
+    async fn call_with(&self, key: Bytes, operation: &str, payload: Bytes, how: How) -> Result<Reply, CallError> {
+        self.call(key, operation, payload, how.timeout).await
+    }
 }

@@ -6,11 +6,13 @@
 //! postcard does not describe itself: within a format, fields of a head are only ever added at its end, and only such
 //! that a reader may ignore them, as this one ignores what is left of a head. Every other change is a new format.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
 use crate::service::{Form, ServiceError};
-use crate::types::{Epoch, NodeName, PartitionId};
+use crate::types::{Epoch, NodeName, Once, PartitionId, RequestId, Time};
 
 /// The format this release writes, and the only one it reads.
 pub const FORMAT: u8 = 1;
@@ -38,6 +40,38 @@ pub struct CallHead {
     pub key: Vec<u8>,
     /// W3C `traceparent`, if the caller gave one.
     pub trace: Option<String>,
+    /// Its name, where it may be sent more than once. Releases before do not know it, so a head without one ends here;
+    /// whoever adds a field behind it writes it always.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_missing")]
+    pub once: Option<OnceHead>,
+}
+
+/// Name and age of a request that may be sent more than once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnceHead {
+    /// The same for each sending.
+    pub id: RequestId,
+    /// How long ago it was first sent.
+    pub age_ms: u32,
+}
+
+impl OnceHead {
+    /// As it goes on its way at this moment.
+    pub fn leaving(once: Once, now: Time) -> Self {
+        let age_ms = u32::try_from(now.since(once.first_sent).as_millis()).unwrap_or(u32::MAX);
+        Self { id: once.id, age_ms }
+    }
+
+    /// As it arrived at this moment; `again`: it may have been executed before.
+    pub fn arrived(self, now: Time, again: bool) -> Once {
+        Once { id: self.id, first_sent: now - Duration::from_millis(u64::from(self.age_ms)), again }
+    }
+}
+
+/// A field at the end of a head: missing in those of older releases.
+fn or_missing<'de, D: Deserializer<'de>>(from: D) -> Result<Option<OnceHead>, D::Error> {
+    // postcard tells the end of a head by an error that serde cannot tell from others.
+    Ok(Option::deserialize(from).unwrap_or_default())
 }
 
 impl CallHead {
@@ -174,6 +208,7 @@ mod tests {
             operation: "get".to_owned(),
             key: b"user:1".to_vec(),
             trace: None,
+            once: None,
         }
     }
 
@@ -182,6 +217,24 @@ mod tests {
         let message = seal(&head(), b"payload").unwrap();
         let (opened, payload) = open::<CallHead>(&message).unwrap();
         assert_eq!((opened, &payload[..]), (head(), &b"payload"[..]));
+    }
+
+    #[test]
+    fn a_name_travels_with_its_age_and_a_head_that_ends_before_it_has_none() {
+        let once = Once {
+            id: RequestId::named(b"n", "set", b"k").unwrap(),
+            first_sent: Time::from_nanos(7_000_000_000),
+            again: false,
+        };
+        let leaving = OnceHead::leaving(once, Time::from_nanos(8_500_000_000));
+        assert_eq!(leaving.age_ms, 1500);
+        let named = CallHead { once: Some(leaving), ..head() };
+        let (opened, payload) = open::<CallHead>(&seal(&named, b"payload").unwrap()).unwrap();
+        assert_eq!((&opened, &payload[..]), (&named, &b"payload"[..]));
+        let arrived = leaving.arrived(Time::from_nanos(2_000_000_000), true);
+        assert_eq!(arrived, Once { id: once.id, first_sent: Time::from_nanos(500_000_000), again: true });
+        let (unnamed, _) = open::<CallHead>(&seal(&head(), b"payload").unwrap()).unwrap();
+        assert_eq!(unnamed.once, None);
     }
 
     #[test]

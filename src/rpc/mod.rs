@@ -10,6 +10,7 @@ pub mod envelope;
 pub mod mem;
 pub mod micro;
 pub mod nats;
+mod resend;
 mod routed;
 mod router;
 pub mod server;
@@ -18,7 +19,7 @@ mod table;
 mod trace;
 
 pub use bus::{Bus, BusError, Headers, Message, RequestError, Source, Subscription};
-pub use call::{CallError, Caller, READ_TIMEOUT, Reply, WRITE_TIMEOUT};
+pub use call::{CallError, Caller, How, READ_TIMEOUT, Reply, Resend, WRITE_TIMEOUT};
 pub use routed::RoutedCall;
 pub use router::{Router, RouterParts};
 pub use table::{Route, RouteChanges, RouteTable};

@@ -159,6 +159,10 @@ impl Bus for NatsBus {
         self.connection.is_connected()
     }
 
+    fn connects(&self) -> u64 {
+        self.connection.client().statistics().connects.load(Ordering::Relaxed)
+    }
+
     fn max_payload(&self) -> usize {
         self.connection.max_payload()
     }

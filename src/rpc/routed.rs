@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use super::call::{CallError, Caller, READ_TIMEOUT, Reply, WRITE_TIMEOUT};
+use super::call::{CallError, Caller, How, READ_TIMEOUT, Reply, Resend, WRITE_TIMEOUT};
+use crate::types::RequestId;
 
 /// A call by key, made by awaiting it.
 ///
@@ -18,22 +19,34 @@ pub struct RoutedCall<'a> {
     key: Bytes,
     operation: &'a str,
     payload: Bytes,
-    timeout: Duration,
+    how: How,
 }
 
 impl<'a> RoutedCall<'a> {
     pub(crate) fn new(caller: &'a dyn Caller, key: &[u8], operation: &'a str, payload: Bytes) -> Self {
-        Self { caller, key: Bytes::copy_from_slice(key), operation, payload, timeout: WRITE_TIMEOUT }
+        let how = How { timeout: WRITE_TIMEOUT, resend: Resend::Never };
+        Self { caller, key: Bytes::copy_from_slice(key), operation, payload, how }
     }
 
-    /// It only reads: waits [`READ_TIMEOUT`].
+    /// It only reads: waits [`READ_TIMEOUT`], and is sent again where no answer comes.
     pub fn read(self) -> Self {
-        self.timeout(READ_TIMEOUT)
+        Self { how: How { timeout: READ_TIMEOUT, resend: Resend::Read }, ..self }
+    }
+
+    /// The service knows requests by their name ([`Request::once`](crate::service::Request::once)) and executes none twice: so
+    /// it is sent again where no answer comes.
+    pub fn once(self) -> Self {
+        Self { how: How { resend: Resend::Once(None), ..self.how }, ..self }
+    }
+
+    /// The same, under a name that the caller gives it and may call again by.
+    pub fn once_as(self, id: RequestId) -> Self {
+        Self { how: How { resend: Resend::Once(Some(id)), ..self.how }, ..self }
     }
 
     /// Waits so long.
     pub fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
+        Self { how: How { timeout, ..self.how }, ..self }
     }
 }
 
@@ -42,7 +55,7 @@ impl<'a> IntoFuture for RoutedCall<'a> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        self.caller.call(self.key, self.operation, self.payload, self.timeout)
+        self.caller.call_with(self.key, self.operation, self.payload, self.how)
     }
 }
 

@@ -1,28 +1,36 @@
 //! The caller's side: finds the key's owner, asks it, and asks again where that is safe.
 //!
-//! Only what surely did not execute is tried again, within the caller's time. A request that was sent and not answered
-//! has an unknown outcome, and is said to.
+//! What surely did not execute is tried again, within the caller's time. A request that was sent and not answered has an
+//! unknown outcome: it is sent again where its caller says that this does no harm, under the same name, and else said to be
+//! unknown.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 
 use super::bus::{Bus, BusError, Message, RequestError};
-use super::call::{CallError, Caller, Reply};
-use super::envelope::{CallHead, EnvelopeError, ReplyHead, open, seal};
+use super::call::{CallError, Caller, How, Reply, Resend};
+use super::envelope::{CallHead, EnvelopeError, OnceHead, ReplyHead, open, seal};
+use super::resend::{Sendings, Way};
 use super::server::{Answer, Job, Refusal, Server};
 use super::subject::Intent;
 use super::table::{Route, RouteTable};
 use super::trace::current_trace;
-use crate::service::{Form, Request};
+use crate::service::{Form, NOT_ENOUGH_REPLICAS, Request, ServiceError, UNKNOWN};
 use crate::types::guard::{self, Guard};
-use crate::types::{Chance, Clock, Epoch, KeyHash, PartitionCount, PartitionId, Time};
+use crate::types::{Chance, Clock, Epoch, KeyHash, Once, PartitionCount, PartitionId, RequestId, Time};
 
 /// First pause before another try; doubles, with jitter, up to [`LAST_PAUSE`]. A change of the route ends it early.
 const FIRST_PAUSE: Duration = Duration::from_millis(4);
 const LAST_PAUSE: Duration = Duration::from_millis(200);
+/// How often whoever waits for an answer looks whether it is still to be expected from there.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What a router is made of.
 pub struct RouterParts {
@@ -45,12 +53,24 @@ pub struct Router {
     parts: RouterParts,
     /// The server of this process, if it is a node: what it owns never touches the network.
     server: RwLock<Option<Arc<Server>>>,
+    resends: AtomicU64,
 }
 
 /// What came of one try.
 enum Try {
     Done(Result<Reply, CallError>),
+    /// Surely not executed.
     Again(String),
+    /// Surely not executed: for want of copies.
+    TooFewCopies(ServiceError),
+    /// Refused by the service.
+    Refused(ServiceError),
+    /// Surely not executed: a bound was reached.
+    Overloaded(String),
+    /// May have been executed, as who was asked says.
+    Unsure(String),
+    /// May have been executed: nobody says anything.
+    Silent(String),
 }
 
 /// One call, for all its tries.
@@ -59,13 +79,20 @@ struct Call<'a> {
     key: Bytes,
     operation: &'a str,
     payload: Bytes,
+    timeout: Duration,
     deadline: Time,
+    sendings: Sendings,
+    /// Those sent before that may still be answered: a move that was under way answers late.
+    earlier: FuturesUnordered<Asking>,
 }
+
+/// A request that was sent, until its answer.
+type Asking = BoxFuture<'static, Result<Message, RequestError>>;
 
 impl Router {
     /// A router made of these.
     pub fn new(parts: RouterParts) -> Self {
-        Self { parts, server: RwLock::new(None) }
+        Self { parts, server: RwLock::new(None), resends: AtomicU64::new(0) }
     }
 
     /// Requests for what this process owns go straight to this server.
@@ -88,11 +115,21 @@ impl Router {
         self.server().is_some_and(|server| server.is_serving(partition))
     }
 
+    /// How often a request was sent again because no answer came.
+    pub fn resends(&self) -> u64 {
+        self.resends.load(Ordering::Relaxed)
+    }
+
     fn server(&self) -> Option<Arc<Server>> {
         self.server.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn attempt(&self, call: &Call<'_>) -> Try {
+    async fn attempt(&self, call: &mut Call<'_>) -> Try {
+        while let Some(Some(answer)) = call.earlier.next().now_or_never() {
+            if let Some(reply) = executed(call.partition, answer) {
+                return Try::Done(Ok(reply));
+            }
+        }
         let server = self.server();
         if let Some(server) = server.filter(|server| server.is_here(call.partition)) {
             return self.ask_here(&server, call).await;
@@ -107,8 +144,9 @@ impl Router {
         call.deadline.since(self.parts.clock.now())
     }
 
-    async fn ask_here(&self, server: &Arc<Server>, call: &Call<'_>) -> Try {
+    async fn ask_here(&self, server: &Arc<Server>, call: &mut Call<'_>) -> Try {
         let left = self.left(call);
+        let once = self.send(call);
         let job = Job {
             partition: call.partition,
             epoch: Epoch::ZERO,
@@ -119,6 +157,7 @@ impl Router {
                 payload: call.payload.clone(),
                 form: Form::Native,
                 remaining: left,
+                once,
             },
             trace: current_trace(),
             deadline: call.deadline,
@@ -127,14 +166,21 @@ impl Router {
         let answer = server.submit(job).await;
         match tokio::time::timeout(left + LAST_PAUSE, answer).await {
             Ok(Ok(Ok(reply))) => Try::Done(Ok(reply)),
-            Ok(Ok(Err(refusal))) => refused(call.partition, refusal),
-            Ok(Err(_)) => Try::Done(Err(unknown(call.partition, "the execution was cut off".to_owned()))),
-            Err(_) => Try::Done(Err(unknown(call.partition, "the service did not answer in time".to_owned()))),
+            Ok(Ok(Err(refusal))) => refused(refusal),
+            Ok(Err(_)) => Try::Unsure("the execution was cut off".to_owned()),
+            Err(_) => Try::Unsure("the service did not answer in time".to_owned()),
         }
     }
 
-    async fn ask_owner(&self, route: &Route, call: &Call<'_>) -> Try {
+    /// It is sent now: by which name.
+    fn send(&self, call: &mut Call<'_>) -> Option<Once> {
+        self.resends.fetch_add(u64::from(call.sendings.is_again()), Ordering::Relaxed);
+        call.sendings.send(self.parts.clock.now())
+    }
+
+    async fn ask_owner(&self, route: &Route, call: &mut Call<'_>) -> Try {
         let left = self.left(call);
+        let once = self.send(call);
         let head = CallHead {
             partition: call.partition,
             epoch: route.epoch,
@@ -144,6 +190,7 @@ impl Router {
             operation: call.operation.to_owned(),
             key: call.key.to_vec(),
             trace: current_trace(),
+            once: once.map(|once| OnceHead::leaving(once, self.parts.clock.now())),
         };
         let message = match seal(&head, &call.payload) {
             Ok(message) => message,
@@ -152,46 +199,136 @@ impl Router {
             }
             Err(error) => return Try::Done(Err(unknown(call.partition, error.to_string()))),
         };
-        let subject = format!("{}.{}", route.subject, Intent::Call.token());
-        match self.parts.bus.request(&subject, Vec::new(), message, left).await {
+        let intent = if once.is_some_and(|once| once.again) { Intent::Again } else { Intent::Call };
+        let subject = format!("{}.{}", route.subject, intent.token());
+        let way = Way { epoch: route.epoch, connects: self.parts.bus.connects() };
+        let wait = call.sendings.wait(way).map_or(left, |wait| self.parts.chance.jittered(wait * 4 / 3).min(left));
+        let bus = Arc::clone(&self.parts.bus);
+        let asking = async move { bus.request(&subject, Vec::new(), message, left).await }.boxed();
+        let Some(answer) = self.answer_of(asking, way, wait, call).await else {
+            return silent(format!("its owner {} did not answer", route.owner));
+        };
+        match answer {
             Ok(message) => read_reply(call.partition, &message),
             Err(RequestError::NoResponders(_)) => Try::Again(format!("its owner {} is not reachable", route.owner)),
             Err(RequestError::NotSent(BusError::TooLarge { size, limit })) => {
                 Try::Done(Err(CallError::TooLarge { size, limit }))
             }
             Err(RequestError::NotSent(error)) => Try::Again(error.to_string()),
-            Err(RequestError::Timeout(_, waited)) if !guard::holds(Guard::RetryOnlyUnexecuted) => {
-                Try::Again(format!("no answer within {waited:?}"))
-            }
             Err(RequestError::Timeout(_, waited)) => {
-                let reason = format!("its owner {} did not answer within {waited:?}", route.owner);
-                Try::Done(Err(unknown(call.partition, reason)))
+                silent(format!("its owner {} did not answer within {waited:?}", route.owner))
             }
         }
     }
+
+    /// Waits for an answer; `None` once it is better to send again: `wait` is over, the partition has another owner, or what was
+    /// under way was lost with the connection.
+    async fn answer_of(
+        &self,
+        mut asking: Asking,
+        way: Way,
+        wait: Duration,
+        call: &mut Call<'_>,
+    ) -> Option<Result<Message, RequestError>> {
+        if !call.sendings.resends() {
+            return Some(asking.await);
+        }
+        let until = self.parts.clock.now() + wait;
+        loop {
+            let left = until.since(self.parts.clock.now());
+            let earlier = &mut call.earlier;
+            let answer = async {
+                tokio::select! {
+                    biased;
+                    answer = &mut asking => Some(answer),
+                    Some(answer) = earlier.next() => Some(answer).filter(|answer| executed(call.partition, answer.clone()).is_some()),
+                }
+            };
+            match tokio::time::timeout(left.min(LOOK_EVERY), answer).await {
+                Ok(Some(answer)) => return Some(answer),
+                // Of one sent before, and surely not executed or refused: this one is still under way.
+                Ok(None) => continue,
+                Err(_) => {}
+            }
+            let epoch = self.parts.table.route(call.partition).map(|route| route.epoch);
+            let moved = epoch.is_some_and(|epoch| epoch != way.epoch);
+            if left <= LOOK_EVERY || moved || self.parts.bus.connects() != way.connects {
+                call.earlier.push(asking);
+                return None;
+            }
+        }
+    }
+
+    /// What comes after a try.
+    fn after(&self, call: &mut Call<'_>, tried: Try, pause: Duration) -> Next {
+        let (partition, again, resends) = (call.partition, call.sendings.is_again(), call.sendings.resends());
+        match tried {
+            Try::Done(result) => Next::End(result),
+            Try::Again(reason) => Next::Try(reason, Some(pause)),
+            Try::Overloaded(reason) if again => Next::Try(reason, Some(call.sendings.pause())),
+            Try::Overloaded(reason) => Next::End(Err(CallError::Overloaded { partition, reason })),
+            Try::TooFewCopies(error) if call.sendings.waits_for_copies(self.parts.clock.now(), call.timeout) => {
+                Next::Try(error.message, Some(pause))
+            }
+            Try::Refused(ServiceError { code, message }) if code == UNKNOWN && resends => {
+                call.sendings.unanswered(message.clone());
+                Next::Try(message, Some(call.sendings.pause()))
+            }
+            Try::TooFewCopies(error) | Try::Refused(error) => Next::End(Err(call.sendings.refused(partition, error))),
+            Try::Unsure(reason) | Try::Silent(reason) if !resends => Next::End(Err(unknown(partition, reason))),
+            Try::Unsure(reason) => {
+                call.sendings.unanswered(reason.clone());
+                Next::Try(reason, Some(call.sendings.pause()))
+            }
+            Try::Silent(reason) => {
+                call.sendings.unanswered(reason.clone());
+                Next::Try(reason, None)
+            }
+        }
+    }
+}
+
+/// What comes after a try.
+enum Next {
+    End(Result<Reply, CallError>),
+    /// Another one, and why; after a pause, or at once.
+    Try(String, Option<Duration>),
 }
 
 fn unknown(partition: PartitionId, reason: String) -> CallError {
     CallError::Unknown { partition, reason }
 }
 
-fn refused(partition: PartitionId, refusal: Refusal) -> Try {
+fn silent(reason: String) -> Try {
+    if guard::holds(Guard::RetryOnlyUnexecuted) { Try::Silent(reason) } else { Try::Again(reason) }
+}
+
+fn refused(refusal: Refusal) -> Try {
     match refusal {
         Refusal::Unknown(reason) if !guard::holds(Guard::RetryOnlyUnexecuted) => Try::Again(reason),
         Refusal::NotExecuted(reason) => Try::Again(reason),
-        Refusal::Service(error) => Try::Done(Err(CallError::Service(error))),
-        Refusal::Overloaded(reason) => Try::Done(Err(CallError::Overloaded { partition, reason })),
-        Refusal::Unknown(reason) => Try::Done(Err(unknown(partition, reason))),
+        Refusal::Service(error) if error.code == NOT_ENOUGH_REPLICAS => Try::TooFewCopies(error),
+        Refusal::Service(error) => Try::Refused(error),
+        Refusal::Overloaded(reason) => Try::Overloaded(reason),
+        Refusal::Unknown(reason) => Try::Unsure(reason),
+    }
+}
+
+/// The reply, where it is that of an execution.
+fn executed(partition: PartitionId, answer: Result<Message, RequestError>) -> Option<Reply> {
+    match read_reply(partition, &answer.ok()?) {
+        Try::Done(Ok(reply)) => Some(reply),
+        _ => None,
     }
 }
 
 fn read_reply(partition: PartitionId, message: &Message) -> Try {
     match open::<ReplyHead>(&message.payload) {
         Ok((ReplyHead::Ok { node, epoch }, payload)) => Try::Done(Ok(Reply { partition, node, epoch, payload })),
-        Ok((ReplyHead::Service(error), _)) => refused(partition, Refusal::Service(error)),
+        Ok((ReplyHead::Service(error), _)) => refused(Refusal::Service(error)),
         Ok((ReplyHead::NotExecuted(reason), _)) => Try::Again(reason),
-        Ok((ReplyHead::Overloaded(reason), _)) => refused(partition, Refusal::Overloaded(reason)),
-        Ok((ReplyHead::Unknown(reason), _)) => refused(partition, Refusal::Unknown(reason)),
+        Ok((ReplyHead::Overloaded(reason), _)) => refused(Refusal::Overloaded(reason)),
+        Ok((ReplyHead::Unknown(reason), _)) => refused(Refusal::Unknown(reason)),
         Err(error) => Try::Done(Err(unknown(partition, error.to_string()))),
     }
 }
@@ -199,30 +336,36 @@ fn read_reply(partition: PartitionId, message: &Message) -> Try {
 #[async_trait]
 impl Caller for Router {
     async fn call(&self, key: Bytes, operation: &str, payload: Bytes, timeout: Duration) -> Result<Reply, CallError> {
-        let began = self.parts.clock.now();
-        let partition = self.partition(&key);
-        let call = Call { partition, key, operation, payload, deadline: began + timeout };
+        self.call_with(key, operation, payload, How { timeout, resend: Resend::Never }).await
+    }
+
+    async fn call_with(&self, key: Bytes, operation: &str, payload: Bytes, how: How) -> Result<Reply, CallError> {
+        let How { timeout, resend } = how;
+        let (partition, deadline) = (self.partition(&key), self.parts.clock.now() + timeout);
+        let sendings = Sendings::new(resend, || RequestId::draw(&self.parts.chance));
+        let mut call =
+            Call { partition, key, operation, payload, timeout, deadline, sendings, earlier: FuturesUnordered::new() };
+        let mut changes = None;
         let mut pause = FIRST_PAUSE;
-        let mut reason = match self.attempt(&call).await {
-            Try::Done(result) => return result,
-            Try::Again(reason) => reason,
-        };
-        let mut changes = self.parts.table.subscribe();
         loop {
+            let tried = self.attempt(&mut call).await;
+            let (reason, wait) = match self.after(&mut call, tried, pause) {
+                Next::End(result) => return result,
+                Next::Try(reason, wait) => (reason, wait),
+            };
             let left = self.left(&call);
             if left <= FIRST_PAUSE {
-                return Err(CallError::Unavailable { partition, waited: timeout, reason });
+                return Err(call.sendings.over(partition, timeout, reason));
             }
-            let jittered = self.parts.chance.jittered(pause);
-            // A change of routes is worth a look at once; the pause bounds how often.
-            tokio::time::sleep(FIRST_PAUSE / 4).await;
-            let _ = tokio::time::timeout(jittered.min(left), changes.changed()).await;
-            pause = (pause * 2).min(LAST_PAUSE);
+            let changes = changes.get_or_insert_with(|| self.parts.table.subscribe());
+            if let Some(wait) = wait {
+                let jittered = self.parts.chance.jittered(wait);
+                // A change of routes is worth a look at once; the pause bounds how often.
+                tokio::time::sleep(FIRST_PAUSE / 4).await;
+                let _ = tokio::time::timeout(jittered.min(left), changes.changed()).await;
+                pause = (pause * 2).min(LAST_PAUSE);
+            }
             changes.mark_unchanged();
-            reason = match self.attempt(&call).await {
-                Try::Done(result) => return result,
-                Try::Again(reason) => reason,
-            };
         }
     }
 }

@@ -78,6 +78,9 @@ pub fn last_token(subject: &str) -> &str {
 pub enum Intent {
     /// A routed request.
     Call,
+    /// A routed request that may have been executed before. Who does not know what was executed does not know this
+    /// either, and stays silent: releases before named requests.
+    Again,
     /// A chunk of a partition's state.
     Chunk,
     /// An offer to take a partition over.
@@ -97,6 +100,7 @@ impl Intent {
     pub fn token(self) -> &'static str {
         match self {
             Self::Call => "call",
+            Self::Again => "again",
             Self::Chunk => "chunk",
             Self::Offer => "offer",
             Self::Copy => "copy",
@@ -108,7 +112,7 @@ impl Intent {
 
     /// From the token.
     pub fn parse(token: &str) -> Option<Self> {
-        [Self::Call, Self::Chunk, Self::Offer, Self::Copy, Self::Switch, Self::Farewell, Self::Drain]
+        [Self::Call, Self::Again, Self::Chunk, Self::Offer, Self::Copy, Self::Switch, Self::Farewell, Self::Drain]
             .into_iter()
             .find(|intent| intent.token() == token)
     }

@@ -48,4 +48,14 @@ pub trait ChangeLog: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`NotCommitted`] where the grant ended first.
     fn committed(&self, version: Version) -> BoxFuture<'static, Result<Copies, NotCommitted>>;
+
+    /// Asks every copy in sync, as of this call, whether it still follows this grant's epoch, and waits until all have said
+    /// so and have everything that was written before the call. Then nobody else had begun to own the partition when it was
+    /// made. There is no limit of time.
+    ///
+    /// # Errors
+    /// [`NotCommitted`] where there is no other copy, one follows a later epoch, or the grant ended.
+    fn confirm(&self) -> BoxFuture<'static, Result<(), NotCommitted>> {
+        Box::pin(std::future::ready(Err(NotCommitted)))
+    }
 }

@@ -14,7 +14,7 @@ pub use changes::{ChangeLog, Copies, NotCommitted};
 pub use grant::{Gate, Grant, Validity};
 
 use crate::replica::Change;
-use crate::types::PartitionId;
+use crate::types::{Once, PartitionId};
 
 /// Any error of a service.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -50,7 +50,17 @@ pub struct Request {
     pub form: Form,
     /// How much time its caller still gives it, as far as is known here.
     pub remaining: Duration,
+    /// Its name, where it may come more than once: a service that knows what it has executed answers that again.
+    pub once: Option<Once>,
 }
+
+/// Code of a request for which too few copies are in sync: nothing was executed. Soon there may be more, so a router tries
+/// for a while.
+pub const NOT_ENOUGH_REPLICAS: &str = "not_enough_replicas";
+/// Code of a request whose outcome the service itself does not know.
+pub const UNKNOWN: &str = "unknown";
+/// Code of a request under the name of another one, which was executed: this one was not.
+pub const REQUEST_ID_REUSED: &str = "request_id_reused";
 
 /// A refusal or failure of a service, as its callers see it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
@@ -69,8 +79,20 @@ impl ServiceError {
     }
 }
 
+/// The memory that a service has at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// What all that is held may take.
+    pub bound_bytes: u64,
+    /// Live entries that had to make room, since the process started.
+    pub evicted: u64,
+}
+
 /// Chunks of a partition's state. Each fits one message.
 pub type Chunks = BoxStream<'static, Result<Bytes, BoxError>>;
+
+/// Chunks of a copy. See [`Service::copy_chunks`].
+pub type CopyChunks = Box<dyn Iterator<Item = Result<Bytes, BoxError>> + Send>;
 
 /// A service that shards its work by key.
 ///
@@ -85,13 +107,20 @@ pub trait Service: Send + Sync + 'static {
     /// handoff goes on.
     async fn on_release(&self, grants: &[Grant], why: Release) -> Result<(), BoxError>;
 
-    /// Executes one request. Calls overlap. The grant was current when the call began.
+    /// Executes one request. Calls overlap. The grant was current when the call began; or, of a service that replicates,
+    /// its node is suspended and the answer is handed out once all copies have confirmed that it still owned.
     async fn handle(&self, grant: &Grant, request: Request) -> Result<Bytes, ServiceError>;
 
     /// The operations that plain NATS clients may ask for: `<ring>.<operation>`, or with the key in the subject,
     /// `<ring>.key.<operation>.<key>`. None by default.
     fn operations(&self) -> Vec<&'static str> {
         Vec::new()
+    }
+
+    /// Whether the operation changes nothing, so that one without an answer can be asked for again. No, by default.
+    fn only_reads(&self, operation: &str) -> bool {
+        let _ = operation;
+        false
     }
 
     /// The key of a plain client's request. By default the field `key` of a JSON object.
@@ -144,14 +173,17 @@ pub trait Service: Send + Sync + 'static {
     /// Whether the ring keeps copies of its partitions on further nodes. Then every change goes through [`Grant::log`], a
     /// move needs no pause for its state, and what a lost owner held is with its successor. No, by default.
     ///
-    /// Such a service holds partitions as copies too, one call at a time for each: [`Service::clear`] begins a copy,
+    /// Such a service keeps what it holds when it is told of a release, lost or not: what becomes of that, the three below say. It
+    /// holds partitions as copies too, one call at a time for each: [`Service::clear`] begins a copy,
     /// [`Service::copy_chunk`] and [`Service::copy_changes`] fill and follow it. `on_own` finds what is held then to be right; `follow`
-    /// says that an owner's turn is over and its state is a copy from now on.
+    /// says that an owner's turn is over and its state is a copy from now on: also after `on_release(Lost)`, which leaves it as it
+    /// is, for a node that comes back soon goes on from there.
     fn replicates(&self) -> bool {
         false
     }
 
-    /// Forget what is held for the partition: it begins anew, empty, as a copy or for a first owner. Returns soon.
+    /// Forget what is held for the partition: nothing of it belongs here any more, or it begins anew, empty, as a copy or for a first
+    /// owner. Returns soon, and has forgotten by then: what comes next stays.
     fn clear(&self, partition: PartitionId) {
         let _ = partition;
     }
@@ -180,7 +212,27 @@ pub trait Service: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Ownership was lost or handed over, and everything about it is done: what is held for it can go.
+    /// A copy that is held here, in chunks as [`Service::copy_chunk`] takes them, each of about `chunk_bytes`: to be kept while the
+    /// process is away. Read by a thread of its own, as nothing is written to the copy any more. `None`, by default: it cannot be.
+    fn copy_chunks(&self, partition: PartitionId, chunk_bytes: usize) -> Option<CopyChunks> {
+        let _ = (partition, chunk_bytes);
+        None
+    }
+
+    /// How much is held for the partition: about what [`Service::snapshot`] makes of it, so that whoever waits for a copy sees
+    /// how far it is. `None`, by default: not known.
+    fn held_bytes(&self, partition: PartitionId) -> Option<u64> {
+        let _ = partition;
+        None
+    }
+
+    /// What all partitions held here may take, and how often that was too little. `None`, by default: there is no bound.
+    fn memory(&self) -> Option<Memory> {
+        None
+    }
+
+    /// Ownership was lost or handed over, and everything about it is done: what is held for it can go. Where copies are kept,
+    /// [`Service::clear`] says so instead.
     async fn discard(&self, partition: PartitionId) {
         let _ = partition;
     }

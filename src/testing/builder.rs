@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::clock::SimulatedClock;
 use super::observer::Observer;
 use super::ring::TestRing;
-use crate::node::DEFAULT_LEASE;
+use crate::node::{Copying, DEFAULT_LEASE, Returning};
 use crate::ring::Timing;
 use crate::rpc::server::ServerLimits;
 use crate::types::{KeyHash, NodeName, PartitionCount, RingName};
@@ -22,6 +22,8 @@ pub struct TestRingBuilder {
     pub(super) partitions: PartitionCount,
     pub(super) key_hash: KeyHash,
     pub(super) timing: Timing,
+    pub(super) copying: Copying,
+    pub(super) returning: Returning,
     pub(super) seed: u64,
     pub(super) store_delay: Duration,
     pub(super) observer: Option<Arc<dyn Observer>>,
@@ -34,6 +36,8 @@ impl Default for TestRingBuilder {
             partitions: partition_count(DEFAULT_PARTITIONS),
             key_hash: KeyHash::default(),
             timing: Timing::for_lease(DEFAULT_LEASE),
+            copying: Copying::default(),
+            returning: Returning::default(),
             seed: 1,
             store_delay: DEFAULT_STORE_DELAY,
             observer: None,
@@ -80,6 +84,20 @@ impl TestRingBuilder {
     #[must_use]
     pub fn timing(mut self, timing: Timing) -> Self {
         self.timing = timing;
+        self
+    }
+
+    /// Bounds of the copies that nodes make for each other.
+    #[must_use]
+    pub fn copying(mut self, copying: Copying) -> Self {
+        self.copying = copying;
+        self
+    }
+
+    /// What is done for nodes that come back soon.
+    #[must_use]
+    pub fn returning(mut self, returning: Returning) -> Self {
+        self.returning = returning;
         self
     }
 

@@ -14,7 +14,7 @@ use super::observer::{NodeProcess, Observed, ProcessChange};
 use super::wire::{Line, Wired};
 use super::world::World;
 use crate::coord::mem::MemStore;
-use crate::node::{Copying, CreatedWith, NodeParts, Ring};
+use crate::node::{CreatedWith, NodeParts, Ring};
 use crate::rpc::Message;
 use crate::rpc::mem::{MemBus, MemSwitch, Tap};
 use crate::rpc::server::RequestObserver;
@@ -135,7 +135,8 @@ pub(super) fn twins(
         limits: node.limits,
         observer: Arc::new(HeldBack { world: Arc::clone(world), by: of.clone() }),
         staging_bytes: STAGING_BYTES,
-        copying: Copying::default(),
+        copying: settings.copying,
+        returning: settings.returning.clone(),
         queries: Vec::new(),
     };
     let world = Arc::clone(world);

@@ -20,7 +20,7 @@ use crate::coord::mem::MemStore;
 use crate::coord::{Key, Record};
 use crate::node::{NodeError, Ring, Status};
 use crate::rpc::mem::{MemBus, MemSwitch};
-use crate::rpc::{Bus, CallError, Caller, Reply, RequestError, subject};
+use crate::rpc::{Bus, CallError, Caller, How, Reply, RequestError, Resend, subject};
 use crate::service::Service;
 use crate::types::{Chance, Clock, Epoch, KeyHash, NodeName, PartitionId, Process};
 
@@ -400,12 +400,16 @@ struct AnyNode {
 #[async_trait]
 impl Caller for AnyNode {
     async fn call(&self, key: Bytes, operation: &str, payload: Bytes, timeout: Duration) -> Result<Reply, CallError> {
+        self.call_with(key, operation, payload, How { timeout, resend: Resend::Never }).await
+    }
+
+    async fn call_with(&self, key: Bytes, operation: &str, payload: Bytes, how: How) -> Result<Reply, CallError> {
         let through = {
             let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
             members.values().find(|member| member.takes_part()).map(|member| member.ring.clone())
         };
         match through {
-            Some(node) => Caller::call(&node, key, operation, payload, timeout).await,
+            Some(node) => node.call_with(key, operation, payload, how).await,
             None => panic!("nobody to call: no node of the ring takes part"),
         }
     }

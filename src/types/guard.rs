@@ -277,6 +277,29 @@ guards! {
     ///
     /// Without it: what it had counts, though it was taken out since and may have dropped it.
     CaughtUpSince = "caught-up-since",
+    /// While suspended, what the copies confirm is asked for after the request was executed (`rpc::server`).
+    ///
+    /// Without it: a successor begins between the question and the execution, which reads what is old.
+    ConfirmAfterExecution = "confirm-after-execution",
+    /// While suspended, every member of the recorded set and of the one it is being changed to confirms the epoch
+    /// (`replica::confirm`).
+    ///
+    /// Without it: the one that took over is not asked.
+    ConfirmByAll = "confirm-by-all",
+    /// A suspended owner goes on with its copies for ten leases at most (`service::grant`).
+    ///
+    /// Without it: a set that is cut off serves beside the empty partition that was started in its place.
+    SuspendLimit = "suspend-limit",
+    /// Where nobody is left of a set that may serve among itself, its partition starts empty only eleven leases after its
+    /// owner was known to be gone (`ring::machine::recovery`).
+    ///
+    /// Without it: the same, at once.
+    WaitBeforeEmptyStart = "wait-before-empty-start",
+    /// After the store went back nothing is given out before all members of the last plan are there, or twelve leases have
+    /// passed (`ring::machine::former`).
+    ///
+    /// Without it: a set that is cut off, and has not heard of it, serves beside the new owners.
+    FormerSetsEnd = "former-sets-end",
 }
 
 /// Whether the rule is kept: always, in a build that people run.
@@ -294,7 +317,7 @@ mod switches {
     use super::Guard;
 
     thread_local! {
-        static OFF: Cell<u64> = const { Cell::new(0) };
+        static OFF: Cell<u128> = const { Cell::new(0) };
     }
 
     /// Whether the rule is kept on this thread.
@@ -302,7 +325,7 @@ mod switches {
         OFF.get() & bit(guard) == 0
     }
 
-    fn bit(guard: Guard) -> u64 {
+    fn bit(guard: Guard) -> u128 {
         1 << guard as u32
     }
 
@@ -310,7 +333,7 @@ mod switches {
     #[must_use = "the rules hold again once it is dropped"]
     #[derive(Debug)]
     pub struct Without {
-        before: u64,
+        before: u128,
         /// It belongs to its thread.
         _thread: PhantomData<*const ()>,
     }
@@ -352,7 +375,7 @@ mod tests {
 
     #[test]
     fn every_guard_has_a_switch_and_a_name_of_its_own() {
-        assert!(Guard::ALL.len() <= 64, "the switches are the bits of one number");
+        assert!(Guard::ALL.len() <= 128, "the switches are the bits of one number");
         let names: std::collections::BTreeSet<_> = Guard::ALL.iter().map(|guard| guard.name()).collect();
         assert_eq!(names.len(), Guard::ALL.len());
     }

@@ -10,6 +10,7 @@ pub mod guard;
 mod hash;
 mod ids;
 mod process;
+mod request_id;
 mod throttle;
 mod time;
 mod version;
@@ -22,6 +23,7 @@ pub use ids::{
     PartitionId, RingName,
 };
 pub use process::Process;
+pub use request_id::{InvalidRequestName, Once, REQUEST_NAME_MAX_BYTES, RequestId};
 pub use throttle::Throttle;
 pub use time::{BootClock, Clock, ManualClock, Time};
 pub use version::{Version, VersionError};

@@ -54,4 +54,5 @@ async fn the_last_one_is_not_safe_to_stop(ring: &Ground) {
     let status = ring.json(&["status"]).await;
     assert_eq!((&status["healthy"], &status["unowned"]), (&false.into(), &64.into()), "{status}");
     ring.run(&["status"]).await.assert_says(&["not healthy", "0 of 64", "none alive"]);
+    ring.run(&["status", "--check"]).await.assert_failed(11, &["not healthy", "64 without an owner"]);
 }

@@ -15,6 +15,7 @@ async fn an_entry_is_set_found_at_its_owner_and_deleted() {
     what_is_not_there_has_a_code_of_its_own(&ring).await;
     a_ttl_ends_an_entry(&ring).await;
     numbers_are_added_to(&ring).await;
+    a_value_is_stored_where_there_is_none(&ring).await;
     a_request_may_name_its_consistency(&ring).await;
     what_the_ring_refuses_is_a_usage_error(&ring).await;
 }
@@ -124,6 +125,15 @@ async fn numbers_are_added_to(ring: &Ground) {
     ring.run(&["incr", "word"]).await.assert_failed(2, &["no integer", "hello"]);
     ring.run(&["incr", "n", "9223372036854775807"]).await.assert_failed(2, &["beyond"]);
     ring.run(&["incr", "n", "1.5"]).await.assert_failed(2, &["1.5"]);
+}
+
+async fn a_value_is_stored_where_there_is_none(ring: &Ground) {
+    for value in ["first", "second"] {
+        let run = ring.run(&["get-or-set", "kept", value]).await;
+        assert_eq!((run.code, run.out.as_str()), (Some(0), "first\n"), "{run:?}");
+    }
+    assert_eq!(ring.json(&["get-or-set", "kept", "third", "--consistency", "quorum"]).await["stored"], false);
+    assert_eq!(ring.json(&["get-or-set", "other", "{}", "--ttl", "1h"]).await["stored"], true);
 }
 
 async fn a_request_may_name_its_consistency(ring: &Ground) {

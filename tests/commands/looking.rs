@@ -39,7 +39,7 @@ async fn what_the_commands_show_is_what_the_ring_is() {
 }
 
 async fn the_status_is_that_of_a_ring_at_rest(ring: &Ground) {
-    let status = ring.json(&["status", "--observe", "1s"]).await;
+    let status = ring.json(&["status", "--check", "--observe", "1s"]).await;
     for (field, value) in [
         ("ring", json!("cache-platform")),
         ("healthy", json!(true)),

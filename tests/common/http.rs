@@ -68,9 +68,21 @@ impl Http {
 
     /// Any request; a body goes as `application/json`.
     pub async fn request(&self, method: Method, url: &str, body: Option<Bytes>) -> Result<Answer, String> {
+        let json = body.as_ref().map(|_| ("content-type", "application/json"));
+        self.request_with(method, url, json.as_slice(), body).await
+    }
+
+    /// Any request, with these headers.
+    pub async fn request_with(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Option<Bytes>,
+    ) -> Result<Answer, String> {
         let mut request = Request::builder().method(method).uri(url);
-        if body.is_some() {
-            request = request.header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body.unwrap_or_default())).map_err(|e| format!("{url}: {e}"))?;
         let exchange = async {

@@ -122,8 +122,14 @@ impl Caller for Fake {
             Mood::Waits(permits) => permits.acquire().await.unwrap().forget(),
         }
         let partition = self.partition(&key);
-        let request =
-            service::Request { operation: operation.to_owned(), key, payload, form: Form::Native, remaining: timeout };
+        let request = service::Request {
+            operation: operation.to_owned(),
+            key,
+            payload,
+            form: Form::Native,
+            remaining: timeout,
+            once: None,
+        };
         let payload = self.cache.handle(&self.grant(partition), request).await?;
         Ok(Reply { partition, node: name("node-2"), epoch: Epoch::new(3), payload })
     }
@@ -149,7 +155,7 @@ impl NodeView for Fake {
     }
 
     fn metrics_text(&self) -> String {
-        self.metrics.encode(&gauges(&self.status(), 7, cache_figures(&self.cache.stats())))
+        self.metrics.encode(&gauges(&self.status(), (7, 3), cache_figures(&self.cache.stats())))
     }
 }
 
@@ -161,6 +167,7 @@ fn status(count: PartitionCount) -> Status {
         state: PartitionState::Serving,
         replicas: vec![name("node-2"), name("node-1")],
         learners: Vec::new(),
+        short_of_memory: Vec::new(),
         under_replicated: false,
     };
     let member = |node: &str, state, zone: Option<&str>| MemberStatus {
@@ -190,6 +197,7 @@ fn status(count: PartitionCount) -> Status {
         moves: Vec::new(),
         rules: CopyRules::default(),
         copied_bytes: 0,
+        difference_bytes: 0,
         lease_margin: Duration::from_millis(2250),
         not_ready: None,
     }

@@ -51,6 +51,7 @@ async fn ask_its_subject(nats: &str, subject: &str, partitions: &[usize]) -> Vec
             operation: "get".to_owned(),
             key: keys()[p].clone().into_bytes(),
             trace: None,
+            once: None,
         };
         let (client, subject, message) = (client.clone(), subject.to_owned(), seal(&head, body.as_bytes()).unwrap());
         tokio::spawn(async move {

@@ -191,7 +191,7 @@ fn with_replicas(change: Change, replicas: &[u128]) -> Change {
 }
 
 fn lease(at: u64, owner: u128, state: LeaseState) -> Change {
-    let lease = Lease { incarnation: incarnation(owner), state, beat: 1, lease_ms: 2000 };
+    let lease = Lease { incarnation: incarnation(owner), state, beat: 1, lease_ms: 2000, resumed: None };
     Change { at, what: What::Lease(format!("node-{owner}"), lease) }
 }
 

@@ -17,6 +17,8 @@ macro_rules! kinds {
 kinds! {
     Join, Drain, SeveralAtOnce, RestartSameName, RestartNewName, PauseBeyondLease, HookFails, HookHangs, HookSlow,
     ClockDrift, OperatorPause, OperatorCordon, OperatorPin, Burst, DiscardSlow, ResetUnheard, DrainCutShort,
+    WriteEventual, WriteQuorum, WriteStrong, TooFewCopies, CopyMade, CopyFollowed, TakeoverByMember, TakeoverOfNothing,
+    OperatorFactor, ExecutedSuspended,
 }
 
 /// Counts by kind.

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use nats_ring::ring::Timing;
+use nats_ring::types::{Consistency, CopyRules, Factor, OnLoss};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -61,6 +62,17 @@ pub(crate) struct Load {
     pub(crate) discard_ms: u64,
 }
 
+/// Copies of partitions, in a run whose service keeps any.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Copying {
+    /// What operators ask for.
+    pub(crate) rules: CopyRules,
+    /// Of a hundred requests, how many name a level of consistency.
+    pub(crate) named_percent: u32,
+    /// The most that a chunk of a copy has.
+    pub(crate) chunk_bytes: usize,
+}
+
 /// A run.
 #[derive(Debug, Clone)]
 pub(crate) struct Scenario {
@@ -85,6 +97,8 @@ pub(crate) struct Scenario {
     pub(crate) schedule: Vec<(Duration, schedule::Action)>,
     /// When everything heals.
     pub(crate) heals_at: Duration,
+    /// `None`: state is handed over by chunks.
+    pub(crate) copying: Option<Copying>,
 }
 
 pub(crate) fn one_of<T: Copy>(rng: &mut SmallRng, of: &[T]) -> T {
@@ -96,6 +110,12 @@ pub(crate) fn percent(rng: &mut SmallRng, chance: u32) -> bool {
 }
 
 impl Scenario {
+    /// How late an owner may know how large its recorded set is.
+    pub(crate) fn sets_known_after(&self) -> Duration {
+        let calm = Duration::from_millis(500) + 4 * (self.watch_lag + self.store_delay);
+        if self.climate == Climate::Planned { calm } else { calm + self.timing.lease * 4 }
+    }
+
     pub(crate) fn of(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let climate = one_of(&mut rng, &CLIMATES);
@@ -126,6 +146,7 @@ impl Scenario {
             subscribe_delay: Duration::from_millis(one_of(&mut rng, &[0, 1, 5, 40])),
             watch_lag,
             parked,
+            copying: copying(&mut rng),
         }
     }
 }
@@ -142,6 +163,22 @@ fn timing(rng: &mut SmallRng, climate: Climate) -> Timing {
         drain_timeout: Duration::from_secs(if climate == Climate::Planned { 60 } else { one_of(rng, &[4, 60]) }),
         ..Timing::for_lease(lease)
     }
+}
+
+/// In two of three runs.
+fn copying(rng: &mut SmallRng) -> Option<Copying> {
+    let factor = one_of(rng, &[1, 2, 3, 3, 4, 5]);
+    let copying = Copying {
+        rules: CopyRules {
+            replicas: Factor::new(factor).unwrap_or_default(),
+            consistency: one_of(rng, &[Consistency::Eventual, Consistency::Eventual, Consistency::Quorum]),
+            // Where all of a set are gone: waits until everything heals.
+            on_loss: one_of(rng, &[OnLoss::Accept, OnLoss::Accept, OnLoss::Wait]),
+        },
+        named_percent: one_of(rng, &[20, 60]),
+        chunk_bytes: one_of(rng, &[128, 512, usize::MAX]),
+    };
+    percent(rng, 67).then_some(copying)
 }
 
 fn node(rng: &mut SmallRng) -> NodeSpec {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nats_ring::cache::Version;
 use nats_ring::service::Release;
 use nats_ring::testing::{Observed, Observer};
-use nats_ring::types::{Clock, Epoch, FencingToken, Generation, PartitionId, Time};
+use nats_ring::types::{Clock, Consistency, Epoch, FencingToken, Generation, PartitionId, Time};
 use tokio::sync::Notify;
 
 use crate::invariants::{Broken, Held, Judge};
@@ -48,6 +48,16 @@ pub(crate) enum Hook {
     Discard,
 }
 
+/// What was done to a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CopyDone {
+    Cleared,
+    Follows,
+    /// Changes up to this version.
+    Changes(Version),
+    Chunk(usize),
+}
+
 /// What a client did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
@@ -68,6 +78,8 @@ pub(crate) enum Answered {
     Unknown,
     /// Surely not executed.
     Refused,
+    /// The same: there are too few copies for what was asked.
+    TooFew,
 }
 
 /// Something that was seen.
@@ -80,7 +92,10 @@ pub(crate) enum What {
     HookBegan { hook: Hook, partition: PartitionId, term: Term },
     HookEnded { hook: Hook, partition: PartitionId, term: Term, ok: bool },
     Executed { partition: PartitionId, term: Term },
-    Asked { client: usize, key: usize, asked: Asked },
+    Copy { partition: PartitionId, done: CopyDone },
+    Wrote { partition: PartitionId, version: Version },
+    Committed { partition: PartitionId, version: Version },
+    Asked { client: usize, key: usize, asked: Asked, level: Option<Consistency> },
     Answered { client: usize, key: usize, answered: Answered, why: String },
 }
 
@@ -97,7 +112,13 @@ impl fmt::Display for What {
                 write!(f, "{hook:?} of {partition} at {term} {how}")
             }
             Self::Executed { partition, term } => write!(f, "executes for {partition} at {term}"),
-            Self::Asked { client, key, asked } => write!(f, "client {client} asks {asked:?} of key {key}"),
+            Self::Copy { partition, done } => write!(f, "copy of {partition}: {done:?}"),
+            Self::Wrote { partition, version } => write!(f, "writes {version} of {partition}"),
+            Self::Committed { partition, version } => write!(f, "hears that {version} of {partition} is committed"),
+            Self::Asked { client, key, asked, level } => {
+                let level = level.map_or(String::new(), |level| format!(" at {level}"));
+                write!(f, "client {client} asks {asked:?} of key {key}{level}")
+            }
             Self::Answered { client, key, answered, why } => {
                 write!(f, "client {client} is answered {answered:?} for key {key} {why}")
             }

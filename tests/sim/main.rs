@@ -6,6 +6,7 @@
 //! environment of this test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod agree;
 mod campaign;
 mod fired;
 #[allow(dead_code)]
@@ -23,6 +24,7 @@ mod regressions;
 mod run;
 mod schedule;
 mod service;
+mod told;
 mod world;
 
 use campaign::Campaign;

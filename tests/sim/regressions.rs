@@ -22,7 +22,32 @@ pub(crate) const SEEDS: &[(u64, &str)] = &[
     (529, "a name whose lease had been removed was evicted in vain, and planned for, for ever"),
     // No test of its own: how often a request may be passed on.
     (462, "a request was refused that met a partition which moved three times while it was on its way"),
+    // No test of its own: what the executor does is seen in whole nodes only.
+    (7, "a slow discard took away a copy that had been begun since, and the in-sync set named who held nothing"),
+    (35, "the same"),
+    (82, "the same"),
+    // The same.
+    (
+        13,
+        "an owner was not asked whether a copy may go in the turn that first saw its claim, and the copy stayed for ever",
+    ),
+    (197, "an owner had agreed that a copy may go, something of it was on its way, and the copy stayed for ever"),
     // No test of its own: it was this simulation that was wrong.
     (362, "requests had to succeed while a heartbeat that was swallowed before everything healed was still waited for"),
     (5018, "the same"),
+    // The same.
+    (
+        235,
+        "who had failed to own and given back was taken for an owner, once a ring without that one's number began in its place",
+    ),
+    // The same; what the store cannot refuse is said in docs/decisions/0009.
+    (
+        316,
+        "a write that was sent before the store was replaced, and taken after it, was judged as if somebody had chosen it",
+    ),
+    // No test of its own: the same.
+    (
+        344,
+        "a member that took over in a store which had lost a heartbeat nobody knew of was taken for one that begins with nothing",
+    ),
 ];

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use nats_ring::testing::{Observer, TestRing};
 use nats_ring::types::{KeyHash, PartitionCount, PartitionId};
 
+use crate::agree::{copies_agree, strongest};
 use crate::fired::Fired;
 use crate::generator::{Climate, Scenario};
 use crate::history::{Answered, Line, Timeline, Witness};
 use crate::invariants::{Broken, Judge, ensure, is_best};
-use crate::load;
+use crate::load::{self, Wanted};
 use crate::world::{End, World};
 
 /// After everything has healed, the ring is at rest within so much simulated time. The longest chain there is: a reset is
@@ -156,6 +157,7 @@ fn keys(scenario: &Scenario) -> Vec<Bytes> {
 
 async fn live(world: &Arc<World>) -> Result<(), Broken> {
     let began = world.witness.now();
+    world.ask_for_copies(None).await;
     for _ in 0..world.scenario.first_nodes {
         world.join();
     }
@@ -181,6 +183,8 @@ async fn live(world: &Arc<World>) -> Result<(), Broken> {
         ensure(ended.is_ok(), "no client panics", || format!("{ended:?}"))?;
     }
     every_partition_serves(world).await?;
+    copies_agree(world).await?;
+    world.witness.judge(|judge, _| judge.copies.as_ref().map_or(Ok(()), |copies| copies.all_hold(&judge.leases)));
     nothing_is_left_behind(world).await?;
     nothing_broken(world)
 }
@@ -287,15 +291,18 @@ fn nothing_broken(world: &World) -> Result<(), Broken> {
 }
 
 /// Each partition takes a write and gives it back, through different nodes.
-async fn every_partition_serves(world: &World) -> Result<(), Broken> {
+async fn every_partition_serves(world: &Arc<World>) -> Result<(), Broken> {
+    copies_agree(world).await?;
+    let level = strongest(world);
     let first = world.scenario.load.keys;
     for key in first..world.keys.len() {
         let asked = world.figures.next_write(None);
         for asked in [asked, crate::history::Asked::Get] {
-            let answered = load::request(world, usize::MAX, (key, asked), Some(key)).await;
-            let served = !matches!(answered, Answered::Unknown | Answered::Refused | Answered::Missing);
+            let answered = load::request(world, usize::MAX, Wanted { key, asked, level }, Some(key)).await;
+            let unserved = [Answered::Unknown, Answered::Refused, Answered::TooFew, Answered::Missing];
+            let served = !unserved.contains(&answered);
             ensure(served, "every partition serves after the faults", || {
-                format!("partition {}: {asked:?}: {answered:?}", key - first)
+                format!("partition {}: {asked:?} at {level:?}: {answered:?}", key - first)
             })?;
         }
     }

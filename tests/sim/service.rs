@@ -7,13 +7,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use nats_ring::cache::CacheService;
+use nats_ring::replica::Change;
 use nats_ring::service::{BoxError, Chunks, Grant, Release, Request, Service, ServiceError};
 use nats_ring::testing::NodeProcess;
 use nats_ring::types::{Clock, PartitionId};
 
-use crate::history::{Hook, ProcessId, Term, What, Witness};
+use crate::history::{CopyDone, Hook, ProcessId, Term, What, Witness};
 use crate::invariants::Execution;
 use crate::schedule::HookTrouble;
+use crate::told::Told;
 
 /// How a process's hooks are at the moment.
 #[derive(Default)]
@@ -65,13 +67,15 @@ pub(crate) struct Recorded {
     pub(crate) of: NodeProcess,
     /// The node's own.
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) cache: CacheService,
+    pub(crate) cache: Arc<CacheService>,
     pub(crate) witness: Arc<Witness>,
     pub(crate) mood: Arc<Mood>,
     /// Longest execution.
     pub(crate) execution_ms: u64,
     /// Longest time that dropping a partition takes.
     pub(crate) discard_ms: u64,
+    /// Where it keeps copies: the most that a chunk of one has.
+    pub(crate) chunk_bytes: Option<usize>,
 }
 
 /// A call of a hook that runs. Dropped before its end, it was cancelled.
@@ -101,7 +105,7 @@ impl Recorded {
             self.witness.note(Some(self.process), || What::HookBegan { hook, partition, term });
             self.witness.judge(|judge, _| {
                 match hook {
-                    Hook::Own => judge.owned(self.process, partition, term)?,
+                    Hook::Own => judge.owned((self.process, &self.of), partition, term)?,
                     Hook::Restore => judge.register.restored(self.process, partition, term),
                     Hook::Release(Release::Lost) => judge.register.dropped(self.process, partition),
                     Hook::Release(Release::Handoff) | Hook::Snapshot | Hook::Discard => {}
@@ -126,6 +130,12 @@ impl Recorded {
 }
 
 impl Recorded {
+    /// Something is done to a copy.
+    fn copy(&self, partition: PartitionId, done: CopyDone) {
+        self.witness.note(Some(self.process), || What::Copy { partition, done });
+        self.witness.ask(|judge| judge.copies.iter_mut().for_each(|copies| copies.did(done)));
+    }
+
     /// No grant comes with it: what is dropped is nobody's.
     fn began_discard(&self, partition: PartitionId) -> Running<'_> {
         let (hook, term) = (Hook::Discard, Term::default());
@@ -160,10 +170,13 @@ impl Service for Recorded {
         let (process, partition, term) = (self.process, grant.partition, Term::from(&grant.token));
         self.witness.note(Some(process), || What::Executed { partition, term });
         let local = self.clock.now();
-        let execution = Execution { process, of: &self.of, partition, token: &grant.token, local };
+        let named = request.once.map(|once| once.id);
+        let execution = Execution { process, of: &self.of, partition, token: &grant.token, local, request: named };
         self.witness.judge(|judge, at| judge.executed(&execution, at));
+        let (key, deletes) = (request.key.clone(), request.operation == "delete");
+        let seen = Told { grant: grant.clone(), process, witness: Arc::clone(&self.witness), key, deletes }.seen();
         let takes = request.key.first().map_or(0, |byte| u64::from(*byte)) % (self.execution_ms + 1);
-        let answer = self.cache.handle(grant, request).await;
+        let answer = self.cache.handle(&seen, request).await;
         if takes > 0 {
             tokio::time::sleep(Duration::from_millis(takes)).await;
         }
@@ -189,6 +202,9 @@ impl Service for Recorded {
     }
 
     async fn snapshot(&self, grant: &Grant, max_bytes: usize) -> Result<Chunks, BoxError> {
+        if let Some(chunk_bytes) = self.chunk_bytes {
+            return self.cache.snapshot(grant, max_bytes.min(chunk_bytes)).await;
+        }
         let mut running = self.began(Hook::Snapshot, std::slice::from_ref(grant));
         let chunks = self.cache.snapshot(grant, max_bytes).await;
         running.ok = chunks.is_ok();
@@ -212,5 +228,31 @@ impl Service for Recorded {
         }
         self.cache.discard(partition).await;
         running.ok = true;
+    }
+
+    fn replicates(&self) -> bool {
+        self.chunk_bytes.is_some()
+    }
+
+    fn clear(&self, partition: PartitionId) {
+        self.copy(partition, CopyDone::Cleared);
+        self.cache.clear(partition);
+    }
+
+    fn follow(&self, partition: PartitionId) {
+        self.copy(partition, CopyDone::Follows);
+        self.cache.follow(partition);
+    }
+
+    fn copy_changes(&self, partition: PartitionId, changes: &[Change]) -> Result<(), BoxError> {
+        if let Some(last) = changes.last() {
+            self.copy(partition, CopyDone::Changes(last.version));
+        }
+        self.cache.copy_changes(partition, changes)
+    }
+
+    fn copy_chunk(&self, partition: PartitionId, chunk: Bytes, age: Duration) -> Result<(), BoxError> {
+        self.copy(partition, CopyDone::Chunk(chunk.len()));
+        self.cache.copy_chunk(partition, chunk, age)
     }
 }

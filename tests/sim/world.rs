@@ -15,7 +15,7 @@ use nats_ring::node::{NodeError, Ring};
 use nats_ring::rpc::server::ServerLimits;
 use nats_ring::service::Service;
 use nats_ring::testing::{BusFaults, NodeProcess, StoreFaults, TestNode, TestRing};
-use nats_ring::types::{Clock, KeyHash, NodeName, PartitionCount, PartitionId, Time};
+use nats_ring::types::{Clock, Consistency, KeyHash, NodeName, PartitionCount, PartitionId, Time};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -162,6 +162,22 @@ impl World {
         KeyHash::default().partition(key.as_bytes(), count)
     }
 
+    /// Of one of the keys.
+    pub(crate) fn partition_of_key(&self, key: usize) -> PartitionId {
+        self.ring.partition_for(&self.keys[key])
+    }
+
+    /// The level that operators want where a request names none.
+    pub(crate) fn asked_level(&self) -> Consistency {
+        self.scenario.copying.map_or(Consistency::Eventual, |copying| copying.rules.consistency)
+    }
+
+    /// The level that is surely in force there: once the store went back it may have forgotten what they want.
+    pub(crate) fn usual_level(&self) -> Consistency {
+        let forgotten = self.witness.ask(|judge| judge.sizes.is_forgotten());
+        if forgotten { Consistency::Eventual } else { self.asked_level() }
+    }
+
     /// What is due later, since the last time it was asked for.
     pub(crate) fn take_ends(&self) -> Vec<(Duration, End)> {
         std::mem::take(&mut self.state().ends)
@@ -234,9 +250,13 @@ impl World {
             return self.later(RESTART_AFTER, End::Start { name, spec });
         }
         let (process, of) = self.next_process(&name);
+        let told_of = of.clone();
         self.witness.note(Some(process), || What::Started { node: of.to_string() });
         let mood = Arc::new(Mood::default());
         let service = Arc::new(self.service(process, &of, &spec, &mood));
+        self.witness.ask(|judge| {
+            judge.copies.iter_mut().for_each(|copies| copies.started(told_of.clone(), Arc::clone(&service.cache)));
+        });
         let limits = ServerLimits { parked: self.scenario.parked, ..ServerLimits::default() };
         let mut node = TestNode::new(&name).weight(spec.weight).clock_rate(spec.clock_rate).limits(limits);
         if let Some(zone) = spec.zone {
@@ -295,11 +315,12 @@ impl World {
             process,
             of: of.clone(),
             clock: Arc::clone(&clock),
-            cache: CacheService::within(config, clock, self.ring.process(), self.ring.chance()),
+            cache: Arc::new(CacheService::within(config, clock, self.ring.process(), self.ring.chance())),
             witness: Arc::clone(&self.witness),
             mood: Arc::clone(mood),
             execution_ms: self.scenario.load.execution_ms,
             discard_ms: self.scenario.load.discard_ms,
+            chunk_bytes: self.scenario.copying.map(|copying| copying.chunk_bytes),
         }
     }
 
@@ -342,7 +363,10 @@ impl World {
         let at = state.members.iter().position(|member| member.process == process)?;
         let member = state.members.remove(at);
         member.gone.cancel();
-        self.witness.ask(|judge| judge.grants.ended(process));
+        self.witness.ask(|judge| {
+            judge.grants.ended(process);
+            judge.copies.iter_mut().for_each(|copies| copies.ended(&member.service.of));
+        });
         Some(member)
     }
 
@@ -360,10 +384,14 @@ impl World {
     /// Each node: what it holds, and how many keys there are of the partitions that the store says it owns.
     pub(crate) async fn holdings(&self) -> Vec<(String, CacheStats, usize)> {
         let owners = self.ring.owners().await;
+        let listed = self.witness.ask(|judge| judge.listed());
         let partitions: Vec<PartitionId> = self.keys.iter().map(|key| self.ring.partition_for(key)).collect();
         let state = self.state();
         let of = |member: &Member| {
-            let owns = |p: &&PartitionId| owners.get(*p).is_some_and(|(node, _)| node.as_str() == member.name);
+            let owns = |p: &&PartitionId| {
+                owners.get(*p).is_some_and(|(node, _)| node.as_str() == member.name)
+                    || listed.get(*p).is_some_and(|set| set.iter().any(|id| id.node.as_str() == member.name))
+            };
             let keys = partitions.iter().filter(owns).count();
             (member.name.clone(), member.service.cache.stats(), keys)
         };
@@ -371,6 +399,15 @@ impl World {
     }
 
     pub(crate) fn collect(&self) {
+        self.witness.ask(|judge| {
+            let Some(copies) = &judge.copies else { return };
+            let mut fired = self.fired.lock().unwrap_or_else(PoisonError::into_inner);
+            fired.add(Kind::ExecutedSuspended, judge.gates.executed_suspended);
+            fired.add(Kind::CopyMade, copies.chunks);
+            fired.add(Kind::CopyFollowed, copies.changes);
+            fired.add(Kind::TakeoverByMember, copies.takeovers.into());
+            fired.add(Kind::TakeoverOfNothing, copies.lost.into());
+        });
         let state = self.state();
         state.members.iter().for_each(|member| self.collect_mood(member));
         self.fired.lock().unwrap_or_else(PoisonError::into_inner).add_ring(&self.ring.fired());

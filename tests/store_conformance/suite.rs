@@ -28,6 +28,9 @@ pub(crate) async fn a_cas_at_any_other_revision_is_a_conflict_and_changes_nothin
     assert_eq!(put(&*store, "config", first, "absent").await, Err(CasError::Conflict));
     assert_eq!(store.get("plan").await.unwrap().unwrap().revision, last);
     assert_eq!(store.get("config").await.unwrap(), None);
+    let refused_for = Entry { key: "plan".into(), value: Some(Bytes::from_static(b"second")), revision: last };
+    assert_eq!(store.get_latest("plan").await.unwrap(), Some(refused_for));
+    assert_eq!(store.get_latest("config").await.unwrap(), None);
 }
 
 pub(crate) async fn a_deleted_key_can_be_created_again(fixture: impl Fixture) {
@@ -36,6 +39,7 @@ pub(crate) async fn a_deleted_key_can_be_created_again(fixture: impl Fixture) {
     fixture.delete("own.1").await;
     let marker = store.get("own.1").await.unwrap().unwrap();
     assert!(marker.value.is_none() && marker.revision > first);
+    assert_eq!(store.get_latest("own.1").await.unwrap(), Some(marker.clone()));
     assert_eq!(put(&*store, "own.1", first, "late").await, Err(CasError::Conflict));
     assert!(create(&*store, "own.1").await > marker.revision);
     assert_eq!(put(&*store, "own.1", Revision::NONE, "again").await, Err(CasError::Conflict));

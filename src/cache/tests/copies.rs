@@ -32,7 +32,7 @@ impl Kept {
         std::mem::take(&mut *self.changes.lock().unwrap())
     }
 
-    fn commit(&self, version: Version) {
+    pub(super) fn commit(&self, version: Version) {
         self.committed.send_replace(Some(version));
     }
 }

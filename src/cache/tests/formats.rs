@@ -96,13 +96,16 @@ async fn todays_messages_and_snapshots_are_read_from_the_golden_lines() {
     for (name, answer) in answers() {
         assert_eq!(decode::<Answer<'_>>(named(name)).unwrap(), answer);
     }
-    let chunks = today.iter().filter(|(name, _)| *name == "snapshot");
-    let chunks: Vec<Bytes> = chunks.map(|(_, bytes)| Bytes::copy_from_slice(bytes)).collect();
-    let (node, two) = (node(), grant(0, 2));
-    node.cache.restore(&two, chunks, Duration::ZERO).await.unwrap();
-    node.own(&two).await;
-    let expected = Got { value: b"x".to_vec(), version: version(1, 1), age_ms: 300, remaining_ttl_ms: Some(1200) };
-    assert_eq!(node.get(&two, b"user:1").await, Some(expected));
+    for release in ["today", "before"] {
+        let lines = lines(release);
+        let chunks = lines.iter().filter(|(name, _)| *name == "snapshot");
+        let chunks: Vec<Bytes> = chunks.map(|(_, bytes)| Bytes::copy_from_slice(bytes)).collect();
+        let (node, two) = (node(), grant(0, 2));
+        node.cache.restore(&two, chunks, Duration::ZERO).await.unwrap();
+        node.own(&two).await;
+        let expected = Got { value: b"x".to_vec(), version: version(1, 1), age_ms: 300, remaining_ttl_ms: Some(1200) };
+        assert_eq!(node.get(&two, b"user:1").await, Some(expected), "{release}");
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod eviction;
 mod formats;
 mod handoff;
 mod model;
+mod once;
 mod operations;
 mod update;
 
@@ -64,7 +65,7 @@ fn version(epoch: u64, sequence: u64) -> Version {
 
 fn request(operation: &str, key: &[u8], payload: Bytes, form: Form) -> Request {
     let key = Bytes::copy_from_slice(key);
-    Request { operation: operation.to_owned(), key, payload, form, remaining: Duration::from_secs(1) }
+    Request { operation: operation.to_owned(), key, payload, form, remaining: Duration::from_secs(1), once: None }
 }
 
 impl Node {

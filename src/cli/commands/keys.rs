@@ -1,4 +1,4 @@
-//! `get`, `set`, `delete`, `incr`, `owner`, `inspect`: one request each, as any plain client sends it.
+//! `get`, `set`, `delete`, `incr`, `get-or-set`, `owner`, `inspect`: one request each, as any plain client sends it.
 
 use std::fmt::Write as _;
 use std::io::Read;
@@ -68,6 +68,13 @@ Examples:
   nats-ring incr stock:42 -3                      # by a number of your choice
   nats-ring incr window:12:05 --ttl 60s           # and it ends 60 s from now
   nats-ring incr visits 10 --json | jq .version";
+pub(super) const GET_OR_SET_EXAMPLES: &str = "\
+Prints the value that is there; where there is none, stores this one and prints it. Of many who ask at once, one stores.
+
+Examples:
+  nats-ring get-or-set config '{\"level\":\"info\"}'
+  nats-ring get-or-set lock:42 \"$HOSTNAME\" --ttl 30s
+  nats-ring get-or-set user:1 Alice --json | jq .stored";
 pub(super) const OWNER_EXAMPLES: &str = "\
 Examples:
   nats-ring owner user:1
@@ -179,6 +186,15 @@ impl LevelKeyArgs {
     }
 }
 
+impl SetArgs {
+    async fn ask(&self, operation: &str) -> Result<Box<RawValue>, Failure> {
+        let value = value(&self.value, std::io::stdin())?;
+        let (ttl, consistency) = (self.ttl.map(|ttl| ttl.as_secs_f64()), self.level.consistency);
+        let request = body(&Body { key: &self.key, value: Some(&value), ttl, consistency, by: None })?;
+        self.client.ask(operation, request).await
+    }
+}
+
 /// A field of an answer, as the JSON text it came as.
 fn field<'a>(answer: &'a RawValue, name: &str) -> Result<Option<&'a RawValue>, Failure> {
     let fields: std::collections::HashMap<std::borrow::Cow<'a, str>, &'a RawValue> = serde_json::from_str(answer.get())
@@ -215,11 +231,7 @@ fn decoded(value: &RawValue) -> Result<Vec<u8>, Failure> {
 
 pub(super) async fn set(args: SetArgs) -> Done {
     let mut output = args.client.output();
-    let value = value(&args.value, std::io::stdin())?;
-    let ttl = args.ttl.map(|ttl| ttl.as_secs_f64());
-    let consistency = args.level.consistency;
-    let request = body(&Body { key: &args.key, value: Some(&value), ttl, consistency, by: None })?;
-    let answer = args.client.ask("set", request).await?;
+    let answer = args.ask("set").await?;
     if output.json {
         return output.line(answer.get());
     }
@@ -273,6 +285,16 @@ pub(super) async fn incr(args: IncrArgs) -> Done {
     let answer = args.client.ask("incr", request).await?;
     match field(&answer, "value")? {
         Some(value) if !output.json => output.line(value.get()),
+        _ => output.line(answer.get()),
+    }
+}
+
+pub(super) async fn get_or_set(args: SetArgs) -> Done {
+    let mut output = args.client.output();
+    let answer = args.ask("get-or-set").await?;
+    match field(&answer, "value")? {
+        Some(value) if !output.json && is(&answer, "encoding", "\"base64\"")? => output.bytes(&decoded(value)?),
+        Some(value) if !output.json => output.line(&shown(value)),
         _ => output.line(answer.get()),
     }
 }

@@ -26,7 +26,7 @@ use output::{Done, Stop};
 pub(super) enum ClientCommand {
     /// How the ring is
     #[command(after_help = overview::STATUS_EXAMPLES)]
-    Status(overview::OverviewArgs),
+    Status(overview::StatusArgs),
     /// Its nodes
     #[command(after_help = overview::NODES_EXAMPLES)]
     Nodes(overview::NodesArgs),
@@ -45,6 +45,9 @@ pub(super) enum ClientCommand {
     /// Add to a number
     #[command(after_help = keys::INCR_EXAMPLES)]
     Incr(keys::IncrArgs),
+    /// The value of a key, stored where there is none
+    #[command(after_help = keys::GET_OR_SET_EXAMPLES)]
+    GetOrSet(keys::SetArgs),
     /// Who owns a key
     #[command(after_help = keys::OWNER_EXAMPLES)]
     Owner(keys::KeyArgs),
@@ -122,6 +125,7 @@ async fn dispatch(command: ClientCommand) -> Done {
         ClientCommand::Set(args) => keys::set(args).await,
         ClientCommand::Delete(args) => keys::delete(args).await,
         ClientCommand::Incr(args) => keys::incr(args).await,
+        ClientCommand::GetOrSet(args) => keys::get_or_set(args).await,
         ClientCommand::Owner(args) => keys::owner(args).await,
         ClientCommand::Inspect(args) => keys::inspect(args).await,
         ClientCommand::Drain(args) => members::drain(args).await,

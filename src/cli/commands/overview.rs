@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 use clap::Args;
 use serde::Serialize;
 
-use super::super::exit::Failure;
+use super::super::exit::{Code, Failure};
 use super::client::ClientArgs;
 use super::output::{Cell, Done, Output, Table};
 use super::picture;
@@ -20,6 +20,7 @@ its lease runs out; --observe sees it before.
 Examples:
   nats-ring status
   nats-ring status --observe 3s                   # also whether all nodes renew their leases
+  nats-ring status --check || alert               # exit code 11 where it is not healthy
   nats-ring status --json | jq .healthy
   nats-ring status --platform sessions --nats nats://nats-1:4222";
 pub(super) const NODES_EXAMPLES: &str = "\
@@ -46,6 +47,15 @@ pub(in crate::cli) struct OverviewArgs {
     observe: Duration,
     #[command(flatten)]
     client: ClientArgs,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct StatusArgs {
+    /// Ends with exit code 11 where the ring is not healthy
+    #[arg(long)]
+    check: bool,
+    #[command(flatten)]
+    overview: OverviewArgs,
 }
 
 #[derive(Args)]
@@ -128,11 +138,16 @@ impl OverviewArgs {
     }
 }
 
-pub(super) async fn status(args: OverviewArgs) -> Done {
-    let overview = args.look().await?;
-    let mut output = args.client.output();
+pub(super) async fn status(args: StatusArgs) -> Done {
+    let overview = args.overview.look().await?;
+    let mut output = args.overview.client.output();
     let summary = Summary::of(&overview);
-    if output.json { output.document(&summary) } else { write_status(&summary, &mut output) }
+    if output.json { output.document(&summary) } else { write_status(&summary, &mut output) }?;
+    if args.check && !summary.healthy {
+        let why = format!("ring '{}' is not healthy: {}", summary.ring, partitions(&summary));
+        return Err(Failure::new(Code::NotSafe, why).into());
+    }
+    Ok(())
 }
 
 fn write_status(summary: &Summary<'_>, output: &mut Output) -> Done {

@@ -16,6 +16,7 @@ use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::context::{Context, ContextBuilder};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::jetstream::{ErrorCode, kv};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -101,10 +102,10 @@ impl NatsStore {
         }
     }
 
-    /// Revision of the key's delete marker, if that is what the key's leader has last.
+    /// Revision of the key's delete marker, if that is what the stream's leader has last.
     async fn delete_marker(&self, key: &str) -> Option<Revision> {
-        let last = self.bucket.stream.get_last_raw_message_by_subject(&self.subject(key)).await.ok()?;
-        feed::is_delete_marker(&last.headers).then_some(Revision(last.sequence))
+        let last = self.get_latest(key).await.ok()??;
+        last.value.is_none().then_some(last.revision)
     }
 
     fn check_size(&self, key: &str, value: &Bytes) -> Result<(), CasError> {
@@ -166,6 +167,20 @@ impl Store for NatsStore {
             value: (entry.operation == kv::Operation::Put).then_some(entry.value),
             revision: Revision(entry.revision),
         }))
+    }
+
+    async fn get_latest(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        if !self.connection.is_connected() {
+            return Err(StoreError("not connected to NATS".to_owned()));
+        }
+        match self.bucket.stream.get_last_raw_message_by_subject(&self.subject(key)).await {
+            Ok(last) => {
+                let value = (!feed::is_delete_marker(&last.headers)).then_some(last.payload);
+                Ok(Some(Entry { key: key.to_owned(), value, revision: Revision(last.sequence) }))
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(StoreError(format!("key '{key}': {error}"))),
+        }
     }
 
     async fn watch_from(&self, scope: WatchScope, position: Position) -> Result<WatchStream, StoreError> {

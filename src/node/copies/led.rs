@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::replica::{Change, Due, Failure, Leader, Members, Progress, Report, Told};
+use super::growing::Growing;
+use super::progress::{Copied, Shortage};
+use crate::replica::{Ask, Change, Confirmed, Due, Failure, Leader, Members, Progress, Report, Send, Told};
 use crate::ring::{CopySet, OpId};
 use crate::service::{ChangeLog, Copies, Grant, NotCommitted};
 use crate::types::{Epoch, NodeId, NodeName, PartitionId, Time, Version};
@@ -34,23 +36,8 @@ pub(super) struct Turn {
     /// Names the set that the reports are about.
     pub(super) set: Option<OpId>,
     pub(super) wake: Option<Time>,
-}
-
-/// How far a copy is that is made for another node.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::node) struct Copied {
-    begun: Time,
-    last: Time,
-    /// Acknowledged so far.
-    pub(in crate::node) bytes: u64,
-}
-
-impl Copied {
-    /// Over the time it took, or has taken so far; `None` before that can be told.
-    pub(in crate::node) fn bytes_per_second(self) -> Option<u64> {
-        let seconds = self.last.since(self.begun).as_secs_f64();
-        (seconds >= 0.001).then(|| (self.bytes as f64 / seconds) as u64)
-    }
+    /// Of the writes in it for those that are not in the set.
+    pub(super) difference_bytes: u64,
 }
 
 struct Inside {
@@ -71,7 +58,9 @@ pub(in crate::node) struct Led {
     /// Something is to be sent.
     pub(super) woken: Notify,
     /// Grows with what is committed; ends with the grant.
-    committed: watch::Sender<Version>,
+    committed: Growing<Version>,
+    /// What all members have confirmed.
+    confirmed: Growing<Confirmed>,
     pub(super) ended: CancellationToken,
     /// How far the copies made for its learners are, or came last.
     copied: Mutex<BTreeMap<NodeId, Copied>>,
@@ -99,7 +88,8 @@ impl Led {
                 to_confirm: BTreeSet::new(),
             }),
             woken: Notify::new(),
-            committed: watch::Sender::new(Version::default()),
+            committed: Growing::new(Version::default()),
+            confirmed: Growing::new(Confirmed::default()),
             ended: CancellationToken::new(),
             copied: Mutex::default(),
             broken: OnceLock::new(),
@@ -161,6 +151,8 @@ impl Led {
         let Inside { leader, set, to_confirm, .. } = &mut *inside;
         let leader = leader.as_mut()?;
         let due = leader.due(now);
+        let missed = due.iter().filter(|due| !leader.is_member(&due.to)).map(|due| written_bytes(&due.send));
+        let difference_bytes = missed.sum();
         let mut reports = leader.reports();
         if !to_confirm.is_empty() {
             let committed = leader.committed();
@@ -169,7 +161,7 @@ impl Led {
                 reports.extend(to_confirm.take(&follower.node).map(Report::CaughtUp));
             }
         }
-        let turn = Turn { due, reports, set: *set, wake: leader.next_wake() };
+        let turn = Turn { due, reports, set: *set, wake: leader.next_wake(), difference_bytes };
         self.publish(&inside);
         Some(turn)
     }
@@ -186,8 +178,8 @@ impl Led {
 
     fn publish(&self, inside: &Inside) {
         if let Some(leader) = &inside.leader {
-            let newest = leader.committed();
-            self.committed.send_if_modified(|known| std::mem::replace(known, newest) != newest);
+            self.committed.set(leader.committed());
+            self.confirmed.set(leader.confirmed());
         }
     }
 
@@ -199,25 +191,59 @@ impl Led {
         self.inside().leader.as_ref()?.copy_tail(to, stream)
     }
 
-    /// A copy begins anew.
-    pub(super) fn copying_begins(&self, to: &NodeId, now: Time) {
-        self.copied().insert(to.clone(), Copied { begun: now, last: now, bytes: 0 });
+    /// A copy begins anew, of about so many bytes.
+    pub(super) fn copying_begins(&self, to: &NodeId, now: Time, of_bytes: Option<u64>) {
+        let mut copies = self.made();
+        copies.retain(|id, _| id.node != to.node);
+        copies.insert(to.clone(), Copied::begins(now, of_bytes));
     }
 
     /// So much more of it has been acknowledged.
-    pub(super) fn copied_bytes(&self, to: &NodeId, now: Time, bytes: usize) {
-        if let Some(copied) = self.copied().get_mut(to) {
-            (copied.last, copied.bytes) = (now, copied.bytes + bytes as u64);
+    pub(super) fn copied_bytes(&self, to: &NodeId, now: Time, bytes: usize) -> Option<Copied> {
+        let mut copies = self.made();
+        let copied = copies.get_mut(to)?;
+        copied.acknowledged(now, bytes);
+        Some(*copied)
+    }
+
+    /// All of it is there.
+    pub(super) fn copied_all(&self, to: &NodeId, now: Time, short: Option<Shortage>) {
+        if let Some(copied) = self.made().get_mut(to) {
+            copied.ends(now, short);
         }
+    }
+
+    /// How far the last copy made for it is.
+    pub(super) fn copied(&self, to: &NodeId) -> Option<Copied> {
+        self.made().get(to).copied()
     }
 
     /// How far the last copy made for a node is.
     pub(super) fn copied_to(&self, to: &NodeName) -> Option<Copied> {
-        self.copied().iter().find(|(id, _)| id.node == *to).map(|(_, copied)| *copied)
+        self.made().iter().find(|(id, _)| id.node == *to).map(|(_, copied)| *copied)
     }
 
-    fn copied(&self) -> MutexGuard<'_, BTreeMap<NodeId, Copied>> {
+    /// The nodes that had to make room for their copies, of those that still have one.
+    pub(super) fn short(&self) -> Vec<(NodeName, Copied)> {
+        let followers: BTreeSet<NodeId> = self.progress().into_iter().map(|follower| follower.node).collect();
+        let made = self.made();
+        let short = made.iter().filter(|(id, copied)| copied.short.is_some() && followers.contains(id));
+        short.map(|(id, copied)| (id.node.clone(), *copied)).collect()
+    }
+
+    fn made(&self) -> MutexGuard<'_, BTreeMap<NodeId, Copied>> {
         self.copied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is kept for those only that left, and until when the first of them is waited for.
+    pub(super) fn kept_for_absent(&self) -> Option<(Time, usize)> {
+        self.inside().leader.as_ref().and_then(Leader::kept_for_absent)
+    }
+
+    pub(super) fn forget_absent(&self) {
+        if let Some(leader) = &mut self.inside().leader {
+            leader.forget_absent();
+        }
     }
 
     /// Why no copy can follow any more, if that is so.
@@ -239,7 +265,7 @@ impl Led {
         !self.progress().iter().any(|follower| follower.node == *node)
     }
 
-    pub(super) fn answer(&self, ask: &crate::replica::Ask) -> Option<Told> {
+    pub(super) fn answer(&self, ask: &Ask) -> Option<Told> {
         self.inside().leader.as_ref().map(|leader| leader.answer(ask))
     }
 
@@ -250,9 +276,28 @@ impl Led {
     }
 
     async fn reaches(&self, version: Version) -> Result<(), NotCommitted> {
-        let mut committed = self.committed.subscribe();
-        let reached = committed.wait_for(|upto| *upto >= version);
-        self.ended.run_until_cancelled(reached).await.and_then(Result::ok).map(|_| ()).ok_or(NotCommitted)
+        let reached = self.committed.wait_for(|upto| *upto >= version);
+        self.ended.run_until_cancelled(reached).await.map(|_| ()).ok_or(NotCommitted)
+    }
+
+    /// Draws a ticket now; its answer.
+    fn confirm(self: Arc<Self>) -> BoxFuture<'static, Result<(), NotCommitted>> {
+        let ticket = self.inside().leader.as_mut().and_then(Leader::ticket);
+        self.woken.notify_one();
+        async move {
+            let ticket = ticket.ok_or(NotCommitted)?;
+            let answered = self.confirmed.wait_for(|confirmed| confirmed.covers(ticket) || confirmed.is_replaced());
+            let answered = self.ended.run_until_cancelled(answered).await;
+            answered.filter(|answer| answer.covers(ticket)).map(|_| ()).ok_or(NotCommitted)
+        }
+        .boxed()
+    }
+}
+
+fn written_bytes(send: &Send) -> u64 {
+    match send {
+        Send::Append(Ask::Append { changes, .. }) => changes.iter().map(|change| change.body.len() as u64).sum(),
+        _ => 0,
     }
 }
 
@@ -287,5 +332,9 @@ impl ChangeLog for LedLog {
             Ok(Self(led).copies())
         }
         .boxed()
+    }
+
+    fn confirm(&self) -> BoxFuture<'static, Result<(), NotCommitted>> {
+        Arc::clone(&self.0).confirm()
     }
 }

@@ -4,29 +4,39 @@
 //! to other nodes, and inputs for the machine: who has caught up, who is silent. The rules are [`crate::replica`]'s; here are the tasks
 //! and messages around them.
 
+mod absent;
 mod drive;
+pub(super) mod files;
+mod growing;
+mod kept;
 mod led;
+mod making;
 mod pace;
+mod progress;
 mod recover;
 mod wire;
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{self, AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
-pub(super) use led::{Copied, Led, LedLog};
-pub(super) use wire::{SwitchHead, open_ask, seal_told};
+pub(super) use kept::{Kept, KeptCell, discard};
+pub(super) use led::{Led, LedLog};
+pub(super) use progress::{Copied, Shortage};
+pub(super) use wire::{Heard, SwitchHead, open_ask, seal_told};
 
+use super::events::EventSender;
 use super::parts::NodeParts;
 use super::supervise::Supervisor;
 use crate::replica::{Apply, Ask, Bounds, Follower, Leader, Log, Told};
 use crate::ring::{CopySet, Input, OpId, Timing};
 use crate::service::{BoxError, Grant, Service};
 use crate::types::{Clock, Epoch, NodeId, NodeName, PartitionCount, PartitionId, Version};
+use absent::Absent;
 use drive::Tools;
 use pace::Pace;
 
@@ -62,6 +72,12 @@ pub(super) struct Copies {
     bounds: Bounds,
     tools: Arc<Tools>,
     slots: Vec<Mutex<Slot>>,
+    /// What had to make room by when a copy began to arrive.
+    arriving: Mutex<HashMap<PartitionId, u64>>,
+    /// The node drains, and no copy is let go any more.
+    holds_on: AtomicBool,
+    /// Nothing is done here any more.
+    over: AtomicBool,
     /// Told before the partition was led.
     sets: Mutex<HashMap<PartitionId, (OpId, Epoch, CopySet)>>,
 }
@@ -92,28 +108,34 @@ pub(super) enum Heritage {
 }
 
 impl Copies {
-    /// Nothing is held.
+    /// What was kept is held, and nothing else.
     pub(super) fn new(
         parts: &NodeParts,
         me: NodeId,
         partitions: PartitionCount,
         supervisor: Supervisor,
-        inputs: mpsc::Sender<Input>,
+        (inputs, events): (mpsc::Sender<Input>, EventSender),
+        kept: Kept,
     ) -> Arc<Self> {
-        let bounds = bounds(&parts.timing);
+        let bounds = bounds(&parts.timing, parts.returning.delay);
         let tools = Arc::new(Tools {
             ring: parts.ring.clone(),
             bus: Arc::clone(&parts.bus),
             service: Arc::clone(&parts.service),
             clock: Arc::clone(&parts.clock),
             inputs,
+            events,
             answer_timeout: bounds.silent_after / 2,
             part_timeout: parts.timing.lease / 2,
             copying: Semaphore::new(parts.copying.parallel),
             pace: Pace::new(parts.copying.bytes_per_second, Arc::clone(&parts.clock)),
             copied_bytes: AtomicU64::new(0),
+            difference_bytes: AtomicU64::new(0),
+            absent: Absent::new(parts.returning.max_bytes),
         });
-        let empty = |_| Mutex::new(Slot::follows(Follower::new(Epoch::ZERO, bounds)));
+        let mut kept = kept.followers;
+        let follower = |partition| kept.remove(&partition).unwrap_or_else(|| Follower::new(Epoch::ZERO, bounds));
+        let slots = partitions.ids().map(follower).map(|follower| Mutex::new(Slot::follows(follower))).collect();
         Arc::new(Self {
             me,
             clock: Arc::clone(&parts.clock),
@@ -121,13 +143,18 @@ impl Copies {
             supervisor,
             bounds,
             tools,
-            slots: partitions.ids().map(empty).collect(),
+            slots,
+            arriving: Mutex::default(),
+            holds_on: AtomicBool::new(false),
+            over: AtomicBool::new(false),
             sets: Mutex::default(),
         })
     }
 
     fn slot(&self, partition: PartitionId) -> Option<MutexGuard<'_, Slot>> {
-        self.slots.get(partition.index()).map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner))
+        let slot = self.slots.get(partition.index())?.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at under the lock: whoever had it before has changed what is kept, whoever has it now changes nothing.
+        (!self.over.load(atomic::Ordering::SeqCst)).then_some(slot)
     }
 
     /// This node owns the partition from now on: what its service's grant writes to.
@@ -181,9 +208,22 @@ impl Copies {
         }
     }
 
+    /// The nodes that had to make room for the copies this node, the owner, made of the partition.
+    pub(super) fn short(&self, partition: PartitionId) -> Vec<(NodeName, Copied)> {
+        match self.slot(partition).as_deref() {
+            Some(Slot::Leads(led)) => led.short(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Bytes of copies made for other nodes so far.
     pub(super) fn copied_bytes(&self) -> u64 {
-        self.tools.copied_bytes.load(std::sync::atomic::Ordering::Relaxed)
+        self.tools.copied_bytes.load(atomic::Ordering::Relaxed)
+    }
+
+    /// Bytes of writes sent to nodes that are not in a set, because they missed them.
+    pub(super) fn difference_bytes(&self) -> u64 {
+        self.tools.difference_bytes.load(atomic::Ordering::Relaxed)
     }
 
     /// Who holds copies of the partition that this node owns.
@@ -220,41 +260,33 @@ impl Copies {
     /// Another node owns the partition at this epoch, and no copy belongs here: whether it can go right now. One that this
     /// owner feeds may become a member at any moment: the owner has to say that it will not.
     pub(super) fn unwanted(&self, partition: PartitionId, epoch: Epoch) -> Unwanted {
-        let Some(slot) = self.slot(partition) else { return Unwanted::Keep };
-        match &*slot {
-            Slot::Leads(led) if led.epoch() < epoch => Unwanted::Drop,
-            Slot::Leads(_) => Unwanted::Keep,
-            Slot::Follows(follower) => match follower.promised().cmp(&epoch) {
-                Ordering::Less => Unwanted::Drop,
-                Ordering::Equal => Unwanted::Ask { heard: follower.heard() },
-                Ordering::Greater => Unwanted::Keep,
-            },
-        }
+        self.slot(partition).map_or(Unwanted::Keep, |slot| unwanted(&slot, epoch))
     }
 
     /// Asks the owner whether the copy that is here may go; drops it if so, and if nothing came from the owner meanwhile. Says
     /// whether that is settled.
-    pub(super) async fn ask_to_leave(&self, partition: PartitionId, epoch: Epoch, owner: &NodeId, heard: u64) -> bool {
+    pub(super) async fn ask_to_leave(&self, partition: PartitionId, epoch: Epoch, owner: &NodeId) -> bool {
+        let Unwanted::Ask { heard } = self.unwanted(partition, epoch) else { return true };
         let ask = Ask::Leave { epoch, node: self.me.clone() };
-        let Ok(told) = self.tools.ask(partition, owner, &ask).await else { return false };
-        if told != Told::Accepted {
-            return false;
-        }
-        if self.unwanted(partition, epoch) == (Unwanted::Ask { heard }) {
-            self.forget(partition);
-            self.service.clear(partition);
-        }
-        true
+        let accepted = self.tools.ask(partition, owner, &ask).await == Ok(Told::Accepted);
+        accepted && self.drop_if(partition, |slot| unwanted(slot, epoch) == Unwanted::Ask { heard })
     }
 
-    /// What is here of the partition goes; whoever calls tells the service.
-    pub(super) fn forget(&self, partition: PartitionId) {
-        let Some(mut slot) = self.slot(partition) else { return };
+    /// What is here of the partition goes.
+    pub(super) fn drop_copy(&self, partition: PartitionId) {
+        let _ = self.drop_if(partition, |_| true);
+    }
+
+    /// The service forgets it in the same moment: later it would be a copy begun since that it forgets. Says whether it went.
+    fn drop_if(&self, partition: PartitionId, goes: impl FnOnce(&Slot) -> bool) -> bool {
+        let Some(mut slot) = self.slot(partition).filter(|slot| goes(slot)) else { return false };
         let promised = match &*slot {
             Slot::Follows(follower) => follower.promised(),
             Slot::Leads(led) => led.epoch(),
         };
         end(std::mem::replace(&mut *slot, Slot::follows(Follower::new(promised, self.bounds))));
+        self.service.clear(partition);
+        true
     }
 
     /// Whether a whole copy is here that stands exactly there.
@@ -266,7 +298,33 @@ impl Copies {
     }
 
     /// Another node asks the copy that is here. The service has done what it says when it is answered.
-    pub(super) fn asked(&self, partition: PartitionId, ask: Ask) -> Told {
+    pub(super) fn asked(&self, partition: PartitionId, ask: Ask) -> Heard {
+        let (begins, ends) = (matches!(ask, Ask::CopyBegin { .. }), matches!(ask, Ask::CopyEnd { .. }));
+        let told = self.told(partition, ask);
+        let short = match &told {
+            Told::Accepted if begins => self.copy_begins(partition),
+            Told::At(_) if ends => self.shortage(partition),
+            _ => None,
+        };
+        Heard { told, short }
+    }
+
+    /// From now on what has to make room is counted; a beginning that is told twice does not count as another.
+    fn copy_begins(&self, partition: PartitionId) -> Option<Shortage> {
+        let evicted = self.service.memory()?.evicted;
+        self.arriving.lock().unwrap_or_else(PoisonError::into_inner).entry(partition).or_insert(evicted);
+        None
+    }
+
+    /// What had to make room since the copy began to arrive.
+    fn shortage(&self, partition: PartitionId) -> Option<Shortage> {
+        let memory = self.service.memory()?;
+        let before = *self.arriving.lock().unwrap_or_else(PoisonError::into_inner).get(&partition)?;
+        let evicted = memory.evicted.saturating_sub(before);
+        (evicted > 0).then_some(Shortage { evicted, bound_bytes: memory.bound_bytes })
+    }
+
+    fn told(&self, partition: PartitionId, ask: Ask) -> Told {
         let Some(mut slot) = self.slot(partition) else {
             return Told::Refused(format!("there is no partition {partition}"));
         };
@@ -301,12 +359,27 @@ impl Copies {
     fn apply(&self, partition: PartitionId, apply: Vec<Apply>) -> Result<(), BoxError> {
         for apply in apply {
             match apply {
-                Apply::Clear => self.service.clear(partition),
+                Apply::Clear => {
+                    self.arriving.lock().unwrap_or_else(PoisonError::into_inner).remove(&partition);
+                    self.service.clear(partition);
+                }
                 Apply::Changes(changes) => self.service.copy_changes(partition, &changes)?,
                 Apply::Chunk { body, age } => self.service.copy_chunk(partition, body, age)?,
             }
         }
         Ok(())
+    }
+}
+
+fn unwanted(slot: &Slot, epoch: Epoch) -> Unwanted {
+    match slot {
+        Slot::Leads(led) if led.epoch() < epoch => Unwanted::Drop,
+        Slot::Leads(_) => Unwanted::Keep,
+        Slot::Follows(follower) => match follower.promised().cmp(&epoch) {
+            Ordering::Less => Unwanted::Drop,
+            Ordering::Equal => Unwanted::Ask { heard: follower.heard() },
+            Ordering::Greater => Unwanted::Keep,
+        },
     }
 }
 
@@ -316,7 +389,7 @@ fn end(slot: Slot) {
     }
 }
 
-fn bounds(timing: &Timing) -> Bounds {
+fn bounds(timing: &Timing, return_delay: Duration) -> Bounds {
     Bounds {
         batch_max_bytes: BATCH_BYTES,
         log_bytes: LOG_BYTES,
@@ -326,5 +399,6 @@ fn bounds(timing: &Timing) -> Bounds {
         resend_after: Duration::from_millis(20).min(timing.lease / 60),
         copy_pause: Duration::from_millis(250),
         copy_pause_max: Duration::from_secs(15),
+        return_delay,
     }
 }

@@ -48,8 +48,11 @@ impl Copies {
         let none = || format!("the copy of partition {partition} that is here is not whole");
         let mut slot = self.slot(partition).ok_or_else(none)?;
         match &mut *slot {
-            Slot::Follows(follower) if follower.is_sharp() => follower.promise(epoch).ok_or_else(none),
-            Slot::Follows(_) => Err(none()),
+            // Promised in any case: the claim is this node's, and no owner before it is confirmed by it any more.
+            Slot::Follows(follower) => {
+                let sharp = follower.is_sharp();
+                follower.promise(epoch).filter(|_| sharp).ok_or_else(none)
+            }
             Slot::Leads(led) => led.tail().ok_or_else(none),
         }
     }

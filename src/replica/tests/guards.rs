@@ -8,14 +8,16 @@ use crate::types::guard::{Guard, without};
 /// The rules of this room and of what it asks of a service, each with the lowest seed that breaks without it.
 const CAUGHT: &[(Guard, u64)] = &[
     (Guard::ReplicaPrev, 1),
-    (Guard::ReplicaPromise, 35),
-    (Guard::ReplicaEpoch, 35),
-    (Guard::ReplicaLate, 172),
-    (Guard::ReplicaWhole, 2),
-    (Guard::BothSets, 2),
-    (Guard::CaughtUpCounts, 2),
+    (Guard::ReplicaPromise, 12),
+    (Guard::ReplicaEpoch, 12),
+    (Guard::ReplicaLate, 33),
+    (Guard::ReplicaWhole, 28),
+    (Guard::BothSets, 1),
+    (Guard::CaughtUpCounts, 1),
     (Guard::ClearBeforeCopy, 1),
     (Guard::NewestWins, 1),
+    (Guard::ConfirmAfterExecution, 1),
+    (Guard::ConfirmByAll, 1),
 ];
 
 #[test]

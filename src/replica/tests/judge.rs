@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::service::{Entries, Service};
 use crate::replica::Change;
-use crate::types::Version;
+use crate::types::{Epoch, Version};
 
 /// A write: after which one, and what there is once it is applied.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Judge {
     history: BTreeMap<Version, Written>,
     /// The newest write that was called committed. Those before it in its history are as well.
     committed: Option<Version>,
+    /// When the owners began to serve.
+    began: BTreeMap<Epoch, u64>,
     pub(super) commits: u64,
 }
 
@@ -61,6 +63,26 @@ impl Judge {
             return Ok(());
         }
         Err(format!("what is committed stays: {before} was, and {version} is now, which does not come after it"))
+    }
+
+    /// The owner of this epoch serves.
+    pub(super) fn began(&mut self, epoch: Epoch, at_ms: u64) {
+        self.began.entry(epoch).or_insert(at_ms);
+    }
+
+    /// What the owner of `epoch` executed then is answered.
+    pub(super) fn answered(&self, epoch: Epoch, executed_ms: u64, tail: Version) -> Result<(), String> {
+        let later = self.began.range(epoch.next()..).find(|(_, at_ms)| **at_ms < executed_ms);
+        if let Some((later, at_ms)) = later {
+            return Err(format!(
+                "nothing is answered that an owner executed after a later one began: {epoch} at {executed_ms} ms, {later} at {at_ms} ms"
+            ));
+        }
+        let committed = self.committed.unwrap_or_default();
+        match self.has(committed, tail) || !self.history.contains_key(&tail) {
+            true => Ok(()),
+            false => Err(format!("what is answered while suspended is committed: {tail} is not in {committed}")),
+        }
     }
 
     /// No copy survived: it all begins anew.

@@ -8,23 +8,24 @@ use super::world::{BOUNDS, id};
 use crate::replica::{Ask, Change, Due, Failure, Follower, Leader, Log, Members, Report, Send, Standing, Told};
 use crate::types::{Epoch, NodeId, Time, Version};
 
-fn ms(ms: u64) -> Time {
+pub(super) fn ms(ms: u64) -> Time {
     Time::ZERO + Duration::from_millis(ms)
 }
 
-fn nodes(numbers: &[usize]) -> BTreeSet<NodeId> {
+pub(super) fn nodes(numbers: &[usize]) -> BTreeSet<NodeId> {
     numbers.iter().map(|number| id(*number, 1)).collect()
 }
 
-fn members(in_sync: &[usize], pending: Option<&[usize]>, learners: &[usize]) -> Members {
+pub(super) fn members(in_sync: &[usize], pending: Option<&[usize]>, learners: &[usize]) -> Members {
     Members { in_sync: nodes(in_sync), pending: pending.map(nodes), learners: nodes(learners) }
 }
 
 /// The owner of epoch 2, which has everything up to 1.5.
-fn leader(of: &Members) -> Leader {
+pub(super) fn leader(of: &Members) -> Leader {
     let mut log = Log::starting_at(v(1, 0), BOUNDS.log_bytes);
     (1..=5).for_each(|sequence| log.push(change(1, sequence)));
     let mut leader = Leader::new(Epoch::new(2), log, BOUNDS);
+    leader.forget_absent();
     leader.set_members(of);
     leader
 }
@@ -171,7 +172,8 @@ fn a_member_is_silent_once_and_again_after_it_has_answered() {
     leader.append(change(2, 2)).unwrap();
     due(&mut leader, at);
     due(&mut leader, at + 120);
-    assert_eq!(leader.reports(), [Report::Silent(id(1, 1)), Report::Silent(id(2, 1))]);
+    let heard_first = [Report::Heard(id(1, 1)), Report::Silent(id(1, 1)), Report::Silent(id(2, 1))];
+    assert_eq!(leader.reports(), heard_first);
 }
 
 #[test]
@@ -228,4 +230,55 @@ fn a_member_that_came_by_a_copy_is_not_silent_for_what_it_was_asked_before_it() 
     leader.set_members(&members(&[1], None, &[]));
     let much_later = ms(0) + BOUNDS.silent_after * 10;
     assert_eq!((leader.next_wake(), leader.due(much_later), leader.reports()), (None, vec![], vec![]));
+}
+
+/// Writes far beyond what is kept for anybody else, which all that follow acknowledge; the last.
+fn write_much(leader: &mut Leader) -> Version {
+    for _ in 0..3 * BOUNDS.log_bytes / change(2, 1).weight() {
+        let version = leader.next_version();
+        leader.append(change(2, version.sequence)).unwrap();
+        for due in leader.due(ms(1)) {
+            let Send::Append(Ask::Append { prev, changes, .. }) = due.send else { panic!("{due:?}") };
+            let at = changes.last().map_or(prev, |change| change.version);
+            leader.told(ms(1), &due.to, due.number, Ok(Told::At(at)));
+        }
+    }
+    leader.tail()
+}
+
+#[test]
+fn what_a_node_missed_that_left_the_set_is_kept_until_it_is_back_or_its_time_is_over() {
+    for (back_at_ms, in_time) in [(150, true), (250, false)] {
+        let mut leader = leader(&members(&[1, 2], None, &[]));
+        placed(&mut leader, v(1, 5));
+        let left_at = write_much(&mut leader);
+        assert!(leader.committed() == left_at && leader.log_bytes() <= BOUNDS.log_bytes);
+        leader.set_members(&members(&[1], None, &[]));
+        write_much(&mut leader);
+        let (until, bytes) = leader.kept_for_absent().unwrap();
+        assert!(until == ms(1) + BOUNDS.return_delay && bytes >= BOUNDS.log_bytes, "{until:?} {bytes}");
+        assert_eq!(leader.next_wake(), Some(until));
+        leader.due(ms(back_at_ms));
+        assert_eq!(leader.kept_for_absent().is_some(), in_time);
+        leader.set_members(&members(&[1], None, &[2]));
+        let asked = leader.due(ms(back_at_ms));
+        leader.told(ms(back_at_ms), &asked[0].to, asked[0].number, Ok(Told::Elsewhere { at: Some(left_at) }));
+        let learner = leader.progress().into_iter().find(|follower| follower.node == id(2, 1)).unwrap();
+        assert_eq!(learner.standing, if in_time { Standing::Following } else { Standing::Apart }, "{back_at_ms}");
+    }
+}
+
+#[test]
+fn what_is_kept_for_who_is_away_can_be_let_go_before_and_says_nothing_of_what_is_committed() {
+    let mut log = Log::starting_at(v(1, 0), BOUNDS.log_bytes);
+    (1..=5).for_each(|sequence| log.push(change(1, sequence)));
+    let mut leader = Leader::new(Epoch::new(2), log, BOUNDS);
+    leader.due(ms(0));
+    assert!(leader.kept_for_absent().is_some(), "the former owner may come back");
+    leader.forget_absent();
+    assert_eq!((leader.kept_for_absent(), leader.committed()), (None, Version::default()));
+    leader.set_members(&members(&[1], None, &[]));
+    placed(&mut leader, v(1, 5));
+    write_much(&mut leader);
+    assert!(leader.log_bytes() <= BOUNDS.log_bytes);
 }

@@ -1,5 +1,7 @@
 //! Copies of one partition in a simulated world; the room's rules one by one.
 
+mod asking;
+mod confirming;
 mod copying;
 mod following;
 mod guards;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use rand::RngExt;
 
+use super::asking::Question;
 use super::service::Op;
 use super::world::{Asker, BOUNDS, Claim, Event, Role, Tag, World};
 use crate::replica::{Ask, Change, Failure, Follower, Leader, Members, Report, Send, Told};
@@ -37,6 +38,8 @@ pub(super) struct Owner {
     pub(super) committed: Version,
     /// Takeover: who promised, where they stood.
     pub(super) promised: Vec<(NodeId, Version)>,
+    /// What was executed while suspended, and is not answered yet.
+    pub(super) questions: Vec<Question>,
 }
 
 impl Owner {
@@ -52,6 +55,7 @@ impl Owner {
             unsettled: false,
             committed: Version::default(),
             promised: Vec::new(),
+            questions: Vec::new(),
         }
     }
 }
@@ -60,6 +64,7 @@ impl World {
     pub(super) fn start_owner(&mut self, id: &NodeId) {
         self.at(0, Event::Tick { id: id.clone() });
         self.at(1, Event::Write { id: id.clone() });
+        self.at(7, Event::Arrives { id: id.clone() });
     }
 
     pub(super) fn write(&mut self, id: &NodeId) -> Result<(), String> {
@@ -104,11 +109,12 @@ impl World {
     }
 
     /// What the leader has to send and to report.
-    fn drive(&mut self, node: usize) -> Result<(), String> {
+    pub(super) fn drive(&mut self, node: usize) -> Result<(), String> {
         let (now, id) = (self.time(), self.nodes[node].id.clone());
         let Role::Owner(owner) = &mut self.nodes[node].role else { return Ok(()) };
         let me = Asker { id, epoch: owner.leader.epoch() };
         let due = owner.leader.due(now);
+        self.confirmed(node)?;
         for due in due {
             match due.send {
                 Send::Copy => self.copy(node, &me, &due.to, due.number)?,
@@ -139,6 +145,10 @@ impl World {
                         owner.leader.set_members(&owner.members);
                     }
                     owner.silent.insert(silent);
+                }
+                Report::Heard(member) => {
+                    let Role::Owner(owner) = &mut self.nodes[node].role else { return Ok(()) };
+                    owner.silent.remove(&member);
                 }
                 Report::Stale(_) => {
                     self.count("stale");
@@ -373,6 +383,7 @@ impl World {
         };
         self.nodes[node].copies.clear();
         self.nodes[node].role = Role::Owner(Owner::new(leader, in_sync));
+        self.judge.began(epoch, self.now_ms);
         self.start_owner(&claimant.clone());
         if taker.is_some() {
             let delay = self.rng.random_range(1..=40);

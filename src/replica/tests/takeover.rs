@@ -179,6 +179,7 @@ impl World {
         let at = &mut self.nodes[node];
         (at.service, at.failed, at.role) =
             (Service::default(), false, Role::Owner(Owner::new(leader, BTreeSet::new())));
+        self.judge.began(epoch, self.now_ms);
         self.start_owner(&owner);
         Ok(())
     }
@@ -287,7 +288,8 @@ impl World {
     pub(super) fn recovered(&mut self, node: usize) -> Result<(), String> {
         let Role::Owner(owner) = &mut self.nodes[node].role else { return Ok(()) };
         owner.phase = Phase::Serving;
-        let tail = owner.leader.tail();
+        let (tail, epoch) = (owner.leader.tail(), owner.leader.epoch());
+        self.judge.began(epoch, self.now_ms);
         self.count("recovered");
         let has = self.judge.has_committed(tail);
         has.map_err(|why| format!("what is committed is with every later owner: {why}"))

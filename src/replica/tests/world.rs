@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::copying::Outgoing;
 use super::judge::Judge;
 use super::service::Service;
-use crate::replica::{Ask, Bounds, Follower, Leader, Log, Told};
+use crate::replica::{Ask, Bounds, Follower, Leader, Log, Ticket, Told};
 use crate::types::{Epoch, Incarnation, NodeId, NodeName, Time, Version};
 
 pub(super) const BOUNDS: Bounds = Bounds {
@@ -27,6 +27,7 @@ pub(super) const BOUNDS: Bounds = Bounds {
     resend_after: Duration::from_millis(8),
     copy_pause: Duration::from_millis(10),
     copy_pause_max: Duration::from_millis(100),
+    return_delay: Duration::from_millis(200),
 };
 /// How long an answer is waited for.
 pub(super) const TIMEOUT_MS: u64 = 30;
@@ -84,6 +85,15 @@ pub(super) enum Event {
     Write {
         id: NodeId,
     },
+    /// A request comes to an owner whose lease nobody renews for the moment.
+    Arrives {
+        id: NodeId,
+    },
+    /// It is executed. With the ticket that was drawn before, where that rule is off.
+    Executes {
+        by: Asker,
+        early: Option<Ticket>,
+    },
     CasArrives {
         by: Asker,
         write: Claim,
@@ -112,6 +122,7 @@ pub(super) enum Event {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // A handful of them, in tests.
 pub(super) enum Role {
     Follower(Follower),
     Recovering(super::takeover::Recovery),
@@ -304,6 +315,8 @@ impl World {
             Event::Answer { to, from, tag, answer } => self.answered(&to, &from, tag, answer),
             Event::Tick { id } => self.tick(&id),
             Event::Write { id } => self.write(&id),
+            Event::Arrives { id } => self.arrives(&id),
+            Event::Executes { by, early } => self.executes(&by, early),
             Event::CasArrives { by, write } => self.cas_arrives(&by, &write).map(drop),
             Event::CasSettles { by, write } => self.cas_settles(&by, write),
             Event::SwitchArrives { from, target, revision, tail } => {

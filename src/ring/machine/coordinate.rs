@@ -110,17 +110,16 @@ impl Machine {
         elders
     }
 
-    /// Own lease, and those of the elders up to the first that seems to live.
+    /// Own lease, and those of the elders up to the first that seems to live; and as many more as do not. So of many that died at
+    /// once the last is known after a few leases, and not each a lease after the one before it.
     fn scope_of(&mut self, elders: &[Elder]) -> WatchScope {
-        let mut names = BTreeSet::from([self.who.node.clone()]);
-        for elder in elders.iter().filter(|elder| !self.view.is_gone(&elder.id)) {
-            names.insert(elder.id.node.clone());
-            self.observer.looks_for(&elder.id.node, self.now);
-            if self.may_plan(&elder.id) {
-                break;
-            }
-        }
-        WatchScope::Leases(names.into_iter().collect())
+        let left: Vec<&Elder> = elders.iter().filter(|elder| !self.view.is_gone(&elder.id)).collect();
+        let silent = left.iter().take_while(|elder| !self.may_plan(&elder.id)).count();
+        let watched = left.into_iter().take(2 * silent + 1).map(|elder| elder.id.node.clone());
+        let names: BTreeSet<_> = watched.collect();
+        names.iter().for_each(|elder| self.observer.looks_for(elder, self.now));
+        let own = std::iter::once(self.who.node.clone());
+        WatchScope::Leases(own.chain(names).collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     fn follow(&mut self, scope: WatchScope) {
@@ -264,6 +263,9 @@ impl Machine {
 
     fn plan_if_needed(&mut self) {
         let members = self.live_members();
+        if !self.have_former_sets_ended() {
+            return;
+        }
         if members.is_empty() || self.coordination.plan_op.is_some() || self.now < self.coordination.plan_retry_at {
             return;
         }
@@ -336,6 +338,10 @@ impl Machine {
     /// A plan that leaves things where they are is wrong about what landed after it was made: a move that was under way
     /// as operators paused the ring or cordoned its target.
     fn outdated_by_a_claim(&self, plan: &PlanRecord, made: Revision) -> bool {
+        // Most of the time; and this is asked whenever a claim changes.
+        if !plan.config.paused && plan.config.cordoned.is_empty() {
+            return false;
+        }
         let keeps = |node: &NodeName| plan.config.paused || plan.config.cordoned.contains(node);
         let stays = |id: &NodeId| plan.members.iter().any(|member| member.id == *id && !member.draining);
         self.view.claims.iter().filter(|(_, seen)| seen.revision > made).any(|(partition, seen)| {
@@ -374,10 +380,7 @@ impl Machine {
     /// Incarnations that claims still name and that are proven gone. Rebuilt from the leases each time, so that it is
     /// the same whoever coordinates.
     fn gone_but_named(&self) -> Vec<NodeId> {
-        let claims = self.view.claims.values().map(|seen| &seen.record);
-        let named = claims.flat_map(|claim| claim.holder().into_iter().chain(&claim.replicas));
-        let gone: BTreeSet<NodeId> = named.filter(|id| self.view.is_gone(id)).cloned().collect();
-        gone.into_iter().collect()
+        self.view.named().filter(|id| self.view.is_gone(id)).cloned().collect()
     }
 
     fn plan_rows(&self, members: &[PlanMember], config: &RingConfig) -> Result<Vec<Vec<NodeName>>, String> {
@@ -428,6 +431,7 @@ impl Machine {
         wakes.extend(
             newcomers.flat_map(|seen| [*seen + self.timing.join_debounce, *seen + self.timing.join_debounce * 4]),
         );
+        wakes.extend(self.former_wake());
         if self.coordination.plan_op.is_none() {
             wakes.push(self.coordination.plan_retry_at);
         }

@@ -58,13 +58,20 @@ pub(super) struct Copies {
     kept: Option<(Epoch, bool)>,
     /// The claim whose set is gone altogether, as last told.
     pub(super) loss_told: Option<Revision>,
+    /// The claim whose owner is gone, and since when that is known here.
+    pub(super) orphaned: Option<(Revision, Time)>,
+    /// Nobody is left of its set: until when it is waited for all the same, as last told.
+    pub(super) empty_at: Option<Time>,
 }
 
 impl Copies {
     /// The next moments that it waits for.
     pub(super) fn wakes(&self) -> impl Iterator<Item = Time> {
         let change = self.change.as_ref().filter(|change| change.op.is_none()).map(|change| change.retry_at);
-        change.into_iter().chain(self.silent.values().filter(|silence| silence.lasts).map(|silence| silence.until))
+        change
+            .into_iter()
+            .chain(self.empty_at)
+            .chain(self.silent.values().filter(|silence| silence.lasts).map(|silence| silence.until))
     }
 
     /// A new ownership begins.
@@ -137,7 +144,8 @@ impl Machine {
                 self.consider_move(partition, epoch, revision);
             }
             let serving = matches!(self.slot(partition).phase, Phase::Serving { .. });
-            if let Some(next) = next.filter(|_| serving && self.may_act()) {
+            // With time to hear what became of it: until that is settled, both sets have to have each write.
+            if let Some(next) = next.filter(|_| serving && self.may_claim()) {
                 self.begin_change(partition, revision, next);
             }
         }
@@ -172,6 +180,9 @@ impl Machine {
             |id: &NodeId| !self.is_me(id) && !members.contains(id) && !self.slot(partition).copies.is_away(id, now);
         let wanted: BTreeSet<NodeId> =
             self.wanted(partition).unwrap_or_default().into_iter().filter(may_learn).collect();
+        if self.slot(partition).copies.learners.keys().eq(&wanted) {
+            return;
+        }
         let learners = &mut self.slots[partition.index()].copies.learners;
         learners.retain(|id, _| wanted.contains(id));
         for id in wanted {
@@ -239,6 +250,7 @@ impl Machine {
         if let Some(change) = &mut self.slots[partition.index()].copies.change {
             change.op = Some(op);
             self.out.push(change.write(partition, timeout));
+            self.slots.write_sent(op, partition);
         }
     }
 
@@ -354,6 +366,17 @@ impl Machine {
         }
     }
 
+    /// A member answers again: while nobody could record that it did not, it stayed one.
+    pub(super) fn heard(&mut self, partition: PartitionId, epoch: Epoch, node: &NodeId) {
+        let owned = self.who.partitions.contains(partition) && self.owned_epoch(partition) == Some(epoch);
+        if !owned || !self.is_member(partition, node) {
+            return;
+        }
+        if let Some(silence) = self.slots[partition.index()].copies.silent.get_mut(node) {
+            silence.lasts = false;
+        }
+    }
+
     /// Not the owner: tells whether a copy belongs here, where that or the claim's epoch changed.
     pub(super) fn tell_kept(&mut self, partition: PartitionId) {
         let Some(me) = self.id().filter(|_| self.who.replicates) else { return };
@@ -361,6 +384,11 @@ impl Machine {
         let epoch = claim.map_or(Epoch::ZERO, |claim| claim.epoch);
         let listed = claim.is_some_and(|claim| claim.replicas.contains(&me));
         let wanted = listed || (self.is_replicating() && self.is_planned_copy(partition, &me));
+        // A plan that does not know this incarnation says nothing of its copies: it has not joined yet, or is taken for gone and
+        // comes back as the next one, which goes on from what is here.
+        if !wanted && self.view.plan_member(&me.node) != Some(&me) {
+            return;
+        }
         if self.slot(partition).copies.kept != Some((epoch, wanted)) {
             self.slots[partition.index()].copies.kept = Some((epoch, wanted));
             self.out.push(Action::Copy { partition, epoch, wanted });
@@ -374,8 +402,7 @@ impl Machine {
 
     /// Whether any claim names this node as one that has a copy: it does not leave before that is over.
     pub(super) fn is_listed_anywhere(&self) -> bool {
-        let listed = |replicas: &[NodeId]| replicas.iter().any(|id| self.is_me(id));
-        self.who.replicates && self.view.claims.values().any(|seen| listed(&seen.record.replicas))
+        self.who.replicates && self.id().is_some_and(|me| self.view.is_listed(&me))
     }
 }
 

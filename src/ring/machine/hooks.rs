@@ -36,6 +36,7 @@ impl Machine {
 
     pub(super) fn call_on_own(&mut self, origin: Origin, grants: Vec<(PartitionId, Epoch)>) {
         let hook = self.start_hook();
+        self.slots.hook_called(hook.op, grants.iter().map(|(partition, _)| *partition).collect());
         for (partition, _) in &grants {
             let phase = &mut self.slots[partition.index()].phase;
             if let Phase::Owned { epoch, revision, origin } | Phase::Starting { epoch, revision, origin, .. } = *phase {
@@ -46,8 +47,7 @@ impl Machine {
     }
 
     pub(super) fn hook_done(&mut self, op: OpId, result: Result<(), String>) {
-        let concerned: Vec<PartitionId> =
-            self.who.partitions.ids().filter(|p| self.slot(*p).hook().is_some_and(|(_, hook)| hook.op == op)).collect();
+        let concerned = self.slots.hook_done(op);
         if let Err(reason) = &result
             && let Some((hook, _)) = concerned.first().and_then(|p| self.slot(*p).hook())
         {
@@ -93,6 +93,7 @@ impl Machine {
             return;
         }
         let hook = self.start_hook();
+        self.slots.hook_called(hook.op, grants.iter().map(|(partition, _)| *partition).collect());
         for (partition, epoch) in &grants {
             self.set_phase(*partition, Phase::Losing { hook });
             self.emit(Event::Released { partition: *partition, epoch: *epoch, why: Release::Lost });
@@ -101,7 +102,7 @@ impl Machine {
     }
 
     pub(super) fn tell_losses_done(&mut self) {
-        if self.slots.iter().all(|slot| matches!(slot.phase, Phase::Away)) {
+        if self.slots.are_all_away() {
             self.losses_told();
         }
     }
@@ -110,16 +111,12 @@ impl Machine {
     pub(super) fn check_hook(&mut self, partition: PartitionId) {
         let Some((name, hook)) = self.slot(partition).hook().map(|(name, hook)| (name, *hook)) else { return };
         let running = self.now.since(hook.since);
-        let concerned = |machine: &Self| {
-            let same = |p: &PartitionId| machine.slot(*p).hook().is_some_and(|(_, other)| other.op == hook.op);
-            machine.who.partitions.ids().filter(same).collect::<Vec<_>>()
-        };
         if running >= self.timing.hook_limit && guard::holds(Guard::HookLimit) {
-            let partitions = concerned(self);
+            let partitions = self.slots.with_hook(hook.op);
             self.emit(Event::HookHung { hook: name, partitions, limit: self.timing.hook_limit });
             self.give_up(Outcome::HookHung);
         } else if running >= self.timing.hook_slow && !hook.reported {
-            let partitions = concerned(self);
+            let partitions = self.slots.with_hook(hook.op);
             for p in &partitions {
                 self.mark_reported(*p);
             }

@@ -1,7 +1,6 @@
 //! How an incarnation ends: drained, evicted, given up.
 
 use super::life::Stage;
-use super::partition::Phase;
 use super::{Action, Event, Machine, Outcome};
 use crate::coord::{CasError, LeaseState, Member, MemberState, Revision};
 use crate::types::guard::{self, Guard};
@@ -60,10 +59,8 @@ impl Machine {
     }
 
     fn is_empty(&self) -> bool {
-        let nothing_here = self.slots.iter().all(|slot| matches!(slot.phase, Phase::Away));
-        nothing_here
-            && !self.is_listed_anywhere()
-            && !self.view.claims.values().any(|seen| seen.record.holder().is_some_and(|id| self.is_me(id)))
+        let owns = |me: &NodeId| self.view.is_holder(me);
+        self.slots.are_all_away() && !self.is_listed_anywhere() && !self.id().as_ref().is_some_and(owns)
     }
 
     /// Gives the lease up at once, as positive evidence for the others, and ends.

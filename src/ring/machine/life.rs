@@ -161,11 +161,12 @@ impl Machine {
         state: LeaseState,
     ) {
         let lease_ms = u64::try_from(self.timing.lease.as_millis()).unwrap_or(u64::MAX);
+        let resumed = self.resumed();
         self.out.push(Action::Cas {
             op,
             key: Key::Lease(self.who.node.clone()),
             expected,
-            record: Record::Lease(Lease { incarnation, state, beat, lease_ms }),
+            record: Record::Lease(Lease { incarnation, state, beat, lease_ms, resumed }),
             heartbeat: true,
             subscribe: None,
             timeout: self.timing.beat(),
@@ -194,7 +195,8 @@ impl Machine {
     }
 
     fn acquired(&mut self, result: &Result<Revision, CasError>) {
-        let retry_at = self.after_failure(result);
+        let Stage::Acquiring(acquisition) = &self.stage else { return };
+        let retry_at = self.after_failure(acquisition.last_sent, result);
         let Stage::Acquiring(acquisition) = &mut self.stage else { return };
         acquisition.op = None;
         match result {
@@ -216,11 +218,13 @@ impl Machine {
         }
     }
 
-    /// When to try again: at once after a time-out, which was pause enough, else after a little while.
-    fn after_failure(&self, result: &Result<Revision, CasError>) -> Time {
+    /// When to try again what was sent at `sent`: at once after a time-out, which was pause enough, else after a little
+    /// while. That nobody answers may be told at once too, and while JetStream elects a leader it is.
+    fn after_failure(&self, sent: Time, result: &Result<Revision, CasError>) -> Time {
+        let pause = self.timing.beat() / 4;
         match result {
-            Err(CasError::Unknown(_)) => self.now,
-            _ => self.now + self.timing.beat() / 4,
+            Err(CasError::Unknown(_)) => self.now.max(sent + pause),
+            _ => self.now + pause,
         }
     }
 
@@ -280,7 +284,7 @@ impl Machine {
     }
 
     fn beat_done(&mut self, sent: Time, result: &Result<Revision, CasError>) {
-        let retry_at = self.after_failure(result);
+        let retry_at = self.after_failure(sent, result);
         let Some(lease) = &mut self.lease else { return };
         match result {
             Ok(revision) => {
@@ -292,8 +296,8 @@ impl Machine {
                 self.out.push(Action::OpenGate(until));
                 self.notice_resumption();
             }
-            // A conflict is settled by the watch of this node's own lease: an earlier renewal landed late, or it was
-            // evicted. What was never sent is no reason to hurry: it fails as fast as it is tried.
+            // A conflict is settled by what is seen of this node's own lease, in the watch or looked up because of it: an
+            // earlier renewal landed late, or it was evicted. What was never sent is no reason to hurry: it fails as fast as it is tried.
             Err(_) => lease.postpone(retry_at),
         }
     }
@@ -366,7 +370,7 @@ impl Machine {
 
     fn member_record(&self) -> Option<Member> {
         let lease = self.lease.as_ref()?;
-        let excluded = self.who.partitions.ids().filter(|p| self.slot(*p).is_excluded(self.now)).collect();
+        let excluded = self.slots.excluded(self.now).collect();
         let state = if self.is_draining() { MemberState::Draining } else { MemberState::Active };
         Some(Member {
             incarnation: lease.incarnation,

@@ -5,10 +5,12 @@
 //! level-triggered, as controllers are, so that an input lost or repeated changes nothing but the time it takes.
 //!
 //! `life` is this node's lease from first sight on, `leaving` how it ends, `coordinate` judging others and planning,
+//! `former` when a new generation may begin,
 //! `partition` and `moves` the phases of each partition here, `copies` its set of replicas, `recovery` taking it over.
 
 mod coordinate;
 mod copies;
+mod former;
 mod hooks;
 mod leaving;
 mod life;
@@ -73,6 +75,8 @@ pub struct Machine {
     coordination: Coordination,
     slots: Slots,
     looked_at_with: Option<Footing>,
+    began: Time,
+    former_told: bool,
     last_op: u64,
     out: Vec<Action>,
 }
@@ -102,6 +106,8 @@ impl Machine {
             coordination: Coordination::default(),
             slots,
             looked_at_with: None,
+            began: now,
+            former_told: false,
             last_op: 0,
             out: Vec::new(),
         }
@@ -150,6 +156,7 @@ impl Machine {
             Input::Recovered { partition, epoch, result } => self.recovered(partition, epoch, result),
             Input::CaughtUp { partition, epoch, node, op } => self.caught_up(partition, epoch, &node, op),
             Input::Silent { partition, epoch, node } => self.silent(partition, epoch, &node),
+            Input::Heard { partition, epoch, node } => self.heard(partition, epoch, &node),
             Input::Hook { op, result } => self.hook_done(op, result),
             Input::Idle { partition, epoch } => self.idle(partition, epoch),
             Input::Pressure { partition } => self.pressure(partition),
@@ -228,16 +235,18 @@ impl Machine {
         if self.looked_at_with.replace(footing) != Some(footing) {
             self.slots.touch_all();
         }
-        let partitions = self.slots.take_due(self.now);
-        for partition in &partitions {
-            self.reconcile(*partition);
+        self.slots.touch_due(self.now);
+        let mut looked_at = Vec::new();
+        while let Some(partition) = self.slots.next_touched(looked_at.last().copied(), self.timing.parallel_moves) {
+            self.reconcile(partition);
+            looked_at.push(partition);
             // A hook that met its limit ends it all.
             if !self.takes_part() {
                 return;
             }
         }
-        self.flush_hooks(&partitions);
-        self.slots.looked_at(&partitions, self.now, &self.timing);
+        self.flush_hooks(&looked_at);
+        self.slots.looked_at(&looked_at, self.now, &self.timing);
         self.advance_leaving();
     }
 
@@ -319,7 +328,7 @@ impl Machine {
     }
 
     fn set_phase(&mut self, partition: PartitionId, phase: Phase) {
-        self.slots[partition.index()].phase = phase;
+        self.slots.set_phase(partition, phase);
     }
 
     /// The plan's owner-to-be, where the plan is of this generation and knows it by its incarnation.

@@ -61,8 +61,8 @@ impl Machine {
         if self.is_replicating() && to.as_ref().is_some_and(|target| !self.is_member(partition, target)) {
             return;
         }
-        let under_way = self.slots.iter().filter(|slot| matches!(slot.phase, Phase::Moving(_))).count();
-        if under_way >= self.timing.parallel_moves {
+        if self.slots.moving() >= self.timing.parallel_moves {
+            self.slots.wait_for_room(partition);
             return;
         }
         if let Some(target) = &to {
@@ -119,6 +119,7 @@ impl Machine {
             return;
         }
         let hook = self.start_hook();
+        self.slots.hook_called(hook.op, vec![partition]);
         if let Some(moving) = self.moving(partition) {
             moving.step = Step::Releasing { hook };
         }

@@ -89,7 +89,7 @@ pub(super) struct Slot {
     pub(super) move_failures: u32,
     /// A claim at this revision was refused; wait for the watch to show a later one, or for the time to pass.
     refused_at: Option<(Revision, Time)>,
-    excluded_until: Option<Time>,
+    pub(super) excluded_until: Option<Time>,
     start_failures: u32,
     pub(super) copies: Copies,
 }
@@ -251,6 +251,7 @@ impl Machine {
         let Phase::Claiming(claiming) = &mut self.slots[partition.index()].phase else { return };
         claiming.op = Some(op);
         let (expected, claim) = (claiming.expected, claiming.claim.clone());
+        self.slots.write_sent(op, partition);
         self.out.push(Action::Cas {
             op,
             key: Key::Own(partition),
@@ -264,14 +265,18 @@ impl Machine {
 
     pub(super) fn partition_cas_done(&mut self, op: OpId, result: &Result<Revision, CasError>) {
         let retry_at = self.now + self.timing.beat();
-        let found = self.who.partitions.ids().find(|p| match &self.slot(*p).phase {
-            Phase::Claiming(claiming) => claiming.op == Some(op),
-            Phase::Releasing { op: known, .. } => *known == Some(op),
-            Phase::Recovering { held: Some(held), .. } => held.op == Some(op),
-            Phase::Serving { .. } => self.slot(*p).copies.change.as_ref().is_some_and(|change| change.op == Some(op)),
-            _ => false,
-        });
-        let Some(partition) = found else { return };
+        let Some(partition) = self.slots.write_done(op) else { return };
+        let slot = self.slot(partition);
+        let awaited = match &slot.phase {
+            Phase::Claiming(claiming) => claiming.op,
+            Phase::Releasing { op, .. } => *op,
+            Phase::Recovering { held, .. } => held.as_ref().and_then(|held| held.op),
+            Phase::Serving { .. } => slot.copies.change.as_ref().and_then(|change| change.op),
+            _ => None,
+        };
+        if awaited != Some(op) {
+            return;
+        }
         match &mut self.slots[partition.index()].phase {
             Phase::Claiming(claiming) => {
                 claiming.op = None;
@@ -302,7 +307,7 @@ impl Machine {
 
     /// The claim is in the store: this node owns the partition.
     fn claimed(&mut self, partition: PartitionId, revision: Revision) {
-        let Phase::Claiming(claiming) = std::mem::take(&mut self.slots[partition.index()].phase) else { return };
+        let Phase::Claiming(claiming) = self.slots.set_phase(partition, Phase::Away) else { return };
         let (epoch, origin, state) = (claiming.claim.epoch, claiming.origin, claiming.claim.state);
         self.view.apply(Key::Own(partition), revision, Record::Own(claiming.claim));
         self.emit_route(partition);
@@ -320,7 +325,7 @@ impl Machine {
 
     /// Somebody else's claim is in the store.
     fn claim_lost(&mut self, partition: PartitionId) {
-        let Phase::Claiming(claiming) = std::mem::take(&mut self.slots[partition.index()].phase) else { return };
+        let Phase::Claiming(claiming) = self.slots.set_phase(partition, Phase::Away) else { return };
         match claiming.abandoned {
             Some(moving) => self.handed_over(partition, moving),
             None => {
@@ -362,7 +367,8 @@ impl Machine {
     pub(super) fn exclude_for_now(&mut self, partition: PartitionId) {
         let slot = &mut self.slots[partition.index()];
         slot.start_failures += 1;
-        slot.excluded_until = Some(self.now + self.timing.backoff_after(slot.start_failures + 2));
+        let until = self.now + self.timing.backoff_after(slot.start_failures + 2);
+        self.slots.exclude(partition, until);
     }
 
     /// Writes the claim as released: nobody owns it, whoever is planned may claim it.
@@ -392,12 +398,13 @@ impl Machine {
         if let Phase::Releasing { op, .. } = &mut self.slots[partition.index()].phase {
             *op = Some(new_op);
         }
+        self.slots.write_sent(new_op, partition);
         let key = Key::Own(partition);
         self.out.push(Action::Cas { op: new_op, key, expected, record, heartbeat: false, subscribe: None, timeout });
     }
 
     fn released(&mut self, partition: PartitionId, revision: Revision) {
-        let Phase::Releasing { claim, .. } = std::mem::take(&mut self.slots[partition.index()].phase) else { return };
+        let Phase::Releasing { claim, .. } = self.slots.set_phase(partition, Phase::Away) else { return };
         let epoch = claim.epoch;
         self.view.apply(Key::Own(partition), revision, Record::Own(claim));
         self.emit_route(partition);

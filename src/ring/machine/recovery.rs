@@ -33,15 +33,16 @@ impl Machine {
         let Some(seen) = seen.filter(|seen| !seen.record.replicas.is_empty()) else {
             return (planned || own_already).then_some(Estate::Nothing);
         };
-        let (claim, revision) = (&seen.record, seen.revision);
-        let survivors = self.survivors(claim);
+        let (claim, revision) = (seen.record.clone(), seen.revision);
+        let ended = self.has_set_ended(partition, &claim, revision);
+        let survivors = self.survivors(&claim);
         let member = survivors.contains(me);
         if own_already {
             return Some(Estate::Survivors(survivors));
         }
         if !self.is_replicating() {
             let estate = if member { Estate::Survivors(survivors) } else { Estate::Nothing };
-            return planned.then_some(estate);
+            return (planned && (member || ended || self.tell_wait(partition))).then_some(estate);
         }
         if !guard::holds(Guard::TakeoverByMember) {
             return planned.then_some(Estate::Survivors(survivors));
@@ -53,12 +54,42 @@ impl Machine {
             return None;
         }
         match self.view.plan.as_ref().map(|plan| plan.record.config.on_loss) {
-            Some(OnLoss::Accept) => Some(Estate::Lost),
+            Some(OnLoss::Accept) => (ended || self.tell_wait(partition)).then_some(Estate::Lost),
             _ => {
                 self.tell_loss(partition, revision);
                 None
             }
         }
+    }
+
+    /// Whether nobody can go on any more with what a set had whose owner is gone. One that is cut off from the store may, by
+    /// what all its members confirm; not the owner alone. Who is merely recovering may have claimed without having promised
+    /// anything to the set before: that one may go on.
+    fn has_set_ended(&mut self, partition: PartitionId, claim: &Claim, revision: Revision) -> bool {
+        let alone = claim.state == ClaimState::Held && claim.replicas.len() < 2;
+        if alone || claim.state == ClaimState::Released || !guard::holds(Guard::WaitBeforeEmptyStart) {
+            return true;
+        }
+        if !self.view.plan_says_gone(&claim.owner) {
+            return false;
+        }
+        let known = self.slot(partition).copies.orphaned.filter(|(of, _)| *of == revision);
+        let (_, since) = known.unwrap_or_else(|| (revision, self.unrenewed_since(claim)));
+        if known.is_none() {
+            self.slots[partition.index()].copies.orphaned = Some((revision, since));
+        }
+        self.now >= since + self.timing.set_ends_after()
+    }
+
+    /// Tells, once, until when it is waited for a set of which nobody is left. No.
+    fn tell_wait(&mut self, partition: PartitionId) -> bool {
+        let copies = &self.slot(partition).copies;
+        let at = copies.orphaned.map(|(_, since)| since + self.timing.set_ends_after());
+        if let Some(at) = at.filter(|at| copies.empty_at != Some(*at)) {
+            self.slots[partition.index()].copies.empty_at = Some(at);
+            self.emit(Event::StartsEmptyLater { partition, after: at.since(self.now) });
+        }
+        false
     }
 
     /// The recorded members that live by the plan, in that incarnation.
@@ -84,8 +115,8 @@ impl Machine {
     }
 
     fn tell_loss(&mut self, partition: PartitionId, revision: Revision) {
-        let copies = &mut self.slots[partition.index()].copies;
-        if copies.loss_told.replace(revision) != Some(revision) {
+        if self.slot(partition).copies.loss_told != Some(revision) {
+            self.slots[partition.index()].copies.loss_told = Some(revision);
             self.emit(Event::Lost { partition, accepted: false });
         }
     }
@@ -174,6 +205,7 @@ impl Machine {
         if let Phase::Recovering { held: Some(held), .. } = &mut self.slots[partition.index()].phase {
             held.op = Some(op);
             self.out.push(held.write(partition, timeout));
+            self.slots.write_sent(op, partition);
         }
     }
 

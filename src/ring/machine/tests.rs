@@ -8,6 +8,7 @@ mod coordinate;
 mod copies;
 mod explore;
 mod failures;
+mod former;
 mod invariants;
 mod lease;
 mod leaving;

@@ -48,6 +48,7 @@ impl Refusal {
             "not_found" => 404,
             "precondition_failed" => 412,
             "too_large" => 413,
+            "request_id_reused" => 422,
             "overloaded" => 429,
             "unavailable" | "not_enough_replicas" => 503,
             "unknown" => 504,

@@ -5,6 +5,7 @@
 //! request passes the gate before it executes and every answer before it is handed on.
 
 mod answer;
+mod confirm;
 mod slot;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -17,7 +18,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::bus::{Bus, Message};
-use super::envelope::{CallHead, MAX_HOPS, seal};
+use super::envelope::{CallHead, MAX_HOPS, OnceHead, seal};
 use super::subject::Intent;
 use super::table::{Route, RouteTable};
 use super::trace::traced;
@@ -32,6 +33,9 @@ use slot::{Mode, Slot};
 pub trait RequestObserver: Send + Sync + 'static {
     /// A request was answered here: with `ok`, or an error's code. Called on the hot path.
     fn answered(&self, operation: &str, code: &str, elapsed: Duration);
+
+    /// A request was answered while the node was suspended, with what all copies have confirmed.
+    fn confirmed(&self) {}
 
     /// A request is held back here: so many are by now, for its partition.
     fn held_back(&self, _partition: PartitionId, _held: usize) {}
@@ -197,7 +201,8 @@ impl Server {
         match &slot.mode {
             Mode::Serving(grant) if job.epoch <= grant.epoch() || !guard::holds(Guard::EpochOfRequest) => {
                 let grant = grant.clone();
-                if guard::holds(Guard::GateBefore) && !grant.is_current() {
+                let may_act = grant.is_current() || grant.may_be_confirmed();
+                if guard::holds(Guard::GateBefore) && !may_act {
                     return Decision::Refuse(job, Refusal::NotExecuted("the owner's lease is suspended".into()));
                 }
                 let limit = self.parts.limits.running;
@@ -265,16 +270,19 @@ impl Server {
             drop(running);
             return self.refuse(job, Refusal::NotExecuted("its deadline had passed".into())).await;
         }
-        let Job { request, answer, trace, .. } = job;
+        let Job { request, answer, trace, deadline, .. } = job;
         let operation = request.operation.clone();
+        let early = confirm::asked_too_early(&grant);
         let work = traced(trace, self.parts.service.handle(&grant, request));
         let work = std::panic::AssertUnwindSafe(work).catch_unwind();
         let outcome = tokio::time::timeout(self.parts.limits.execution, work).await;
-        // An answer through a closed gate would be one of a node that is not the owner any more.
-        let current = grant.is_current() || !guard::holds(Guard::GateAfter);
         let result = match outcome {
-            Ok(Ok(result)) if current => result.map_err(Refusal::Service),
-            Ok(Ok(_)) => Err(Refusal::Unknown("the owner lost its lease while it was executed".into())),
+            // An answer through a closed gate would be one of a node that is not the owner any more.
+            Ok(Ok(result)) if grant.is_current() || !guard::holds(Guard::GateAfter) => result.map_err(Refusal::Service),
+            Ok(Ok(result)) => match self.confirmed(&grant, &operation, early, deadline).await {
+                Ok(()) => result.map_err(Refusal::Service),
+                Err(refusal) => Err(refusal),
+            },
             Ok(Err(_)) => Err(Refusal::Unknown("the service panicked while it was executed".into())),
             Err(_) => {
                 let limit = self.parts.limits.execution;
@@ -315,7 +323,9 @@ impl Server {
             let reason = format!("it was passed on {MAX_HOPS} times and no node took itself for the owner");
             return self.refuse(job, Refusal::NotExecuted(reason)).await;
         }
-        let left = job.deadline.since(self.parts.clock.now());
+        let now = self.parts.clock.now();
+        let left = job.deadline.since(now);
+        let once = job.request.once.map(|once| OnceHead::leaving(once, now));
         let head = CallHead {
             partition: job.partition,
             epoch: route.epoch,
@@ -325,10 +335,12 @@ impl Server {
             operation: job.request.operation.clone(),
             key: job.request.key.to_vec(),
             trace: job.trace.clone(),
+            once,
         };
         let sent = match seal(&head, &job.request.payload) {
             Ok(payload) => {
-                let subject = format!("{}.{}", route.subject, Intent::Call.token());
+                let intent = if job.request.once.is_some_and(|once| once.again) { Intent::Again } else { Intent::Call };
+                let subject = format!("{}.{}", route.subject, intent.token());
                 self.parts.bus.publish(Message { subject, reply, headers: Vec::new(), payload }).await
             }
             Err(error) => return self.refuse(job, Refusal::NotExecuted(error.to_string())).await,
@@ -464,3 +476,7 @@ impl Drop for RunningGuard<'_> {
         self.server.ended(self.partition);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -21,12 +21,30 @@ pub(crate) struct Claims {
     /// For each partition the latest epoch whose owner had nobody alive to take it over from.
     forsaken: Vec<Epoch>,
     pub(crate) written: u64,
+    /// The service keeps copies.
+    replicates: bool,
+    /// For each partition the write that its present epoch began with.
+    begun_by: Vec<u64>,
 }
 
 impl Claims {
-    pub(crate) fn new(partitions: u16) -> Self {
+    pub(crate) fn new(partitions: u16, replicates: bool) -> Self {
         let count = usize::from(partitions);
-        Self { claims: vec![None; count], offered: HashSet::new(), forsaken: vec![Epoch::ZERO; count], written: 0 }
+        let (claims, forsaken) = (vec![None; count], vec![Epoch::ZERO; count]);
+        Self { claims, offered: HashSet::new(), forsaken, written: 0, replicates, begun_by: vec![0; count] }
+    }
+
+    /// A claim is about to count: it may be the first of its epoch.
+    pub(crate) fn note_begin(&mut self, partition: PartitionId, claim: &Claim, number: u64) {
+        let same = |before: &Claim| (before.generation, before.epoch) == (claim.generation, claim.epoch);
+        if !self.claims[partition.index()].as_ref().is_some_and(same) {
+            self.begun_by[partition.index()] = number;
+        }
+    }
+
+    /// Whether this write began an epoch.
+    pub(crate) fn has_begun(&self, partition: PartitionId, number: u64) -> bool {
+        self.begun_by[partition.index()] == number
     }
 
     /// The store went back, or is another one.
@@ -38,6 +56,10 @@ impl Claims {
 
     pub(crate) fn offered(&mut self, partition: PartitionId, epoch: Epoch, from: NodeId, to: NodeName) {
         self.offered.insert((partition, epoch, from, to));
+    }
+
+    pub(crate) fn claim(&self, partition: PartitionId) -> Option<&Claim> {
+        self.claims[partition.index()].as_ref()
     }
 
     pub(crate) fn holder(&self, partition: PartitionId) -> Option<&NodeId> {
@@ -59,6 +81,10 @@ impl Claims {
         if claim.state == ClaimState::Released {
             let own = before.holder() == Some(&claim.owner) && before.epoch == claim.epoch;
             return ensure(own, HANDS, || format!("partition {partition}: {before:?} is released as {claim:?}"));
+        }
+        // Its owner records another set.
+        if claim.epoch == before.epoch && before.holder() == Some(&claim.owner) && !claim.replicas.is_empty() {
+            return ensure(self.replicates, GROW, || format!("partition {partition}: {claim:?} after {before:?}"));
         }
         ensure(claim.epoch == before.epoch.next(), GROW, || {
             format!("partition {partition}: epoch {} after {}", claim.epoch, before.epoch)

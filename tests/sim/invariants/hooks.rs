@@ -52,8 +52,9 @@ impl Hooks {
         (ring, term): (Option<Uuid>, Term),
     ) -> Held {
         let place = self.places.entry((process, partition)).or_default();
-        // What was released in another ring counts no more; what is owned there must still be.
-        if ring.is_some() && place.ring != ring && !matches!(place.calls, Calls::Owned { .. }) {
+        // What was released in another ring counts no more, nor what failed to be owned there and was given back without a
+        // call; what is owned there must still be released.
+        if ring.is_some() && place.ring != ring && !matches!(place.calls, Calls::Owned { ok: true, .. }) {
             (place.ring, place.calls) = (ring, Calls::None);
         }
         let how = |place: &Place| format!("partition {partition}: {hook:?} at {term} after {place:?}");

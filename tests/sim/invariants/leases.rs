@@ -59,6 +59,8 @@ pub(crate) struct Leases {
     /// The store itself does not do what it should; since when, or until when it did not.
     store_ill: bool,
     store_was_ill: Duration,
+    /// When it last went back, or was replaced.
+    went_back: Option<Duration>,
     pub(crate) outage: Outage,
     /// Hooks that misbehave cost a node its lease, and the loop may wait for it.
     pub(crate) evictions: u32,
@@ -68,7 +70,7 @@ impl Leases {
     /// The store went back, or is another one: what was known of it counts no more.
     pub(crate) fn forget(&mut self, at: Duration) {
         self.written.clear();
-        self.store_was_ill = at;
+        (self.store_was_ill, self.went_back) = (at, Some(at));
     }
 
     pub(crate) fn removed(&mut self, node: &NodeName) {
@@ -145,7 +147,10 @@ impl Leases {
     pub(crate) fn wrote(&mut self, node: &NodeName, lease: Lease, write: &Write, at: Duration) -> Held {
         let by = &write.by;
         let before = self.written.get(node).cloned();
-        let held = before.as_ref().map_or(Ok(()), |before| {
+        // What was sent to the store as it was before, and is taken by what it is now, nobody chose to do to this lease: a
+        // revision that comes again is all they have in common. What follows from it is judged all the same.
+        let stray = self.went_back.is_some_and(|went_back| write.sent_at < went_back);
+        let held = before.as_ref().filter(|_| !stray).map_or(Ok(()), |before| {
             follows(before, &lease, at)?;
             if lease.state == LeaseState::Evicted {
                 self.outage.evicted(node, before.lease.lease_ms, (write, self.stopped_at(by)))?;

@@ -38,6 +38,12 @@ impl Owners {
         self.forgotten.fill(true);
     }
 
+    /// Whether somebody executed under a later token already.
+    pub(crate) fn is_replaced(&self, partition: PartitionId, token: &FencingToken) -> bool {
+        let highest = self.highest.get(partition.index()).and_then(Option::as_ref);
+        highest.is_some_and(|highest| highest != token && !highest.admits(token))
+    }
+
     /// Nothing is executed under a token after a higher one was executed under, nor under the same term by another
     /// incarnation.
     pub(crate) fn executed(&mut self, partition: PartitionId, token: &FencingToken, at: Duration) -> Held {

@@ -1,7 +1,8 @@
 //! Nothing acknowledged is lost in planned moves, and no read is stale: each key as a register, judged by versions.
 //!
 //! Values are unique and versions order the writes of a key, so a request is judged by what was known to be done before it
-//! began: it may find a later state of the key, never an earlier one.
+//! began: it may find a later state of the key, never an earlier one. What was acknowledged at quorum or strong is done for good;
+//! what was so at eventual is done until a member of the set takes over without the owner's copy.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use nats_ring::cache::Version;
 use nats_ring::types::{Epoch, PartitionId};
 
-use super::{Held, ensure};
+use super::{Beginning, Held, ensure};
 use crate::history::{Answered, Asked, ProcessId, Term};
 
 pub(super) const NO_LOSS: &str = "nothing acknowledged is lost in a planned move";
@@ -45,7 +46,9 @@ struct Life {
 
 #[derive(Default)]
 struct Key {
+    /// Of all that was answered, and of what outlives a takeover.
     floor: Option<Floor>,
+    firm: Option<Floor>,
     values: HashMap<Version, u64>,
     versions: HashMap<u64, Version>,
     lives: HashMap<u64, Life>,
@@ -58,6 +61,11 @@ struct Key {
 pub(crate) struct Began {
     at: Duration,
     floor: Option<Floor>,
+    firm: Option<Floor>,
+    /// Its answer says what outlives a takeover.
+    is_firm: bool,
+    /// How often the key's partition had been taken over.
+    takeovers: u32,
     empty_since: Epoch,
     /// How often what is known of the key's partition had been thrown away.
     resets: u32,
@@ -76,6 +84,8 @@ struct Partition {
     /// The latest epoch that began without what was there before.
     empty_since: Epoch,
     resets: u32,
+    /// Times that it went on from a copy that may not have had all that its owner had.
+    takeovers: u32,
 }
 
 /// Every key of the work load.
@@ -116,19 +126,39 @@ impl Register {
         let handed = known.restored.is_some_and(|own| own.process == process && own.term == term);
         let kept = known.owned.is_some_and(|own| own.process == process);
         let begins_empty = !handed && !kept;
+        self.begins((process, partition), term, Beginning { empty: begins_empty, anew: begins_empty })
+    }
+
+    /// The same, where it is known how it begins.
+    pub(super) fn begins(
+        &mut self,
+        (process, partition): (ProcessId, PartitionId),
+        term: Term,
+        Beginning { empty, anew }: Beginning,
+    ) -> bool {
         if term.generation.get() > self.generation {
             self.generation = term.generation.get();
             (0..self.partitions.len()).for_each(|p| self.begin_again(p));
-        } else if begins_empty && self.went_back {
+        } else if anew && self.went_back {
             self.begin_again(partition.index());
         }
         let known = &mut self.partitions[partition.index()];
         known.owned = Some(Own { process, term });
-        if begins_empty {
+        if empty {
             known.empty_since = known.empty_since.max(term.epoch);
             self.losses += u32::from(term.epoch > Epoch::new(1));
         }
-        begins_empty && term.epoch > Epoch::new(1)
+        empty && term.epoch > Epoch::new(1)
+    }
+
+    /// A member took the partition over: of what was answered at eventual, anything may be lost.
+    pub(super) fn taken_over(&mut self, partition: PartitionId) {
+        self.partitions[partition.index()].takeovers += 1;
+        for (key, of) in self.keys.iter_mut().zip(&self.partition_of) {
+            if *of == partition {
+                key.floor = key.firm;
+            }
+        }
     }
 
     /// The store went back, or was made anew.
@@ -139,7 +169,7 @@ impl Register {
     /// What is known of a partition's keys counts no more.
     fn begin_again(&mut self, partition: usize) {
         let known = &mut self.partitions[partition];
-        *known = Partition { resets: known.resets + 1, ..Partition::default() };
+        *known = Partition { resets: known.resets + 1, takeovers: known.takeovers, ..Partition::default() };
         for (key, of) in self.keys.iter_mut().zip(&self.partition_of) {
             if of.index() == partition {
                 // What was asked for stays known: it may have landed after what made all else void.
@@ -149,24 +179,34 @@ impl Register {
         }
     }
 
-    /// A request begins.
-    pub(crate) fn began(&mut self, key: usize, asked: Asked, at: Duration) -> Began {
-        let Partition { empty_since, resets, .. } = self.partitions[self.partition_of[key].index()];
+    /// A request begins; `is_firm` at quorum and strong.
+    pub(crate) fn began(&mut self, key: usize, asked: Asked, (is_firm, at): (bool, Duration)) -> Began {
+        let Partition { empty_since, resets, takeovers, .. } = self.partitions[self.partition_of[key].index()];
         let known = &mut self.keys[key];
         match asked {
             Asked::Delete => known.deletes.push((at, Duration::MAX)),
             Asked::Set(value, Some(ttl)) => drop(known.lives.insert(value, Life { ttl, began: at, done: None })),
             Asked::Set(..) | Asked::Get => {}
         }
-        Began { at, floor: known.floor, empty_since, resets }
+        Began { at, floor: known.floor, firm: known.firm, is_firm, takeovers, empty_since, resets }
     }
 
     /// It was answered, or given up by its client.
-    pub(crate) fn ended(&mut self, key: usize, asked: Asked, began: Began, answered: Answered, at: Duration) -> Held {
-        if began.resets != self.partitions[self.partition_of[key].index()].resets {
+    pub(crate) fn ended(
+        &mut self,
+        key: usize,
+        asked: Asked,
+        mut began: Began,
+        (answered, at): (Answered, Duration),
+    ) -> Held {
+        let known = self.partitions[self.partition_of[key].index()];
+        if began.resets != known.resets {
             return Ok(());
         }
-        let refused = matches!(answered, Answered::Refused);
+        if began.takeovers != known.takeovers {
+            began.floor = began.firm;
+        }
+        let refused = matches!(answered, Answered::Refused | Answered::TooFew);
         if asked == Asked::Delete && answered != Answered::Unknown {
             let known = &mut self.keys[key];
             let mine = known.deletes.iter().position(|(from, until)| *from == began.at && *until == Duration::MAX);
@@ -177,12 +217,12 @@ impl Register {
             }
         }
         match (asked, answered) {
-            (_, Answered::Unknown | Answered::Refused) => Ok(()),
+            (_, Answered::Unknown | Answered::Refused | Answered::TooFew) => Ok(()),
             (Asked::Set(value, _), Answered::Stored(version)) => {
                 self.not_before(key, began, version, true)?;
                 self.is_of(key, version, value)?;
                 let may_end = self.done(key, value, at);
-                self.raise(key, Floor { version, there: true, began: began.at, may_end });
+                self.raise(key, began, Floor { version, there: true, began: began.at, may_end });
                 Ok(())
             }
             (_, Answered::Found(value, version)) => {
@@ -190,12 +230,12 @@ impl Register {
                 self.is_of(key, version, value)?;
                 let may_end = self.done(key, value, at);
                 self.is_in_time(key, value, began)?;
-                self.raise(key, Floor { version, there: true, began: began.at, may_end });
+                self.raise(key, began, Floor { version, there: true, began: began.at, may_end });
                 Ok(())
             }
             (_, Answered::Deleted(version)) => {
                 self.not_before(key, began, version, true)?;
-                self.raise(key, Floor { version, there: false, began: began.at, may_end: None });
+                self.raise(key, began, Floor { version, there: false, began: began.at, may_end: None });
                 Ok(())
             }
             (_, Answered::Missing) => self.may_be_missing(key, began, at),
@@ -203,10 +243,14 @@ impl Register {
         }
     }
 
-    fn raise(&mut self, key: usize, floor: Floor) {
-        let known = &mut self.keys[key].floor;
-        if known.is_none_or(|before| before.version < floor.version) {
-            *known = Some(floor);
+    fn raise(&mut self, key: usize, began: Began, floor: Floor) {
+        // Answered across a takeover, it may be what was lost in it.
+        let stands = began.takeovers == self.partitions[self.partition_of[key].index()].takeovers;
+        let known = &mut self.keys[key];
+        for (known, raised) in [(&mut known.floor, stands || began.is_firm), (&mut known.firm, began.is_firm)] {
+            if raised && known.is_none_or(|before| before.version < floor.version) {
+                *known = Some(floor);
+            }
         }
     }
 

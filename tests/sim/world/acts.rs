@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nats_ring::coord::{Key, Record, Revision, RingConfig, Store};
+use nats_ring::coord::{Key, OnLoss, Record, Revision, RingConfig, Store};
 use nats_ring::testing::{Link, StoreFaults, TestRing};
-use nats_ring::types::{NodeName, PartitionId};
+use nats_ring::types::{Factor, NodeName, PartitionId};
 
 use super::{End, Member, NODES_MAX, World, usual_bus, usual_store};
 use crate::fired::Kind;
 use crate::history::{Asked, ProcessId, What};
 use crate::invariants::Outage;
-use crate::load;
+use crate::load::{self, Wanted};
 use crate::schedule::{Action, Back, BusTrouble, CasTrouble, WatchTrouble, Wires, Wish};
 
 /// As which client the requests of a burst are told.
@@ -184,7 +184,7 @@ impl World {
             tokio::spawn(async move {
                 let asked = if n % 2 == 0 { Asked::Get } else { world.figures.next_write(None) };
                 let who = (n % 3 != 0).then_some(n);
-                load::request(&world, BURST, (key, asked), who).await;
+                load::request(&world, BURST, Wanted { key, asked, level: None }, who).await;
             });
         }
     }
@@ -210,6 +210,7 @@ impl World {
     fn store_ill(&self, ill: bool) {
         self.witness.judge(|judge, at| {
             judge.leases.store(ill, at);
+            judge.sizes.store(ill, at);
             Ok(())
         });
     }
@@ -258,9 +259,42 @@ impl World {
         self.later(lasts, End::Watch);
     }
 
+    /// What operators ask for where they want nothing else.
+    fn usual_config(&self) -> RingConfig {
+        let mut config = RingConfig::default();
+        if let Some(rules) = self.scenario.copying.map(|copying| copying.rules) {
+            config.replicas = Some(rules.replicas);
+            (config.consistency, config.on_loss) = (rules.consistency, rules.on_loss);
+        }
+        config
+    }
+
+    /// Before there is a node; or so that what is lost is given up.
+    pub(crate) async fn ask_for_copies(&self, on_loss: Option<OnLoss>) {
+        if self.scenario.copying.is_some() {
+            let mut config = self.usual_config();
+            config.on_loss = on_loss.unwrap_or(config.on_loss);
+            self.write_config(config).await;
+        }
+    }
+
+    async fn write_config(&self, config: RingConfig) -> bool {
+        let store = self.ring.store();
+        let expected = match store.get(&Key::Config.text()).await {
+            Ok(Some(entry)) if entry.value.is_some() => entry.revision,
+            _ => Revision::NONE,
+        };
+        let record = Record::Config(Ok(config)).encode();
+        store.cas(&Key::Config.text(), expected, record, Duration::ZERO).await.is_ok()
+    }
+
     /// Operators write `config`, as their tool does.
     async fn wish(&self, wish: Wish, who: usize) {
-        let mut config = RingConfig::default();
+        let mut config = self.usual_config();
+        if let (Wish::Nothing, 1, true) = (wish, who % 2, self.scenario.copying.is_some()) {
+            self.fire(Kind::OperatorFactor);
+            config.replicas = u8::try_from(1 + who % 5).ok().and_then(|copies| Factor::new(copies).ok());
+        }
         let names: Vec<NodeName> = self.staying().iter().filter_map(|name| NodeName::new(name).ok()).collect();
         let node = names.get(who % names.len().max(1)).cloned();
         match (wish, node) {
@@ -272,13 +306,7 @@ impl World {
             }
             _ => {}
         }
-        let store = self.ring.store();
-        let expected = match store.get(&Key::Config.text()).await {
-            Ok(Some(entry)) if entry.value.is_some() => entry.revision,
-            _ => Revision::NONE,
-        };
-        let record = Record::Config(Ok(config)).encode();
-        if store.cas(&Key::Config.text(), expected, record, Duration::ZERO).await.is_ok() {
+        if self.write_config(config).await {
             self.fire(match wish {
                 Wish::Pause => Kind::OperatorPause,
                 Wish::Cordon => Kind::OperatorCordon,
@@ -365,6 +393,7 @@ impl World {
             self.end(End::Fast(process)).await;
         }
         self.wish(Wish::Nothing, 0).await;
+        self.ask_for_copies(Some(OnLoss::Accept)).await;
         if self.staying().is_empty() && self.starting() == 0 {
             self.join();
         }

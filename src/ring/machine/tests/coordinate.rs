@@ -191,6 +191,20 @@ fn an_elder_whose_lease_was_removed_is_not_waited_for_beyond_a_lease_and_neither
 }
 
 #[test]
+fn of_eight_elders_that_are_gone_the_last_is_known_after_four_leases() {
+    let elders = ["n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9"];
+    let ages: Vec<_> = elders.iter().zip(1..).map(|(elder, age)| (id(elder, 1), age)).collect();
+    let announced = elders.iter().zip(1..).map(|(elder, age)| member(elder, 1, age));
+    let mut rig = Rig::joined(1, announced.chain([plan(1, &ages, &[], "n2")]).collect());
+    let begun = rig.ms;
+    while !rig.beat_until(rig.ms + BEAT_MS).iter().any(|action| action == "watch all leases") {
+        assert!(rig.ms < begun + 9 * LEASE_MS);
+    }
+    let leases = (rig.ms - begun).div_ceil(LEASE_MS);
+    assert_eq!(leases, 4, "one, three, seven, all of them");
+}
+
+#[test]
 fn a_lease_that_is_looked_for_is_waited_for_anew_after_a_reconnect() {
     let mut rig = Rig::joined(1, vec![member("n2", 1, 1), plan(1, &[(id("n2", 1), 1)], &[], "n2")]);
     rig.beat_until(LEASE_MS / 2);

@@ -1,6 +1,6 @@
 //! The in-sync set of a partition owned here, moves to members, and what is kept elsewhere: as lists of actions.
 
-use super::rig::{Rig, id, lease, member, no_answer, plan};
+use super::rig::{LEASE_MS, Rig, id, lease, member, no_answer, plan};
 use crate::coord::{CasError, Claim, ClaimState, Key, LeaseState, Record, Revision, RingConfig};
 use crate::ring::event::{Event, RemovalReason};
 use crate::ring::io::{Input, Offer, OpId};
@@ -73,6 +73,24 @@ fn silent(rig: &mut Rig, node: &str) -> Vec<String> {
 
 fn adds(revision: u64) -> String {
     format!("cas own.0@{revision} n1#1 e4 Held [n1#1 n2#1 n3#1]")
+}
+
+fn heard(rig: &mut Rig, node: &str) -> Vec<String> {
+    rig.feed(Input::Heard { partition: P, epoch: Epoch::new(4), node: id(node, 1) })
+}
+
+#[test]
+fn a_member_that_was_silent_while_nobody_could_record_it_stays_one_once_it_answers() {
+    let mut rig = serving();
+    // The gate is nearly closed: a change would not be settled before.
+    rig.ms += LEASE_MS / 2;
+    let mut others = silent(&mut rig, "n2");
+    others.extend(heard(&mut rig, "n2"));
+    rig.ack("lease.n1");
+    others.extend(rig.beat_until(rig.ms + LEASE_MS / 4));
+    assert!(!others.iter().any(|action| action.starts_with("cas own.0")), "{others:?}");
+    // Without that it is taken out.
+    assert!(silent(&mut rig, "n2").iter().any(|action| action.starts_with("cas own.0")));
 }
 
 /// The change that adds `n3` is on its way, at this revision.

@@ -101,6 +101,22 @@ fn a_write_that_never_left_is_not_tried_again_at_once() {
 }
 
 #[test]
+fn a_write_that_nobody_answered_at_once_is_not_tried_again_at_once() {
+    let mut rig = seeking(vec![]);
+    rig.feed(Input::RingSnapshot(vec![]));
+    assert!(rig.fail("lease.n1", no_answer()).is_empty());
+    assert_eq!(rig.wake_at(BEAT_MS / 4), ["cas lease.n1@0 #1 beat 0 Live"]);
+
+    let mut rig = serving();
+    let beat = rig.machine.next_wake().unwrap().as_nanos() / 1_000_000;
+    assert_eq!(rig.wake_at(beat).len(), 1);
+    rig.ms = beat + 1;
+    assert!(rig.fail("lease.n1", no_answer()).is_empty());
+    assert!(rig.wake_at(beat + BEAT_MS / 4 - 1).is_empty());
+    assert_eq!(rig.wake_at(beat + BEAT_MS / 4).len(), 1);
+}
+
+#[test]
 fn the_gate_closes_three_quarters_of_a_lease_after_the_last_acknowledged_beat_was_sent_and_opens_with_the_next() {
     let mut rig = serving();
     let sent = rig.machine.next_wake().unwrap().as_nanos() / 1_000_000;

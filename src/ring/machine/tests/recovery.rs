@@ -1,10 +1,13 @@
 //! Taking over from an owner that is gone, where members of its set survive or do not: as lists of actions.
 
+use std::time::Duration;
+
 use super::copies::{HELD, all, claim, planned, ring, wants};
-use super::rig::{Rig, id, no_answer};
-use crate::coord::{CasError, ClaimState, OnLoss, Record, RingConfig};
+use super::rig::{LEASE_MS, Rig, id, lease, no_answer};
+use crate::coord::{CasError, ClaimState, LeaseState, OnLoss, Record, RingConfig};
 use crate::ring::event::Event;
 use crate::ring::io::Input;
+use crate::types::guard::{Guard, without};
 use crate::types::{Epoch, NodeId, PartitionId};
 
 const P: PartitionId = PartitionId::new(0);
@@ -21,6 +24,22 @@ fn orphaned_as(set: &[NodeId], gone: &[NodeId], row: &str, config: RingConfig, s
     assert!(rig.pending.is_empty());
     rig.see(planned(2, &all(), gone, row, config));
     rig
+}
+
+/// How long it is waited for a set of which nobody is left.
+const SET_ENDS: Duration = Duration::from_millis(11 * LEASE_MS);
+
+/// Time passes; all nodes live.
+fn pass(rig: &mut Rig, ms: u64) {
+    let end = rig.ms + ms;
+    for beat in 100.. {
+        if rig.ms >= end {
+            return;
+        }
+        rig.beat_until((rig.ms + LEASE_MS / 4).min(end));
+        rig.see(lease("n2", 1, beat, LeaseState::Live));
+        rig.see(lease("n3", 1, beat, LeaseState::Live));
+    }
 }
 
 fn recovered(in_sync: &[NodeId]) -> Input {
@@ -131,7 +150,12 @@ fn what_was_given_back_goes_to_one_of_those_that_have_copies() {
 fn where_the_whole_set_is_gone_the_planned_owner_starts_empty_if_the_loss_is_accepted() {
     let (set, gone) = ([id("n4", 1), id("n5", 1)], [id("n4", 1), id("n5", 1)]);
     let mut rig = orphaned_as(&set, &gone, "n1,n2", RingConfig::default(), HELD);
-    assert_eq!(rig.events, [Event::Lost { partition: P, accepted: true }]);
+    // Cut off from the store, they may go on by themselves for ten leases.
+    assert_eq!(rig.events, [Event::StartsEmptyLater { partition: P, after: SET_ENDS }]);
+    pass(&mut rig, 11 * LEASE_MS - 1);
+    assert_eq!(claims(&rig), 0);
+    pass(&mut rig, LEASE_MS);
+    assert_eq!(rig.events[1..], [Event::Lost { partition: P, accepted: true }]);
     let begun = rig.ack("own.0");
     assert_eq!(begun, ["discard 0", "replicate 0 e4 n1#1 of 3", "on_own 0:e4 Takeover"]);
     // One of them is not known to be gone.
@@ -148,6 +172,29 @@ fn where_the_whole_set_is_gone_the_partition_waits_if_operators_say_so_and_says_
     assert_eq!((claims(&rig), rig.events.clone()), (0, vec![Event::Lost { partition: P, accepted: false }]));
     rig.see(planned(3, &all(), &gone, "n1,n3", wait));
     assert_eq!(rig.events.len(), 1);
+    pass(&mut rig, 12 * LEASE_MS);
     rig.see(planned(4, &all(), &gone, "n1,n3", RingConfig::default()));
-    assert_eq!(claims(&rig), 1, "accepted now");
+    assert_eq!(claims(&rig), 1, "accepted now, and whoever was cut off serves no more");
+}
+
+#[test]
+fn where_the_owner_was_alone_in_its_set_nobody_is_waited_for_but_where_it_was_recovering_others_may_go_on() {
+    let (set, gone) = ([id("n4", 1)], [id("n4", 1)]);
+    let rig = orphaned_as(&set, &gone, "n1,n2", RingConfig::default(), HELD);
+    assert_eq!((claims(&rig), rig.events), (1, vec![Event::Lost { partition: P, accepted: true }]));
+    // It may have claimed, and promised nothing yet to the set that it recovers from.
+    let mut rig = orphaned_as(&set, &gone, "n1,n2", RingConfig::default(), RECOVERING);
+    assert_eq!(
+        (claims(&rig), rig.events.clone()),
+        (0, vec![Event::StartsEmptyLater { partition: P, after: SET_ENDS }])
+    );
+    pass(&mut rig, 11 * LEASE_MS);
+    assert_eq!(claims(&rig), 1);
+}
+
+#[test]
+fn without_that_wait_it_starts_beside_a_set_that_may_still_serve() {
+    let _off = without(&[Guard::WaitBeforeEmptyStart]);
+    let both = [id("n4", 1), id("n5", 1)];
+    assert_eq!(claims(&orphaned_as(&both, &both, "n1,n2", RingConfig::default(), HELD)), 1);
 }

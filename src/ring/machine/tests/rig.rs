@@ -15,7 +15,7 @@ use crate::coord::{
 use crate::ring::event::Event;
 use crate::ring::io::{Action, CopySet, Input, Offer, OpId};
 use crate::ring::machine::Machine;
-use crate::ring::settings::{Identity, Timing};
+use crate::ring::settings::{Former, Identity, Timing};
 use crate::types::{Epoch, Generation, Incarnation, NodeId, NodeName, PartitionCount, PartitionId, Time};
 
 /// The lease used here, in milliseconds.
@@ -67,7 +67,7 @@ pub(super) fn timing() -> Timing {
 }
 
 pub(super) fn lease(node: &str, start: u64, beat: u64, state: LeaseState) -> (Key, Record) {
-    let lease = Lease { incarnation: id(node, start).incarnation, state, beat, lease_ms: LEASE_MS };
+    let lease = Lease { incarnation: id(node, start).incarnation, state, beat, lease_ms: LEASE_MS, resumed: None };
     (Key::Lease(name(node)), Record::Lease(lease))
 }
 
@@ -137,6 +137,19 @@ impl Rig {
         Self::made(partitions, timing(), (false, Generation::new(2)))
     }
 
+    /// The same, where nodes keep copies; what this one knew before.
+    pub(super) fn after_a_reset_with_copies(former: Option<Former>) -> Self {
+        let mut rig = Self::made(1, timing(), (true, Generation::new(2)));
+        rig.machine.who.former = former;
+        rig
+    }
+
+    /// As it was acknowledged last.
+    pub(super) fn own_lease(&self) -> Update {
+        let seen = &self.machine.view.leases[&name("n1")];
+        Update { key: Key::Lease(name("n1")), revision: seen.revision, record: Record::Lease(seen.record.clone()) }
+    }
+
     fn made(partitions: u16, timing: Timing, (replicates, generation): (bool, Generation)) -> Self {
         let who = Identity {
             node: name("n1"),
@@ -148,6 +161,7 @@ impl Rig {
             http: None,
             version: "0".to_owned(),
             replicates,
+            former: None,
         };
         let machine = Machine::new(who, timing, Time::ZERO);
         Self {

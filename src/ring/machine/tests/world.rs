@@ -17,6 +17,7 @@ mod operators;
 mod process;
 mod recovering;
 mod store;
+mod suspended;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};

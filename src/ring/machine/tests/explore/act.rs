@@ -31,10 +31,6 @@ impl State {
         right_for.take_if(|then| then.claims_version != claims || then.plan != plan);
         right_for.iter_mut().for_each(|then| then.claims_version = 0);
         machine.view.claims_version = 0;
-        // A wake for what no partition waits for any more looks at all of them, to no effect. One that is missing stays so.
-        let wakes = machine.slots.iter().filter_map(|slot| slot.next_wake(&machine.timing, machine.now));
-        let awaited = wakes.min();
-        machine.slots.wake = machine.slots.wake.and_then(|wake| awaited.map(|awaited| awaited.max(wake)));
     }
 
     /// A machine takes in an input.

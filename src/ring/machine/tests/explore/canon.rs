@@ -171,6 +171,9 @@ fn hash_machine(machine: &Machine, canon: &mut Canon<'_>) {
         coordination,
         slots,
         looked_at_with,
+        // Of later generations only, of which there is none here.
+        began: _,
+        former_told: _,
         last_op: _,
         out: _,
     } = machine;

@@ -349,6 +349,7 @@ impl State {
             http: None,
             version: String::new(),
             replicates: false,
+            former: None,
         };
         let mut machine = Machine::new(who, timing(), now);
         machine.last_op = OPS | life << 32;

@@ -27,6 +27,7 @@ impl World {
         for partition in self.partitions.ids() {
             let executing = self.processes.iter().filter_map(|process| process.executes(partition, self.now));
             self.checker.judge(partition, executing, &self.kv)?;
+            self.judge_suspended(partition)?;
         }
         Ok(())
     }

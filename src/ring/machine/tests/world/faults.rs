@@ -185,6 +185,7 @@ impl World {
             http: None,
             version: "0".to_owned(),
             replicates: self.replicates,
+            former: None,
         };
         let lags = std::array::from_fn(|_| one_of(&mut self.rng, &[2, 2, 20, 200, 800]) * MS);
         let node = &mut self.processes[process];

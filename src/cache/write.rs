@@ -1,0 +1,38 @@
+//! A write on its way into a partition: whose it is, whether it was executed before, and what becomes of it once it is.
+
+use super::change::Effect;
+use super::once::{Executed, Named, Outcome, Remembered};
+use super::partition::Held;
+use crate::replica::Change;
+use crate::service::{Grant, ServiceError};
+use crate::types::{Time, Version};
+
+/// Who writes, and where.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Write<'a> {
+    pub(super) grant: &'a Grant,
+    pub(super) key: &'a [u8],
+    /// Where it may come more than once.
+    pub(super) named: Option<&'a Named>,
+}
+
+impl Write<'_> {
+    /// What it came to, where it was executed before.
+    pub(super) fn executed_before(&self, held: &Held) -> Result<Option<(Version, Outcome)>, ServiceError> {
+        self.named.map_or(Ok(None), |named| held.memory.recall(named))
+    }
+
+    /// Numbers a write that was done, remembers it by its name, and sends it on its way to the copies, in the order of the
+    /// writes: under their lock.
+    pub(super) fn done(&self, held: &mut Held, version: Version, at: Time, outcome: Outcome, effect: &Effect<'_>) {
+        held.wrote(version);
+        let executed = self.named.map(|named| Executed { id: named.once.id, asks: named.asks, outcome });
+        if let Some(executed) = executed {
+            held.memory.expire(at);
+            held.memory.remember(Remembered { version, at, executed });
+        }
+        if let Some(log) = self.grant.log() {
+            log.append(Change { version, made: at, body: effect.encode(executed) });
+        }
+    }
+}

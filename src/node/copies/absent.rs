@@ -1,0 +1,58 @@
+//! What is kept for nodes that are away, of all partitions that are led here, within one bound: a node that is gone for good must not
+//! cost the memory of those that live.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::led::Led;
+use crate::types::{PartitionId, Time};
+
+struct Held {
+    led: Weak<Led>,
+    /// The first of those waited for is given up then: what was kept for longest ends first.
+    until: Time,
+    bytes: usize,
+}
+
+/// See the [module](self).
+pub(super) struct Absent {
+    max_bytes: usize,
+    held: Mutex<BTreeMap<PartitionId, Held>>,
+}
+
+impl Absent {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, held: Mutex::default() }
+    }
+
+    /// A partition's part may have changed. Beyond the bound what was kept for longest goes.
+    pub(super) fn weigh(&self, led: &Arc<Led>) {
+        let kept = led.kept_for_absent();
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match kept {
+            Some((until, bytes)) => held.insert(led.partition(), Held { led: Arc::downgrade(led), until, bytes }),
+            None => held.remove(&led.partition()),
+        };
+        let mut total: usize = held.values().map(|held| held.bytes).sum();
+        let mut beyond = Vec::new();
+        while total > self.max_bytes {
+            let longest = held.iter().filter(|(_, held)| held.bytes > 0).min_by_key(|(_, held)| held.until);
+            let Some(partition) = longest.map(|(partition, _)| *partition) else { break };
+            let Some(gone) = held.remove(&partition) else { break };
+            total -= gone.bytes;
+            beyond.push((partition, gone));
+        }
+        drop(held);
+        for (partition, Held { led, bytes, .. }) in beyond {
+            tracing::info!(%partition, bytes, "what was kept for absent nodes is beyond its bound: let go");
+            if let Some(led) = led.upgrade() {
+                led.forget_absent();
+            }
+        }
+    }
+
+    /// A partition is led here no more.
+    pub(super) fn end(&self, partition: PartitionId) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&partition);
+    }
+}

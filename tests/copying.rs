@@ -1,0 +1,187 @@
+//! Copies that are made for other nodes: what they survive, what they say of themselves, and what becomes of one for which there
+//! is no memory.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use nats_ring::cache::{CacheClient, CacheConfig, CacheService, Limits};
+use nats_ring::node::{Copying, Event, LearnerStatus, Ring};
+use nats_ring::testing::{Observed, Observer, TestRing};
+use nats_ring::{Bytes, NodeName};
+use tokio::sync::broadcast::Receiver;
+
+const VALUE_BYTES: usize = 20_000;
+const ENTRIES: usize = 300;
+/// A chunk takes entries until it has so much, and may be this many under way.
+const CHUNK_BYTES: u64 = 160 * 1024;
+const WINDOW: u64 = 8;
+const MEGABYTE: u64 = 1_000_000;
+
+/// What the nodes have sent each other about copies.
+#[derive(Default)]
+struct Sent(AtomicU64);
+
+impl Observer for Sent {
+    fn saw(&self, _: Duration, what: &Observed<'_>) {
+        if let Observed::Published { by: Some(_), message, .. } = what
+            && message.subject.ends_with(".copy")
+        {
+            self.0.fetch_add(message.payload.len() as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+fn limits() -> Limits {
+    Limits { max_value_bytes: 1 << 20 }
+}
+
+async fn add(ring: &TestRing, node: &str, memory_bytes: u64) -> Ring {
+    let config = CacheConfig { memory_bytes, max_value_bytes: 1 << 20, node: NodeName::new(node).unwrap() };
+    ring.add_node(node, Arc::new(CacheService::new(config, ring.clock()))).await
+}
+
+fn value(number: usize) -> Bytes {
+    format!("\"{}\"", char::from(b'a' + (number % 26) as u8).to_string().repeat(VALUE_BYTES)).into()
+}
+
+async fn fill(ring: &TestRing) {
+    let cache = CacheClient::new(ring.caller(), limits());
+    for number in 0..ENTRIES {
+        cache.set(format!("key-{number}").into(), value(number), None).await.unwrap();
+    }
+}
+
+fn learner(owner: &Ring) -> Option<LearnerStatus> {
+    owner.status().partitions[0].learners.first().cloned()
+}
+
+/// Lets time pass until the copy is so far.
+async fn copied(ring: &TestRing, owner: &Ring, bytes: u64) -> LearnerStatus {
+    for _ in 0..5_000 {
+        if let Some(learner) = learner(owner).filter(|learner| learner.copied_bytes >= bytes) {
+            return learner;
+        }
+        ring.advance(Duration::from_millis(10)).await;
+    }
+    panic!("not {bytes} bytes of a copy within 50 s: {:?}", learner(owner));
+}
+
+/// Lets time pass until there are two copies in sync.
+async fn two_copies(ring: &TestRing, owner: &Ring) {
+    for _ in 0..12_000 {
+        if owner.status().partitions[0].replicas.len() == 2 {
+            return;
+        }
+        ring.advance(Duration::from_millis(10)).await;
+    }
+    panic!("no second copy within two minutes: {:?}", learner(owner));
+}
+
+fn about_copies(events: &mut Receiver<Arc<Event>>) -> Vec<Event> {
+    std::iter::from_fn(|| events.try_recv().ok())
+        .filter(|event| {
+            matches!(
+                **event,
+                Event::CopyStarted { .. } | Event::CopyDone { .. } | Event::CopyFailed { .. } | Event::CopyShort { .. }
+            )
+        })
+        .map(|event| (*event).clone())
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_whose_link_is_cut_for_two_seconds_goes_on_where_it_was() {
+    let sent = Arc::new(Sent::default());
+    let copying = Copying { parallel: 1, bytes_per_second: MEGABYTE };
+    let builder = TestRing::builder().partitions(1).lease(Duration::from_secs(10)).copying(copying);
+    let ring = builder.observer(sent.clone()).build();
+    let owner = add(&ring, "node-1", 64 * MEGABYTE).await;
+    ring.settled().await;
+    fill(&ring).await;
+    let mut events = owner.events();
+    add(&ring, "node-2", 64 * MEGABYTE).await;
+
+    let on_the_way = copied(&ring, &owner, 2 * MEGABYTE).await;
+    let total = on_the_way.total_bytes.unwrap();
+    assert!((6 * MEGABYTE..8 * MEGABYTE).contains(&total), "{total}");
+    let rate = on_the_way.bytes_per_second.unwrap();
+    assert!((MEGABYTE / 2..2 * MEGABYTE).contains(&rate), "{rate}");
+    assert!((2.0..12.0).contains(&on_the_way.remaining_seconds.unwrap()), "{on_the_way:?}");
+
+    ring.cut("node-2");
+    ring.advance(Duration::from_secs(2)).await;
+    ring.heal("node-2");
+    two_copies(&ring, &owner).await;
+    let told = about_copies(&mut events);
+    let [Event::CopyStarted { .. }, Event::CopyDone { bytes, took, .. }] = &told[..] else { panic!("{told:?}") };
+    assert!((6 * MEGABYTE..7 * MEGABYTE).contains(bytes) && *took > Duration::from_secs(7), "{bytes} {took:?}");
+    let again = sent.0.load(Ordering::Relaxed) - bytes;
+    assert!(again < WINDOW * CHUNK_BYTES, "{again} bytes were sent beside the {bytes} that there are");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_which_nothing_arrives_for_half_a_minute_is_given_up_and_begins_anew() {
+    let copying = Copying { parallel: 1, bytes_per_second: MEGABYTE };
+    let ring = TestRing::builder().partitions(1).lease(Duration::from_secs(60)).copying(copying).build();
+    let owner = add(&ring, "node-1", 64 * MEGABYTE).await;
+    ring.settled().await;
+    fill(&ring).await;
+    let mut events = owner.events();
+    add(&ring, "node-2", 64 * MEGABYTE).await;
+    copied(&ring, &owner, 2 * MEGABYTE).await;
+    ring.cut("node-2");
+    ring.advance(Duration::from_secs(20)).await;
+    assert_eq!(about_copies(&mut events).len(), 1, "it is not given up yet");
+    ring.advance(Duration::from_secs(35)).await;
+    let told = about_copies(&mut events);
+    assert!(matches!(told.first(), Some(Event::CopyFailed { bytes, .. }) if *bytes >= 2 * MEGABYTE), "{told:?}");
+    ring.heal("node-2");
+    two_copies(&ring, &owner).await;
+    assert!(matches!(about_copies(&mut events).last(), Some(Event::CopyDone { .. })));
+}
+
+/// The copy is a member all the same: the owner has everything, and the bound on memory is each node's own.
+#[tokio::test(start_paused = true)]
+async fn a_learner_without_the_memory_for_its_copy_is_told_of_by_its_owner_and_nothing_is_lost() {
+    let ring = TestRing::builder().partitions(1).build();
+    let owner = add(&ring, "node-1", 64 * MEGABYTE).await;
+    ring.settled().await;
+    fill(&ring).await;
+    let mut events = owner.events();
+    let bound = 2 * MEGABYTE;
+    add(&ring, "node-2", bound).await;
+    two_copies(&ring, &owner).await;
+    let told = about_copies(&mut events);
+    let short = told.iter().find_map(|event| match event {
+        Event::CopyShort { evicted, wanted_bytes, bound_bytes, .. } => Some((*evicted, *wanted_bytes, *bound_bytes)),
+        _ => None,
+    });
+    let (evicted, wanted_bytes, bound_bytes) = short.unwrap_or_else(|| panic!("{told:?}"));
+    assert!(evicted > 150 && wanted_bytes > 6 * MEGABYTE && bound_bytes == bound, "{told:?}");
+    let shown = owner.status().partitions[0].short_of_memory.clone();
+    let shown: Vec<_> = shown.iter().map(|s| (s.node.as_str(), s.evicted, s.wanted_bytes, s.bound_bytes)).collect();
+    assert_eq!(shown, [("node-2", evicted, wanted_bytes, bound_bytes)]);
+
+    let cache = CacheClient::new(ring.caller(), limits());
+    for number in 0..ENTRIES {
+        let found = cache.get(format!("key-{number}").into()).await.unwrap().found;
+        assert_eq!(found.map(|found| found.value), Some(value(number)), "key-{number}");
+    }
+}
+
+/// What is counted as having made room is counted from the beginning of the copy it is told with.
+#[tokio::test(start_paused = true)]
+async fn a_copy_for_which_there_is_room_says_nothing_of_memory() {
+    let ring = TestRing::builder().partitions(1).build();
+    let owner = add(&ring, "node-1", 64 * MEGABYTE).await;
+    ring.settled().await;
+    fill(&ring).await;
+    let mut events = owner.events();
+    add(&ring, "node-2", 64 * MEGABYTE).await;
+    two_copies(&ring, &owner).await;
+    let told = about_copies(&mut events);
+    assert!(matches!(told[..], [Event::CopyStarted { .. }, Event::CopyDone { .. }]), "{told:?}");
+    assert_eq!(owner.status().partitions[0].short_of_memory, []);
+}

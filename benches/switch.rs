@@ -59,6 +59,7 @@ async fn measure(bytes: usize, switches: usize) {
     bed.fill(bytes).await;
     let megabytes = bytes / MEGABYTE;
     let load = Load::start(&bed.cache);
+    load.flows().await;
     let took = bed.third_copy().await;
     let rate = bytes as f64 / MEGABYTE as f64 / took.as_secs_f64();
     let gap = load.longest_gap_since(Instant::now() - took);
@@ -202,9 +203,20 @@ impl Load {
     }
 
     fn longest_gap_since(&self, began: Instant) -> Duration {
-        let acknowledged = self.acknowledged.lock().unwrap();
-        let since: Vec<&Instant> = acknowledged.iter().skip_while(|at| **at < began).collect();
-        since.windows(2).map(|pair| *pair[1] - *pair[0]).max().unwrap()
+        let now = Instant::now();
+        let since: Vec<Instant> = self.acknowledged.lock().unwrap().iter().copied().filter(|at| *at >= began).collect();
+        let moments: Vec<Instant> = std::iter::once(began).chain(since).chain([now]).collect();
+        moments.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0])).max().unwrap_or_default()
+    }
+
+    /// Waits until writes are acknowledged: a small copy is made in less time than the first of them takes.
+    async fn flows(&self) {
+        let flowing = async {
+            while self.acknowledged.lock().unwrap().len() < 4 * WRITERS {
+                tokio::time::sleep(WRITE_PACE).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, flowing).await.unwrap();
     }
 
     async fn end(self) -> (usize, usize) {

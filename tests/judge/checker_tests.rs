@@ -260,7 +260,10 @@ fn two_executors_of_an_epoch_a_stranger_and_versions_that_go_back_or_come_twice_
     let claims = [claim(1, 1, 1), claim(2, 2, 2)];
     assert_eq!(verdict(&claims, &[((1, 1), "node-1"), ((1, 2), "node-1"), ((2, 1), "node-2")]), [""; 0]);
     assert!(verdict(&[], &[((1, 1), "node-1"), ((1, 2), "node-2")])[0].contains("two executors at epoch 1"));
-    assert!(verdict(&claims, &[((1, 1), "node-2")])[0].contains("which node-1 had claimed"));
+    assert!(verdict(&claims, &[((1, 1), "node-3")])[0].contains("which node-1 had claimed"));
+    // Sent again, and answered as the first time by the next owner, who has not executed it; the one before cannot know it.
+    assert_eq!(verdict(&claims, &[((1, 1), "node-1"), ((1, 2), "node-2"), ((2, 1), "node-2")]), [""; 0]);
+    assert!(verdict(&claims, &[((2, 1), "node-1")])[0].contains("which node-2 had claimed"));
     assert!(verdict(&[], &[((1, 2), "node-1"), ((1, 1), "node-1")])[0].contains("was given after"));
     assert!(verdict(&[], &[((1, 1), "node-1"), ((1, 1), "node-1")])[0].contains("two writes have version"));
 }

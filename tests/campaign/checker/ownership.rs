@@ -98,6 +98,12 @@ impl Ownership {
         claims.iter().find(|(_, claim)| claim.epoch.get() == epoch).map(|(_, claim)| &claim.owner)
     }
 
+    /// Whether the node was seen to claim the partition at a later epoch.
+    pub fn owns_later(&self, partition: usize, epoch: u64, node: &str) -> bool {
+        let mut claims = self.claims.get(&partition).into_iter().flatten();
+        claims.any(|(_, claim)| claim.epoch.get() > epoch && claim.owner.node.as_str() == node)
+    }
+
     /// Changes of owner that were seen, and those of them that lost what there was.
     pub fn changes(&self) -> usize {
         self.claims

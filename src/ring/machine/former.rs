@@ -2,7 +2,8 @@
 //!
 //! In: what this node's life before knew, and what the leases of this generation say of the others'. Out: whether the first plan
 //! may be written. A set that is cut off from the store, and has not heard that it went back, goes on by itself for ten leases
-//! at most. So the first plan waits for twelve (within one everybody has heard, or renews nothing any more), unless everybody is here that could be in such a set: each member of the newest plan
+//! at most. So the first plan waits for twelve, since within one everybody has heard or renews nothing any more; but not where
+//! everybody is here that could be in such a set: each member of the newest plan
 //! that anybody remembers, in the life after the one it had there. Nobody but one of them can have written a newer plan.
 
 use super::{Event, Machine};

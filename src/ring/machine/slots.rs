@@ -28,12 +28,12 @@ pub(super) struct Slots {
     wakes: Vec<Option<Time>>,
     /// The same in the order of time.
     due: BTreeSet<(Time, PartitionId)>,
-    index: Kept,
+    index: Derived,
 }
 
 /// What follows from the slots.
 #[derive(Debug, Clone, Default)]
-struct Kept {
+struct Derived {
     moving: usize,
     not_away: usize,
     /// Whose write an outcome is of. One whose outcome is of no interest any more stays until it comes.
@@ -55,7 +55,7 @@ impl Slots {
             all_touched: true,
             waiting: BTreeSet::new(),
             due: BTreeSet::new(),
-            index: Kept::default(),
+            index: Derived::default(),
         }
     }
 

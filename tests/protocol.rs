@@ -78,7 +78,10 @@ fn every_row_of_the_failure_tables_names_a_test_that_is_there() {
 #[test]
 fn the_protocol_stays_two_pages_long() {
     let words = text("docs/protocol.md").split_whitespace().count();
-    assert!(words <= 1_350, "docs/protocol.md has {words} words: what is detail belongs to docs/copies.md or docs/reference.md");
+    assert!(
+        words <= 1_350,
+        "docs/protocol.md has {words} words: what is detail belongs to docs/copies.md or docs/reference.md"
+    );
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub struct Former {
     pub generation: Generation,
     /// That plan's.
     pub version: u64,
-    /// That plan's members.
+    /// That plan's members, and who was gone by it while claims named them: evicted, they may still serve, cut off with their set.
     pub members: Vec<NodeId>,
     /// What it was itself then.
     pub was: Incarnation,

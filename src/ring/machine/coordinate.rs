@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use super::{Action, Event, Machine, OpId};
 use crate::coord::{
-    CasError, Key, Lease, LeaseState, Member, MemberState, PlanMember, PlanRecord, Record, Revision, RingConfig,
-    WatchScope,
+    CasError, Key, Lease, LeaseState, MemberState, PlanMember, PlanRecord, Record, Revision, RingConfig, WatchScope,
 };
 use crate::ring::event::MemberChange;
 use crate::ring::plan;
@@ -27,7 +26,9 @@ pub(super) struct Coordination {
     evictions: BTreeMap<OpId, (NodeId, Duration)>,
     plan_op: Option<PlanWrite>,
     plan_retry_at: Time,
-    newcomers: BTreeMap<NodeId, Time>,
+    pub(super) newcomers: BTreeMap<NodeId, Time>,
+    /// Members of the plan whose leases were not seen yet, and since when that is so.
+    pub(super) awaited: BTreeMap<NodeId, Time>,
     known_members: BTreeMap<NodeName, bool>,
     plan_failed: bool,
     /// The plan at this revision is known to be what this node would plan with nobody frozen. Any other is computed
@@ -225,42 +226,6 @@ impl Machine {
         }
     }
 
-    /// Live members by their own records and leases, oldest first. Newcomers count once they were seen for the
-    /// debounce, so that nodes that start together are planned together.
-    fn live_members(&mut self) -> Vec<PlanMember> {
-        let planned: BTreeSet<NodeId> =
-            self.view.plan.iter().flat_map(|plan| &plan.record.members).map(|member| member.id.clone()).collect();
-        let mut live: Vec<PlanMember> = self
-            .view
-            .members
-            .iter()
-            .filter(|(node, seen)| self.holds_lease(node, &seen.record))
-            .map(|(node, seen)| PlanMember::announced(node, &seen.record))
-            .collect();
-        live.sort_by_key(|member| member.since);
-        let (now, debounce) = (self.now, self.timing.join_debounce);
-        let newcomers: BTreeMap<NodeId, Time> = live
-            .iter()
-            .filter(|member| !planned.contains(&member.id))
-            .map(|member| (member.id.clone(), *self.coordination.newcomers.get(&member.id).unwrap_or(&now)))
-            .collect();
-        // Every further newcomer extends the wait a little, up to four times the debounce.
-        let (first, last) = (newcomers.values().min().copied(), newcomers.values().max().copied());
-        let waiting = first.zip(last).is_some_and(|(first, last)| now < (last + debounce).min(first + debounce * 4));
-        if waiting {
-            live.retain(|member| planned.contains(&member.id));
-        }
-        self.coordination.newcomers = newcomers;
-        live
-    }
-
-    fn holds_lease(&self, node: &NodeName, member: &Member) -> bool {
-        member.state != MemberState::Left
-            && self.view.leases.get(node).is_some_and(|seen| {
-                seen.record.state == LeaseState::Live && seen.record.incarnation == member.incarnation
-            })
-    }
-
     fn plan_if_needed(&mut self) {
         let members = self.live_members();
         if !self.have_former_sets_ended() {
@@ -427,10 +392,7 @@ impl Machine {
             .map(|(node, seen)| self.observer.expires_at(node, seen))
             .collect();
         wakes.extend(self.observer.missing().map(|(_, since)| since + self.timing.lease));
-        let newcomers = self.coordination.newcomers.values();
-        wakes.extend(
-            newcomers.flat_map(|seen| [*seen + self.timing.join_debounce, *seen + self.timing.join_debounce * 4]),
-        );
+        wakes.extend(self.member_wakes());
         wakes.extend(self.former_wake());
         if self.coordination.plan_op.is_none() {
             wakes.push(self.coordination.plan_retry_at);

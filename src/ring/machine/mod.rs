@@ -14,6 +14,7 @@ mod former;
 mod hooks;
 mod leaving;
 mod life;
+mod members;
 mod moves;
 mod partition;
 mod recovery;

@@ -267,9 +267,9 @@ impl Executor {
         if wanted || self.copies.holds_on() {
             return self.copies.follow(partition, epoch);
         }
-        match self.copies.unwanted(partition, epoch) {
+        match self.copies.drop_unwanted(partition, epoch) {
             Unwanted::Keep => {}
-            Unwanted::Drop => self.discard(partition),
+            Unwanted::Drop => self.end_grant(partition),
             Unwanted::Ask { .. } => self.ask_to_leave(partition, epoch),
         }
     }

@@ -14,6 +14,9 @@ mod making;
 mod pace;
 mod progress;
 mod recover;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;
 mod wire;
 
 use std::cmp::Ordering;
@@ -35,6 +38,7 @@ use super::supervise::Supervisor;
 use crate::replica::{Apply, Ask, Bounds, Follower, Leader, Log, Told};
 use crate::ring::{CopySet, Input, OpId, Timing};
 use crate::service::{BoxError, Grant, Service};
+use crate::types::guard::{Guard, holds};
 use crate::types::{Clock, Epoch, NodeId, NodeName, PartitionCount, PartitionId, Version};
 use absent::Absent;
 use drive::Tools;
@@ -60,6 +64,14 @@ enum Slot {
 impl Slot {
     fn follows(follower: Follower) -> Self {
         Self::Follows(Box::new(follower))
+    }
+
+    /// No lower epoch counts here.
+    fn promised(&self) -> Epoch {
+        match self {
+            Self::Follows(follower) => follower.promised(),
+            Self::Leads(led) => led.epoch(),
+        }
     }
 }
 
@@ -257,9 +269,19 @@ impl Copies {
         }
     }
 
-    /// Another node owns the partition at this epoch, and no copy belongs here: whether it can go right now. One that this
-    /// owner feeds may become a member at any moment: the owner has to say that it will not.
-    pub(super) fn unwanted(&self, partition: PartitionId, epoch: Epoch) -> Unwanted {
+    /// Another node owns the partition at this epoch, and no copy belongs here: it goes, if it can go right now. One that this
+    /// owner feeds may become a member at any moment: the owner has to say that it will not. Judged and dropped under one
+    /// lock: in between the owner would begin to count on it.
+    pub(super) fn drop_unwanted(&self, partition: PartitionId, epoch: Epoch) -> Unwanted {
+        let Some(mut slot) = self.slot(partition) else { return Unwanted::Keep };
+        let becomes = unwanted(&slot, epoch);
+        if becomes == Unwanted::Drop && holds(Guard::DiscardAfterLoss) {
+            self.empty(partition, &mut slot);
+        }
+        becomes
+    }
+
+    fn unwanted(&self, partition: PartitionId, epoch: Epoch) -> Unwanted {
         self.slot(partition).map_or(Unwanted::Keep, |slot| unwanted(&slot, epoch))
     }
 
@@ -269,24 +291,24 @@ impl Copies {
         let Unwanted::Ask { heard } = self.unwanted(partition, epoch) else { return true };
         let ask = Ask::Leave { epoch, node: self.me.clone() };
         let accepted = self.tools.ask(partition, owner, &ask).await == Ok(Told::Accepted);
-        accepted && self.drop_if(partition, |slot| unwanted(slot, epoch) == Unwanted::Ask { heard })
-    }
-
-    /// What is here of the partition goes.
-    pub(super) fn drop_copy(&self, partition: PartitionId) {
-        let _ = self.drop_if(partition, |_| true);
-    }
-
-    /// The service forgets it in the same moment: later it would be a copy begun since that it forgets. Says whether it went.
-    fn drop_if(&self, partition: PartitionId, goes: impl FnOnce(&Slot) -> bool) -> bool {
-        let Some(mut slot) = self.slot(partition).filter(|slot| goes(slot)) else { return false };
-        let promised = match &*slot {
-            Slot::Follows(follower) => follower.promised(),
-            Slot::Leads(led) => led.epoch(),
-        };
-        end(std::mem::replace(&mut *slot, Slot::follows(Follower::new(promised, self.bounds))));
-        self.service.clear(partition);
+        let goes = |slot: &MutexGuard<'_, Slot>| unwanted(slot, epoch) == Unwanted::Ask { heard };
+        let Some(mut slot) = self.slot(partition).filter(|slot| accepted && goes(slot)) else { return false };
+        self.empty(partition, &mut slot);
         true
+    }
+
+    /// What is here of the partition goes, whatever it is: this node begins with nothing.
+    pub(super) fn drop_copy(&self, partition: PartitionId) {
+        if let Some(mut slot) = self.slot(partition) {
+            self.empty(partition, &mut slot);
+        }
+    }
+
+    /// The service forgets it in the same moment: later it would be a copy begun since that it forgets.
+    fn empty(&self, partition: PartitionId, slot: &mut Slot) {
+        let promised = slot.promised();
+        end(std::mem::replace(slot, Slot::follows(Follower::new(promised, self.bounds))));
+        self.service.clear(partition);
     }
 
     /// Whether a whole copy is here that stands exactly there.

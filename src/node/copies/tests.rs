@@ -1,0 +1,112 @@
+//! The copies of one partition at one node, as owners ask it and as the ring's machine orders it.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::*;
+use crate::replica::Change;
+use crate::rpc::mem::MemSwitch;
+use crate::service::{Release, Request, ServiceError};
+use crate::types::{Incarnation, ManualClock, Process, RingName};
+
+const PARTITION: PartitionId = PartitionId::new(0);
+
+fn id(name: &str) -> NodeId {
+    NodeId { node: NodeName::new(name).unwrap(), incarnation: Incarnation { start: 1, id: Uuid::from_u128(1) } }
+}
+
+fn v(epoch: u64, sequence: u64) -> Version {
+    Version { epoch: Epoch::new(epoch), sequence }
+}
+
+/// A node that holds nothing, of which nobody hears anything.
+fn node(service: Arc<dyn Service>) -> Copies {
+    let (inputs, _) = mpsc::channel(8);
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::default());
+    let events = EventSender::new(NodeName::new("me").unwrap());
+    let stop = tokio_util::sync::CancellationToken::new();
+    let supervisor = Supervisor::new(Process::real(), stop, clock.clone(), inputs.clone(), events.clone());
+    let bounds = bounds(&Timing::for_lease(Duration::from_secs(3)), Duration::ZERO);
+    let tools = Tools {
+        ring: RingName::new("ring").unwrap(),
+        bus: Arc::new(MemSwitch::new(1).bus()),
+        service: service.clone(),
+        clock: clock.clone(),
+        inputs,
+        events,
+        answer_timeout: Duration::from_millis(10),
+        part_timeout: Duration::from_millis(10),
+        copying: Semaphore::new(1),
+        pace: Pace::new(u64::MAX, clock.clone()),
+        copied_bytes: AtomicU64::new(0),
+        difference_bytes: AtomicU64::new(0),
+        absent: Absent::new(0),
+    };
+    Copies {
+        me: id("me"),
+        clock,
+        service,
+        supervisor,
+        bounds,
+        tools: Arc::new(tools),
+        slots: vec![Mutex::new(Slot::follows(Follower::new(Epoch::ZERO, bounds)))],
+        arriving: Mutex::default(),
+        holds_on: AtomicBool::new(false),
+        over: AtomicBool::new(false),
+        sets: Mutex::default(),
+    }
+}
+
+/// Holds nothing.
+struct Fragile;
+
+#[async_trait::async_trait]
+impl Service for Fragile {
+    async fn on_own(&self, _: &[Grant]) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn on_release(&self, _: &[Grant], _: Release) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn handle(&self, _: &Grant, _: Request) -> Result<Bytes, ServiceError> {
+        Ok(Bytes::new())
+    }
+
+    fn replicates(&self) -> bool {
+        true
+    }
+}
+
+fn append(epoch: u64, number: u64, prev: Version, changes: Vec<Change>) -> Ask {
+    Ask::Append { epoch: Epoch::new(epoch), number, prev, changes }
+}
+
+/// An owner makes an empty copy here.
+fn copied(node: &Copies, epoch: u64, at: Version) {
+    let (epoch, stream) = (Epoch::new(epoch), 1);
+    assert_eq!(node.told(PARTITION, Ask::CopyBegin { epoch, stream, since: at }), Told::Accepted);
+    assert_eq!(node.told(PARTITION, Ask::CopyEnd { epoch, stream, chunks: 0, until: at }), Told::At(at));
+}
+
+fn at(node: &Copies) -> Option<Version> {
+    match &*node.slot(PARTITION).unwrap() {
+        Slot::Follows(follower) => follower.at(),
+        Slot::Leads(led) => led.tail(),
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_its_owner_counts_on_is_not_dropped_by_an_order_from_before() {
+    let node = node(Arc::new(Fragile));
+    copied(&node, 1, v(1, 3));
+    // The order to let it go, by a plan from before, is carried out once the next owner has heard where it stands.
+    assert_eq!(node.told(PARTITION, append(2, 1, v(1, 3), Vec::new())), Told::At(v(1, 3)));
+    assert_eq!(node.drop_unwanted(PARTITION, Epoch::new(2)), Unwanted::Ask { heard: 1 });
+    assert_eq!(at(&node), Some(v(1, 3)));
+    // One that nobody follows is gone by the time this is answered, so that an owner who asks then hears that.
+    assert_eq!(node.drop_unwanted(PARTITION, Epoch::new(3)), Unwanted::Drop);
+    let asked = node.told(PARTITION, append(3, 1, v(1, 3), Vec::new()));
+    assert_eq!(asked, Told::Elsewhere { at: None });
+}

@@ -181,7 +181,9 @@ impl Copies {
             (Heritage::None | Heritage::Handed, former) => {
                 end(former);
                 self.service.clear(partition);
-                Leader::new(epoch, Log::starting_at(Version::default(), self.bounds.log_bytes), self.bounds)
+                // A place of this epoch alone: what the former owner handed over is before it, and no other copy stands there.
+                let begins_at = Version { epoch, sequence: 0 };
+                Leader::new(epoch, Log::starting_at(begins_at, self.bounds.log_bytes), self.bounds)
             }
             (Heritage::Copy, Slot::Follows(follower)) => follower.into_leader(epoch).ok_or_else(|| {
                 format!("the copy of partition {partition} that is here is not whole, or a later epoch is known")

@@ -1,13 +1,15 @@
 //! The copies of one partition at one node, as owners ask it and as the ring's machine orders it.
 
 use bytes::Bytes;
+use futures::FutureExt;
 use uuid::Uuid;
 
+use super::led::{Came, Outcome, Turn};
 use super::*;
-use crate::replica::Change;
+use crate::replica::{Change, Due, Send};
 use crate::rpc::mem::MemSwitch;
-use crate::service::{Release, Request, ServiceError};
-use crate::types::{Incarnation, ManualClock, Process, RingName};
+use crate::service::{Gate, Release, Request, ServiceError, Validity};
+use crate::types::{FencingToken, Generation, Incarnation, ManualClock, Process, RingName, Time};
 
 const PARTITION: PartitionId = PartitionId::new(0);
 
@@ -17,6 +19,16 @@ fn id(name: &str) -> NodeId {
 
 fn v(epoch: u64, sequence: u64) -> Version {
     Version { epoch: Epoch::new(epoch), sequence }
+}
+
+fn grant(epoch: u64) -> Grant {
+    let token = FencingToken {
+        ring: Uuid::from_u128(1),
+        generation: Generation::new(1),
+        epoch: Epoch::new(epoch),
+        incarnation: id("me").incarnation,
+    };
+    Grant::new(PARTITION, token, Validity::new(Gate::closed(Arc::new(ManualClock::default()))))
 }
 
 /// A node that holds nothing, of which nobody hears anything.
@@ -109,4 +121,27 @@ async fn a_copy_that_its_owner_counts_on_is_not_dropped_by_an_order_from_before(
     assert_eq!(node.drop_unwanted(PARTITION, Epoch::new(3)), Unwanted::Drop);
     let asked = node.told(PARTITION, append(3, 1, v(1, 3), Vec::new()));
     assert_eq!(asked, Told::Elsewhere { at: None });
+}
+
+#[tokio::test]
+async fn what_was_handed_over_is_committed_at_once_and_an_empty_copy_is_not_up_to_date() {
+    for heritage in [Heritage::Handed, Heritage::None] {
+        let node = node(Arc::new(Fragile));
+        let led = node.lead(&grant(3), heritage).unwrap();
+        led.set_survivors(std::iter::once(id("other")).collect());
+        let Some(Turn { due, .. }) = led.turn(Time::ZERO) else { panic!("it leads") };
+        let [Due { number, send: Send::Append(ask), .. }] = &due[..] else { panic!("{due:?}") };
+        let epoch = Epoch::new(3);
+        let mut kept = Follower::kept(Epoch::new(1), Version::default(), node.bounds);
+        let (_, told) = kept.ask(Time::ZERO, ask.clone());
+        assert_eq!(told, Told::Elsewhere { at: Some(Version::default()) }, "it has nothing of what was handed over");
+        let came = |told| Outcome { to: id("other"), number: *number, came: Came::Answer(Ok(told)) };
+        led.came(Time::ZERO, came(Told::At(Version { epoch, sequence: 0 })));
+        let led_log: Arc<dyn crate::service::ChangeLog> = Arc::new(LedLog(Arc::clone(&led)));
+        // What it was handed has the versions of those who wrote it.
+        let committed = led_log.committed(v(2, 900)).now_or_never();
+        assert!(committed.is_some_and(|copies| copies.is_ok()), "{heritage:?}");
+        assert_eq!(led.tail().map(Version::next), Some(Version::first_of(epoch)));
+        led.end();
+    }
 }

@@ -176,6 +176,11 @@ impl Copies {
     pub(super) fn lead(&self, grant: &Grant, heritage: Heritage) -> Result<Arc<Led>, String> {
         let (partition, epoch) = (grant.partition, grant.epoch());
         let mut slot = self.slot(partition).ok_or_else(|| format!("there is no partition {partition}"))?;
+        // Looked at before anything is touched: one that comes too late leaves what is there as it is.
+        let promised = slot.promised();
+        if promised > epoch {
+            return Err(format!("partition {partition} follows epoch {promised} here, which is later than {epoch}"));
+        }
         let former = std::mem::replace(&mut *slot, Slot::follows(Follower::new(epoch, self.bounds)));
         let leader = match (heritage, former) {
             (Heritage::None | Heritage::Handed, former) => {

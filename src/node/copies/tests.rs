@@ -145,3 +145,14 @@ async fn what_was_handed_over_is_committed_at_once_and_an_empty_copy_is_not_up_t
         led.end();
     }
 }
+
+#[tokio::test]
+async fn an_ownership_that_begins_under_a_later_promise_leaves_copy_and_promise_as_they_are() {
+    let node = node(Arc::new(Fragile));
+    copied(&node, 5, v(5, 7));
+    for heritage in [Heritage::None, Heritage::Copy, Heritage::Handed] {
+        assert!(node.lead(&grant(4), heritage).is_err());
+        assert_eq!(node.told(PARTITION, append(4, 9, v(5, 7), Vec::new())), Told::Stale { promised: Epoch::new(5) });
+        assert_eq!(at(&node), Some(v(5, 7)));
+    }
+}

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::copies::{Copies, Heritage, Led, LedLog, SwitchHead, Unwanted};
 use super::entrance::Entrance;
-use super::hooks::Hooks;
+use super::hooks::{Hooks, caught};
 use super::offers::{Handed, Pending};
 use super::own_lease;
 use super::parts::{NodeParts, RingShape};
@@ -239,7 +239,7 @@ impl Executor {
         let grant = self.new_grant(partition, epoch);
         let copies = Arc::clone(&self.copies);
         self.later(async move {
-            let result = copies.recover(&grant, survivors).await;
+            let result = caught(copies.recover(&grant, survivors)).await.and_then(|result| result);
             Input::Recovered { partition, epoch, result }
         });
     }

@@ -14,6 +14,7 @@ use super::drive::Tools;
 use super::led::Led;
 use super::progress::Copied;
 use super::wire::Heard;
+use crate::node::hooks::{caught, caught_now};
 use crate::replica::{Ask, CHUNK_WINDOW, Failure, Told};
 use crate::ring::Event;
 use crate::types::{NodeId, Throttle, Time, Version};
@@ -166,11 +167,12 @@ pub(super) async fn copy(led: &Led, tools: &Tools, to: &NodeId, stream: u64) -> 
     let Ok(_permit) = tools.copying.acquire().await else { return Err(Failure::Timeout) };
     let since = led.copy_begins(to, stream).ok_or(Failure::Timeout)?;
     let (now, partition) = (tools.clock.now(), led.partition());
-    let of_bytes = tools.service.held_bytes(partition);
+    let of_bytes = caught_now(|| tools.service.held_bytes(partition)).unwrap_or_default();
     led.copying_begins(to, now, of_bytes);
     tools.events.emit(Event::CopyStarted { partition, to: to.node.clone(), of_bytes });
     let making = Making { led, tools, to, stream, since, heard: Mutex::new(now), told: Throttle::new(TOLD_EVERY) };
-    let result = making.run().await;
+    // Of a service that panics over its snapshot it has failed, and begins anew like any other.
+    let result = caught(making.run()).await.unwrap_or_else(|panic| Err(failed(panic.into())));
     making.tell_end(&result);
     result
 }

@@ -33,6 +33,7 @@ pub(super) use progress::{Copied, Shortage};
 pub(super) use wire::{Heard, SwitchHead, open_ask, seal_told};
 
 use super::events::EventSender;
+use super::hooks::{caught, caught_now};
 use super::parts::NodeParts;
 use super::supervise::Supervisor;
 use crate::replica::{Apply, Ask, Bounds, Follower, Leader, Log, Told};
@@ -185,7 +186,8 @@ impl Copies {
         let leader = match (heritage, former) {
             (Heritage::None | Heritage::Handed, former) => {
                 end(former);
-                self.service.clear(partition);
+                // Nobody begins on what may be left of it.
+                caught_now(|| self.service.clear(partition))?;
                 // A place of this epoch alone: what the former owner handed over is before it, and no other copy stands there.
                 let begins_at = Version { epoch, sequence: 0 };
                 Leader::new(epoch, Log::starting_at(begins_at, self.bounds.log_bytes), self.bounds)
@@ -207,8 +209,22 @@ impl Copies {
         if let Some((op, _, set)) = self.sets().remove(&partition).filter(|(_, of, _)| *of == epoch) {
             led.set(op, &set, &self.me);
         }
-        self.supervisor.once(drive::drive(Arc::clone(&led), Arc::clone(&self.tools)));
+        let (driven, tools) = (Arc::clone(&led), Arc::clone(&self.tools));
+        self.supervisor.once(async move {
+            if let Err(panic) = caught(drive::drive(driven, Arc::clone(&tools))).await {
+                let why = format!("partition {partition}: its copies are looked after no more: {panic}");
+                let _ = tools.inputs.send(Input::GiveUp(why)).await;
+            }
+        });
         Ok(led)
+    }
+
+    /// The service forgets it all. One that panics over that has forgotten it: what is still there is asked for by nobody, and
+    /// cleared again before a copy begins.
+    fn clear(&self, partition: PartitionId) {
+        if let Err(error) = caught_now(|| self.service.clear(partition)) {
+            tracing::error!(%partition, %error, "the service could not clear a partition");
+        }
     }
 
     /// The partition as this node leads it at this epoch.
@@ -269,10 +285,16 @@ impl Copies {
     }
 
     fn step_down(&self, led: &Led) -> Follower {
-        self.service.follow(led.partition());
-        match led.end() {
-            Some(leader) => Follower::from_leader(led.epoch(), leader),
-            None => Follower::new(led.epoch(), self.bounds),
+        let partition = led.partition();
+        let follows = caught_now(|| self.service.follow(partition));
+        match (led.end(), follows) {
+            (Some(leader), Ok(())) => Follower::from_leader(led.epoch(), leader),
+            (None, Ok(())) => Follower::new(led.epoch(), self.bounds),
+            (_, Err(error)) => {
+                tracing::warn!(%partition, %error, "what was owned here is no copy, and goes");
+                self.clear(partition);
+                Follower::new(led.epoch(), self.bounds)
+            }
         }
     }
 
@@ -315,7 +337,7 @@ impl Copies {
     fn empty(&self, partition: PartitionId, slot: &mut Slot) {
         let promised = slot.promised();
         end(std::mem::replace(slot, Slot::follows(Follower::new(promised, self.bounds))));
-        self.service.clear(partition);
+        self.clear(partition);
     }
 
     /// Whether a whole copy is here that stands exactly there.
@@ -379,13 +401,18 @@ impl Copies {
             Ok(()) => told,
             Err(error) => {
                 tracing::warn!(%partition, %error, "a copy cannot be kept up, and begins anew");
-                self.service.clear(partition);
+                self.clear(partition);
                 follower.failed()
             }
         }
     }
 
+    /// What the service is to do. One that panics could not: nothing of it is acknowledged, as after an error.
     fn apply(&self, partition: PartitionId, apply: Vec<Apply>) -> Result<(), BoxError> {
+        caught_now(|| self.applied(partition, apply))?
+    }
+
+    fn applied(&self, partition: PartitionId, apply: Vec<Apply>) -> Result<(), BoxError> {
         for apply in apply {
             match apply {
                 Apply::Clear => {

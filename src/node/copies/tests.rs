@@ -69,8 +69,21 @@ fn node(service: Arc<dyn Service>) -> Copies {
     }
 }
 
-/// Holds nothing.
-struct Fragile;
+/// Holds nothing, and panics over one call.
+#[derive(Default)]
+struct Fragile(Mutex<Option<&'static str>>);
+
+impl Fragile {
+    fn panicking_over(call: &'static str) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(call))))
+    }
+
+    fn called(&self, call: &'static str) {
+        let mut panics = self.0.lock().unwrap();
+        let panics = panics.take_if(|over| *over == call).is_some();
+        assert!(!panics, "on purpose, over {call}");
+    }
+}
 
 #[async_trait::async_trait]
 impl Service for Fragile {
@@ -88,6 +101,24 @@ impl Service for Fragile {
 
     fn replicates(&self) -> bool {
         true
+    }
+
+    fn clear(&self, _: PartitionId) {
+        self.called("clear");
+    }
+
+    fn follow(&self, _: PartitionId) {
+        self.called("follow");
+    }
+
+    fn copy_changes(&self, _: PartitionId, _: &[Change]) -> Result<(), BoxError> {
+        self.called("copy_changes");
+        Ok(())
+    }
+
+    fn copy_chunk(&self, _: PartitionId, _: Bytes, _: Duration) -> Result<(), BoxError> {
+        self.called("copy_chunk");
+        Ok(())
     }
 }
 
@@ -111,7 +142,7 @@ fn at(node: &Copies) -> Option<Version> {
 
 #[tokio::test]
 async fn a_copy_that_its_owner_counts_on_is_not_dropped_by_an_order_from_before() {
-    let node = node(Arc::new(Fragile));
+    let node = node(Arc::<Fragile>::default());
     copied(&node, 1, v(1, 3));
     // The order to let it go, by a plan from before, is carried out once the next owner has heard where it stands.
     assert_eq!(node.told(PARTITION, append(2, 1, v(1, 3), Vec::new())), Told::At(v(1, 3)));
@@ -126,7 +157,7 @@ async fn a_copy_that_its_owner_counts_on_is_not_dropped_by_an_order_from_before(
 #[tokio::test]
 async fn what_was_handed_over_is_committed_at_once_and_an_empty_copy_is_not_up_to_date() {
     for heritage in [Heritage::Handed, Heritage::None] {
-        let node = node(Arc::new(Fragile));
+        let node = node(Arc::<Fragile>::default());
         let led = node.lead(&grant(3), heritage).unwrap();
         led.set_survivors(std::iter::once(id("other")).collect());
         let Some(Turn { due, .. }) = led.turn(Time::ZERO) else { panic!("it leads") };
@@ -148,11 +179,47 @@ async fn what_was_handed_over_is_committed_at_once_and_an_empty_copy_is_not_up_t
 
 #[tokio::test]
 async fn an_ownership_that_begins_under_a_later_promise_leaves_copy_and_promise_as_they_are() {
-    let node = node(Arc::new(Fragile));
+    let node = node(Arc::<Fragile>::default());
     copied(&node, 5, v(5, 7));
     for heritage in [Heritage::None, Heritage::Copy, Heritage::Handed] {
         assert!(node.lead(&grant(4), heritage).is_err());
         assert_eq!(node.told(PARTITION, append(4, 9, v(5, 7), Vec::new())), Told::Stale { promised: Epoch::new(5) });
         assert_eq!(at(&node), Some(v(5, 7)));
     }
+}
+
+#[tokio::test]
+async fn what_the_service_panics_over_is_never_acknowledged() {
+    let change = |sequence| Change { version: v(1, sequence), made: Time::ZERO, body: Bytes::new() };
+    let node_of = node(Fragile::panicking_over("copy_changes"));
+    copied(&node_of, 1, v(1, 0));
+    let writes = append(1, 2, v(1, 0), vec![change(1)]);
+    for _ in 0..2 {
+        assert_eq!(node_of.told(PARTITION, writes.clone()), Told::Elsewhere { at: None }, "sent again, it is not there");
+    }
+    let node_of = node(Fragile::panicking_over("copy_chunk"));
+    let (epoch, stream) = (Epoch::new(1), 1);
+    assert_eq!(node_of.told(PARTITION, Ask::CopyBegin { epoch, stream, since: v(1, 0) }), Told::Accepted);
+    let chunk = Ask::chunk(epoch, stream, 0, Duration::ZERO, Bytes::new());
+    assert_eq!(node_of.told(PARTITION, chunk), Told::Elsewhere { at: None });
+    assert!(matches!(node_of.told(PARTITION, Ask::CopyEnd { epoch, stream, chunks: 1, until: v(1, 0) }), Told::Refused(_)));
+    let node_of = node(Fragile::panicking_over("clear"));
+    assert_eq!(node_of.told(PARTITION, Ask::CopyBegin { epoch, stream, since: v(1, 0) }), Told::Elsewhere { at: None });
+}
+
+#[tokio::test]
+async fn a_service_that_panics_over_what_the_ring_orders_holds_no_copy_then() {
+    let node_of = node(Fragile::panicking_over("follow"));
+    node_of.lead(&grant(2), Heritage::None).unwrap();
+    node_of.follow(PARTITION, Epoch::new(3));
+    assert_eq!(at(&node_of), None);
+    let node_of = node(Fragile::panicking_over("clear"));
+    assert!(node_of.lead(&grant(2), Heritage::None).is_err_and(|why| why.contains("on purpose")));
+    assert_eq!(at(&node_of), None);
+    let service = Arc::<Fragile>::default();
+    let node_of = node(service.clone());
+    copied(&node_of, 1, v(1, 0));
+    *service.0.lock().unwrap() = Some("clear");
+    assert_eq!(node_of.drop_unwanted(PARTITION, Epoch::new(2)), Unwanted::Drop);
+    assert_eq!(at(&node_of), None);
 }

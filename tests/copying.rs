@@ -9,7 +9,7 @@ use std::time::Duration;
 use nats_ring::cache::{CacheClient, CacheConfig, CacheService, Limits};
 use nats_ring::node::{Copying, Event, LearnerStatus, Ring};
 use nats_ring::testing::{Observed, Observer, TestRing};
-use nats_ring::{BoxError, Bytes, Grant, NodeName, PartitionId, Release, Request, Service, ServiceError, async_trait};
+use nats_ring::{BoxError, Bytes, Chunks, Grant, NodeName, PartitionId, Release, Request, Service, ServiceError, async_trait};
 use tokio::sync::broadcast::Receiver;
 
 const VALUE_BYTES: usize = 20_000;
@@ -210,7 +210,7 @@ impl Service for Fragile {
         Ok(Bytes::new())
     }
 
-    async fn snapshot(&self, _: &Grant, _: usize) -> Result<nats_ring::service::Chunks, BoxError> {
+    async fn snapshot(&self, _: &Grant, _: usize) -> Result<Chunks, BoxError> {
         self.called("snapshot");
         Ok(Box::pin(futures::stream::empty()))
     }

@@ -45,7 +45,7 @@ use absent::Absent;
 use drive::Tools;
 use pace::Pace;
 
-/// Writes in one message, unless a single one is larger.
+/// Writes in one message, unless a single one is larger, or the server takes less.
 const BATCH_BYTES: usize = 128 * 1024;
 /// Newest writes that each copy keeps.
 const LOG_BYTES: usize = 128 * 1024;
@@ -130,7 +130,7 @@ impl Copies {
         (inputs, events): (mpsc::Sender<Input>, EventSender),
         kept: Kept,
     ) -> Arc<Self> {
-        let bounds = bounds(&parts.timing, parts.returning.delay);
+        let bounds = bounds(&parts.timing, parts.returning.delay, parts.bus.max_payload());
         let tools = Arc::new(Tools {
             ring: parts.ring.clone(),
             bus: Arc::clone(&parts.bus),
@@ -445,9 +445,10 @@ fn end(slot: Slot) {
     }
 }
 
-fn bounds(timing: &Timing, return_delay: Duration) -> Bounds {
+fn bounds(timing: &Timing, return_delay: Duration, max_payload_bytes: usize) -> Bounds {
     Bounds {
-        batch_max_bytes: BATCH_BYTES,
+        // What goes around them has its room too; a single write fits as the request did that it came by.
+        batch_max_bytes: BATCH_BYTES.min(max_payload_bytes / 2),
         log_bytes: LOG_BYTES,
         pinned_max_bytes: PINNED_BYTES,
         held_max_bytes: HELD_BYTES,

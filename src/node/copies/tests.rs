@@ -5,12 +5,15 @@ use futures::FutureExt;
 use uuid::Uuid;
 
 use super::led::{Came, Outcome, Turn};
+use super::wire::seal_ask;
 use super::*;
 use crate::replica::{Change, Due, Send};
 use crate::rpc::mem::MemSwitch;
 use crate::service::{Gate, Release, Request, ServiceError, Validity};
 use crate::types::{FencingToken, Generation, Incarnation, ManualClock, Process, RingName, Time};
 
+/// The least that a server may take.
+const MAX_PAYLOAD_BYTES: usize = 65_536;
 const PARTITION: PartitionId = PartitionId::new(0);
 
 fn id(name: &str) -> NodeId {
@@ -38,7 +41,7 @@ fn node(service: Arc<dyn Service>) -> Copies {
     let events = EventSender::new(NodeName::new("me").unwrap());
     let stop = tokio_util::sync::CancellationToken::new();
     let supervisor = Supervisor::new(Process::real(), stop, clock.clone(), inputs.clone(), events.clone());
-    let bounds = bounds(&Timing::for_lease(Duration::from_secs(3)), Duration::ZERO);
+    let bounds = bounds(&Timing::for_lease(Duration::from_secs(3)), Duration::ZERO, MAX_PAYLOAD_BYTES);
     let tools = Tools {
         ring: RingName::new("ring").unwrap(),
         bus: Arc::new(MemSwitch::new(1).bus()),
@@ -222,4 +225,29 @@ async fn a_service_that_panics_over_what_the_ring_orders_holds_no_copy_then() {
     *service.0.lock().unwrap() = Some("clear");
     assert_eq!(node_of.drop_unwanted(PARTITION, Epoch::new(2)), Unwanted::Drop);
     assert_eq!(at(&node_of), None);
+}
+
+#[tokio::test]
+async fn what_a_follower_missed_comes_in_messages_that_the_server_takes() {
+    for body_bytes in [0, 1000] {
+        let node = node(Arc::<Fragile>::default());
+        let led = node.lead(&grant(1), Heritage::None).unwrap();
+        led.set_survivors(std::iter::once(id("other")).collect());
+        let log: Arc<dyn crate::service::ChangeLog> = Arc::new(LedLog(Arc::clone(&led)));
+        for sequence in 1..=1000 {
+            log.append(Change { version: v(1, sequence), made: Time::ZERO, body: vec![0; body_bytes].into() });
+        }
+        let mut told = v(1, 900);
+        while told != v(1, 1000) {
+            let Some(Turn { due, .. }) = led.turn(Time::ZERO) else { panic!("it leads") };
+            let [Due { number, send: Send::Append(ask), .. }] = &due[..] else { panic!("{due:?}") };
+            let message = seal_ask(PARTITION, ask, Time::ZERO).unwrap();
+            assert!(message.len() < MAX_PAYLOAD_BYTES - 1024, "{} bytes with bodies of {body_bytes}", message.len());
+            if let Ask::Append { changes, .. } = ask {
+                told = changes.last().map_or(told, |last| last.version);
+            }
+            led.came(Time::ZERO, Outcome { to: id("other"), number: *number, came: Came::Answer(Ok(Told::At(told))) });
+        }
+        led.end();
+    }
 }

@@ -237,7 +237,7 @@ async fn what_a_follower_missed_comes_in_messages_that_the_server_takes() {
         for sequence in 1..=1000 {
             log.append(Change { version: v(1, sequence), made: Time::ZERO, body: vec![0; body_bytes].into() });
         }
-        let mut told = v(1, 900);
+        let mut told = v(1, 100);
         while told != v(1, 1000) {
             let Some(Turn { due, .. }) = led.turn(Time::ZERO) else { panic!("it leads") };
             let [Due { number, send: Send::Append(ask), .. }] = &due[..] else { panic!("{due:?}") };

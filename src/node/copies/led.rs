@@ -191,6 +191,11 @@ impl Led {
         self.inside().leader.as_ref()?.copy_tail(to, stream)
     }
 
+    /// See [`Leader::outpaced`].
+    pub(super) fn outpaced(&self, to: &NodeId, stream: u64) -> Option<usize> {
+        self.inside().leader.as_ref()?.outpaced(to, stream)
+    }
+
     /// A copy begins anew, of about so many bytes.
     pub(super) fn copying_begins(&self, to: &NodeId, now: Time, of_bytes: Option<u64>) {
         let mut copies = self.made();

@@ -47,7 +47,13 @@ impl Making<'_> {
 
     /// The owner's tail; fails where the copy is not wanted any more.
     fn tail(&self) -> Result<Version, Failure> {
-        self.led.copy_tail(self.to, self.stream).ok_or(Failure::Timeout)
+        self.led.copy_tail(self.to, self.stream).ok_or_else(|| match self.led.outpaced(self.to, self.stream) {
+            Some(bytes) => Failure::Told(Told::Refused(format!(
+                "more than {bytes} bytes were written to the partition meanwhile: it has to be copied faster (--copy-rate, \
+                 --copy-parallel) or written less"
+            ))),
+            None => Failure::Timeout,
+        })
     }
 
     fn begin(&self) -> Ask {

@@ -9,6 +9,7 @@ mod drive;
 pub(super) mod files;
 mod growing;
 mod kept;
+mod leaving;
 mod led;
 mod making;
 mod pace;
@@ -19,7 +20,6 @@ mod recover;
 mod tests;
 mod wire;
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::atomic::{self, AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +28,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 
 pub(super) use kept::{Kept, KeptCell, discard};
+pub(super) use leaving::Unwanted;
 pub(super) use led::{Led, LedLog};
 pub(super) use progress::{Copied, Shortage};
 pub(super) use wire::{Heard, SwitchHead, open_ask, seal_told};
@@ -39,7 +40,6 @@ use super::supervise::Supervisor;
 use crate::replica::{Apply, Ask, Bounds, Follower, Leader, Log, Told};
 use crate::ring::{CopySet, Input, OpId, Timing};
 use crate::service::{BoxError, Grant, Service};
-use crate::types::guard::{Guard, holds};
 use crate::types::{Clock, Epoch, NodeId, NodeName, PartitionCount, PartitionId, Version};
 use absent::Absent;
 use drive::Tools;
@@ -93,20 +93,6 @@ pub(super) struct Copies {
     over: AtomicBool,
     /// Told before the partition was led.
     sets: Mutex<HashMap<PartitionId, (OpId, Epoch, CopySet)>>,
-}
-
-/// What becomes of a copy that does not belong here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unwanted {
-    /// It goes.
-    Drop,
-    /// A later owner feeds it.
-    Keep,
-    /// The owner is to be asked first.
-    Ask {
-        /// The last that was heard of it.
-        heard: u64,
-    },
 }
 
 /// Where the state of a partition comes from as its ownership begins.
@@ -298,34 +284,6 @@ impl Copies {
         }
     }
 
-    /// Another node owns the partition at this epoch, and no copy belongs here: it goes, if it can go right now. One that this
-    /// owner feeds may become a member at any moment: the owner has to say that it will not. Judged and dropped under one
-    /// lock: in between the owner would begin to count on it.
-    pub(super) fn drop_unwanted(&self, partition: PartitionId, epoch: Epoch) -> Unwanted {
-        let Some(mut slot) = self.slot(partition) else { return Unwanted::Keep };
-        let becomes = unwanted(&slot, epoch);
-        if becomes == Unwanted::Drop && holds(Guard::DiscardAfterLoss) {
-            self.empty(partition, &mut slot);
-        }
-        becomes
-    }
-
-    fn unwanted(&self, partition: PartitionId, epoch: Epoch) -> Unwanted {
-        self.slot(partition).map_or(Unwanted::Keep, |slot| unwanted(&slot, epoch))
-    }
-
-    /// Asks the owner whether the copy that is here may go; drops it if so, and if nothing came from the owner meanwhile. Says
-    /// whether that is settled.
-    pub(super) async fn ask_to_leave(&self, partition: PartitionId, epoch: Epoch, owner: &NodeId) -> bool {
-        let Unwanted::Ask { heard } = self.unwanted(partition, epoch) else { return true };
-        let ask = Ask::Leave { epoch, node: self.me.clone() };
-        let accepted = self.tools.ask(partition, owner, &ask).await == Ok(Told::Accepted);
-        let goes = |slot: &MutexGuard<'_, Slot>| unwanted(slot, epoch) == Unwanted::Ask { heard };
-        let Some(mut slot) = self.slot(partition).filter(|slot| accepted && goes(slot)) else { return false };
-        self.empty(partition, &mut slot);
-        true
-    }
-
     /// What is here of the partition goes, whatever it is: this node begins with nothing.
     pub(super) fn drop_copy(&self, partition: PartitionId) {
         if let Some(mut slot) = self.slot(partition) {
@@ -424,18 +382,6 @@ impl Copies {
             }
         }
         Ok(())
-    }
-}
-
-fn unwanted(slot: &Slot, epoch: Epoch) -> Unwanted {
-    match slot {
-        Slot::Leads(led) if led.epoch() < epoch => Unwanted::Drop,
-        Slot::Leads(_) => Unwanted::Keep,
-        Slot::Follows(follower) => match follower.promised().cmp(&epoch) {
-            Ordering::Less => Unwanted::Drop,
-            Ordering::Equal => Unwanted::Ask { heard: follower.heard() },
-            Ordering::Greater => Unwanted::Keep,
-        },
     }
 }
 

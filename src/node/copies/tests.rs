@@ -9,6 +9,7 @@ use super::wire::seal_ask;
 use super::*;
 use crate::replica::{Change, Due, Send};
 use crate::rpc::mem::MemSwitch;
+use crate::rpc::{Bus, Message};
 use crate::service::{Gate, Release, Request, ServiceError, Validity};
 use crate::types::{FencingToken, Generation, Incarnation, ManualClock, Process, RingName, Time};
 
@@ -36,6 +37,12 @@ fn grant(epoch: u64) -> Grant {
 
 /// A node that holds nothing, of which nobody hears anything.
 fn node(service: Arc<dyn Service>) -> Copies {
+    on_a_switch(service).0
+}
+
+/// And the network it is on.
+fn on_a_switch(service: Arc<dyn Service>) -> (Copies, MemSwitch) {
+    let switch = MemSwitch::new(1);
     let (inputs, _) = mpsc::channel(8);
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::default());
     let events = EventSender::new(NodeName::new("me").unwrap());
@@ -44,7 +51,7 @@ fn node(service: Arc<dyn Service>) -> Copies {
     let bounds = bounds(&Timing::for_lease(Duration::from_secs(3)), Duration::ZERO, MAX_PAYLOAD_BYTES);
     let tools = Tools {
         ring: RingName::new("ring").unwrap(),
-        bus: Arc::new(MemSwitch::new(1).bus()),
+        bus: Arc::new(switch.bus()),
         service: service.clone(),
         clock: clock.clone(),
         inputs,
@@ -57,7 +64,7 @@ fn node(service: Arc<dyn Service>) -> Copies {
         difference_bytes: AtomicU64::new(0),
         absent: Absent::new(0),
     };
-    Copies {
+    let node = Copies {
         me: id("me"),
         clock,
         service,
@@ -69,7 +76,8 @@ fn node(service: Arc<dyn Service>) -> Copies {
         holds_on: AtomicBool::new(false),
         over: AtomicBool::new(false),
         sets: Mutex::default(),
-    }
+    };
+    (node, switch)
 }
 
 /// Holds nothing, and panics over one call.
@@ -250,4 +258,27 @@ async fn what_a_follower_missed_comes_in_messages_that_the_server_takes() {
         }
         led.end();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_refuses_for_long_is_asked_until_the_copy_may_go() {
+    let (node, switch) = on_a_switch(Arc::<Fragile>::default());
+    copied(&node, 1, v(1, 0));
+    let owner = switch.bus();
+    let subject = format!("{}.*", crate::rpc::subject::node(&node.tools.ring, &id("owner")));
+    let mut asked = owner.subscribe(&subject, None, 8).await.unwrap();
+    let answers = async {
+        for count in 1.. {
+            let message = asked.next().await.unwrap();
+            let told = if count < 25 { Told::Refused("it is counted on".to_owned()) } else { Told::Accepted };
+            let payload = seal_told(PARTITION, &Heard::from(told), Time::ZERO).unwrap();
+            owner.publish(Message { subject: message.reply.unwrap(), payload, ..Message::default() }).await.unwrap();
+        }
+    };
+    let leaves = node.leave(PARTITION, Epoch::new(1), || Some(id("owner")));
+    tokio::select! {
+        () = answers => panic!("it is asked for ever"),
+        () = leaves => {}
+    }
+    assert_eq!(at(&node), None);
 }

@@ -1,7 +1,7 @@
 //! The copies of one partition at one node, as owners ask it and as the ring's machine orders it.
 
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use uuid::Uuid;
 
 use super::led::{Came, Outcome, Turn};

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::led::{Came, Outcome, Turn};
 use super::wire::seal_ask;
 use super::*;
-use crate::replica::{Change, Due, Send};
+use crate::replica::{Change, Due, Report, Send};
 use crate::rpc::mem::MemSwitch;
 use crate::rpc::{Bus, Message};
 use crate::service::{Gate, Release, Request, ServiceError, Validity};
@@ -258,6 +258,31 @@ async fn what_a_follower_missed_comes_in_messages_that_the_server_takes() {
         }
         led.end();
     }
+}
+
+#[tokio::test]
+async fn who_caught_up_did_so_as_a_learner_of_the_set_it_was_told_of_in() {
+    let node = node(Arc::<Fragile>::default());
+    let led = node.lead(&grant(1), Heritage::None).unwrap();
+    let other = id("other");
+    let set = |learners: &[NodeId]| CopySet {
+        in_sync: vec![id("me")],
+        pending: None,
+        learners: learners.to_vec(),
+        factor: 2,
+        consistency: crate::types::Consistency::Eventual,
+    };
+    let (first, second, third) = (OpId(1), OpId(2), OpId(3));
+    led.set(first, &set(std::slice::from_ref(&other)), &id("me"));
+    let Some(Turn { due, .. }) = led.turn(Time::ZERO) else { panic!("it leads") };
+    let came = Came::Answer(Ok(Told::At(v(1, 0))));
+    led.came(Time::ZERO, Outcome { to: other.clone(), number: due[0].number, came });
+    // It leaves and comes back before anybody was told: of its second stay that says nothing.
+    led.set(second, &set(&[]), &id("me"));
+    led.set(third, &set(std::slice::from_ref(&other)), &id("me"));
+    let Some(Turn { reports, .. }) = led.turn(Time::ZERO) else { panic!("it leads") };
+    assert_eq!(reports, [(Report::CaughtUp(other), Some(first))]);
+    led.end();
 }
 
 #[tokio::test(start_paused = true)]

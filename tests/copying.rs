@@ -2,14 +2,14 @@
 //! is no memory.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nats_ring::cache::{CacheClient, CacheConfig, CacheService, Limits};
 use nats_ring::node::{Copying, Event, LearnerStatus, Ring};
 use nats_ring::testing::{Observed, Observer, TestRing};
-use nats_ring::{Bytes, NodeName};
+use nats_ring::{BoxError, Bytes, Chunks, Grant, NodeName, PartitionId, Release, Request, Service, ServiceError, async_trait};
 use tokio::sync::broadcast::Receiver;
 
 const VALUE_BYTES: usize = 20_000;
@@ -184,4 +184,67 @@ async fn a_copy_for_which_there_is_room_says_nothing_of_memory() {
     let told = about_copies(&mut events);
     assert!(matches!(told[..], [Event::CopyStarted { .. }, Event::CopyDone { .. }]), "{told:?}");
     assert_eq!(owner.status().partitions[0].short_of_memory, []);
+}
+
+/// Keeps copies of nothing, and panics once, over one call.
+struct Fragile(Mutex<Option<&'static str>>);
+
+impl Fragile {
+    fn called(&self, call: &'static str) {
+        let panics = self.0.lock().unwrap().take_if(|over| *over == call).is_some();
+        assert!(!panics, "on purpose, over {call}");
+    }
+}
+
+#[async_trait]
+impl Service for Fragile {
+    async fn on_own(&self, _: &[Grant]) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn on_release(&self, _: &[Grant], _: Release) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn handle(&self, _: &Grant, _: Request) -> Result<Bytes, ServiceError> {
+        Ok(Bytes::new())
+    }
+
+    async fn snapshot(&self, _: &Grant, _: usize) -> Result<Chunks, BoxError> {
+        self.called("snapshot");
+        Ok(Box::pin(futures::stream::empty()))
+    }
+
+    fn replicates(&self) -> bool {
+        true
+    }
+
+    fn clear(&self, _: PartitionId) {
+        self.called("clear");
+    }
+
+    fn held_bytes(&self, _: PartitionId) -> Option<u64> {
+        self.called("held_bytes");
+        None
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_panics_over_a_copy_has_it_made_anew() {
+    let healthy = || Arc::new(Fragile(Mutex::default()));
+    for (over, at_owner) in [("snapshot", true), ("held_bytes", true), ("clear", false)] {
+        let ring = TestRing::builder().partitions(1).build();
+        let (first, second) = (healthy(), healthy());
+        let owner = ring.add_node("node-1", first.clone()).await;
+        ring.settled().await;
+        let mut events = owner.events();
+        *if at_owner { &first } else { &second }.0.lock().unwrap() = Some(over);
+        ring.add_node("node-2", second.clone()).await;
+        two_copies(&ring, &owner).await;
+        assert!(first.0.lock().unwrap().is_none() && second.0.lock().unwrap().is_none(), "{over} was called");
+        let told = about_copies(&mut events);
+        assert!(matches!(told.last(), Some(Event::CopyDone { .. })), "{over}: {told:?}");
+        let failed = told.iter().filter(|event| matches!(event, Event::CopyFailed { .. })).count();
+        assert_eq!(failed, usize::from(over != "held_bytes"), "{over}: {told:?}");
+    }
 }

@@ -53,8 +53,9 @@ impl Store {
     ) {
         let ends = |ttl_ns: Option<u64>| deadline(ttl_ns.map(|ns| Duration::from_nanos(ns).saturating_sub(age)), now);
         match effect {
-            Effect::Set { key, value, content_type, ttl_ns } => {
-                let (deadline, written) = (ends(ttl_ns), Written::before(now, age));
+            Effect::Set { key, value, content_type, ttl_ns, age_ns } => {
+                let of_value = age.saturating_add(Duration::from_nanos(age_ns));
+                let (deadline, written) = (ends(ttl_ns), Written::before(now, of_value));
                 self.copy_item(partition, &Item { key, value, content_type, version, deadline, written }, now);
             }
             Effect::Delete { key } => {

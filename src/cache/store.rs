@@ -172,7 +172,7 @@ impl Store {
         let NewValue { bytes: value, content_type, ttl } = value;
         let (deadline, written) = (deadline(ttl, now), Written::before(now, Duration::ZERO));
         self.insert(held, &Item { key, value, content_type, version, deadline, written }, now)?;
-        let effect = Effect::Set { key, value, content_type, ttl_ns: ttl.map(nanos) };
+        let effect = Effect::Set { key, value, content_type, ttl_ns: ttl.map(nanos), age_ns: 0 };
         write.done(held, version, now, outcome, &effect);
         Ok(version)
     }
@@ -217,15 +217,18 @@ impl Store {
             return Ok((Some(version), version));
         }
         let Some(item) = held.map.look(key, now) else { return Ok((None, held.last_version())) };
-        let (version, has_none) = (item.version, item.deadline == NEVER);
-        condition.check(Some(version))?;
-        if ttl.is_none() && has_none {
-            return Ok((Some(version), version));
+        condition.check(Some(item.version))?;
+        if ttl.is_none() && item.deadline == NEVER {
+            return Ok((Some(item.version), item.version));
         }
+        // To the copies it is the whole entry: what has ended at one of them lives on as here.
+        let Item { value, content_type, .. } = item;
+        let age_ns = nanos(item.written.age(now));
+        let effect = Effect::Set { key, value, content_type, ttl_ns: ttl.map(nanos), age_ns };
+        let change = write.change(Outcome::Lifetime, &effect);
         let version = held.next_version(grant.epoch());
         let gone = held.map.change_lifetime(key, version, deadline(ttl, now), now);
-        let effect = Effect::Lifetime { key, ttl_ns: ttl.map(nanos) };
-        write.done(&mut held, version, now, Outcome::Lifetime, &effect);
+        write.changed(&mut held, version, now, change);
         self.counters.gone(gone);
         Ok((Some(version), version))
     }

@@ -343,6 +343,7 @@ impl Drive {
             grants: HashMap::new(),
             handed: HashMap::new(),
             transfers: HashMap::new(),
+            leaving: HashMap::new(),
             copies,
             partitions_changed: false,
         };

@@ -174,7 +174,7 @@ impl Follower {
             },
             Ask::CopyChunk { stream, number, checksum, age_ms, body, .. } => {
                 if xxh3_64(&body) != checksum {
-                    return nothing(refused(&format!("chunk {number} is corrupt: send it again")));
+                    return nothing(refused(&format!("chunk {number} is corrupt: begin the copy anew")));
                 }
                 let chunk = Chunk { body, age: Duration::from_millis(age_ms.into()) };
                 self.chunk(now, stream, number, chunk)

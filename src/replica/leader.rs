@@ -273,6 +273,17 @@ impl Leader {
         }
     }
 
+    /// Bytes of writes that were kept for this copy since it began, where that was too little: it has come to nothing, for the
+    /// log does not go back to its beginning any more.
+    pub fn outpaced(&self, to: &NodeId, stream: u64) -> Option<usize> {
+        match self.peers.get(to)?.flight {
+            Some(Flight::Copy { stream: current, since: Some(since) }) if current == stream => {
+                (!self.log.contains(since)).then_some(self.bounds.pinned_max_bytes)
+            }
+            _ => None,
+        }
+    }
+
     /// What came of [`Send::Copy`], also of one that was not wanted any more: `Ok` where its end was answered with `At`.
     pub fn copied(&mut self, now: Time, to: &NodeId, stream: u64, result: Result<(), Failure>) {
         let tail = self.log.tail();

@@ -154,6 +154,24 @@ fn a_copy_begins_at_the_tail_and_keeps_the_log_up_to_its_bound() {
 }
 
 #[test]
+fn a_copy_that_more_is_written_meanwhile_than_is_kept_for_it_says_so() {
+    let mut leader = leader(&members(&[], None, &[1]));
+    let asked = due(&mut leader, 0);
+    leader.told(ms(0), &asked[0].0, asked[0].1, Ok(Told::Elsewhere { at: None }));
+    let (to, stream) = due(&mut leader, 0).remove(0);
+    assert_eq!(leader.copy_begins(&to, stream), Some(v(1, 5)));
+    let mut sequence = 0;
+    while leader.copy_tail(&to, stream).is_some() {
+        assert_eq!(leader.outpaced(&to, stream), None);
+        sequence += 1;
+        leader.append(change(2, sequence)).unwrap();
+    }
+    assert_eq!(leader.outpaced(&to, stream), Some(BOUNDS.pinned_max_bytes));
+    leader.set_members(&members(&[], None, &[]));
+    assert_eq!(leader.outpaced(&to, stream), None, "it is not wanted any more");
+}
+
+#[test]
 fn a_member_is_silent_once_and_again_after_it_has_answered() {
     let mut leader = leader(&members(&[1, 2], None, &[]));
     placed(&mut leader, v(1, 5));

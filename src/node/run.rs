@@ -84,8 +84,11 @@ impl Life {
                 Outcome::Evicted => {}
                 Outcome::StoreReset(reason) => {
                     tracing::warn!(reason, "the store is not what it was: the ring resumes under a new generation");
-                    Kept::drop_all(&self.kept, &*self.parts.service).await;
-                    match self.agree_again(&shape).await? {
+                    // The others act by what the store has forgotten until they hear of it: that does not wait for the
+                    // service, which may take its time to let go of what it holds.
+                    let dropped = Kept::drop_all(&self.kept, &*self.parts.service);
+                    let (agreed, ()) = tokio::join!(self.agree_again(&shape), dropped);
+                    match agreed? {
                         Some(agreed) => (shape, identity) = agreed,
                         None => return Ok(()),
                     }

@@ -151,15 +151,19 @@ impl Session {
             _ => false,
         };
         let (followers, mut rest) = copies.close();
+        let mut kept = Kept::default();
         if wanted {
-            let kept = Kept::new(&self.shape, followers);
-            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+            kept = Kept::new(&self.shape, followers);
         } else {
             rest.extend(followers.into_keys());
         }
-        if matches!(outcome, Outcome::Evicted | Outcome::StoreReset(_)) {
-            copies::discard(&*self.parts.service, rest).await;
+        match outcome {
+            Outcome::Evicted => copies::discard(&*self.parts.service, rest).await,
+            // Freed while the next generation is agreed on.
+            Outcome::StoreReset(_) => kept = Kept::nothing_of(rest),
+            _ => {}
         }
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
     }
 }
 

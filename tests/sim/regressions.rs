@@ -50,4 +50,23 @@ pub(crate) const SEEDS: &[(u64, &str)] = &[
         344,
         "a member that took over in a store which had lost a heartbeat nobody knew of was taken for one that begins with nothing",
     ),
+    // `coord::mem::tests::a_watch_that_nobody_asked_while_it_was_cut_off_...`
+    (
+        5516,
+        "the store's twin: a process stopped for longer than its connection was away lost what was on its way to a watch, and \
+         never saw the lease it waited for",
+    ),
+    // `who_finds_that_the_store_went_back_says_so_before_its_service_has_let_go_...` of tests/returning.rs
+    (
+        1699,
+        "two nodes knew that the store had gone back, and told nobody for 14 s, while their services let go of what they held",
+    ),
+    (
+        4462,
+        "the same, of a bucket made anew: meanwhile a newcomer found it empty, and began a ring that waited for nobody",
+    ),
+    (5644, "the same"),
+    // No test of its own: it was this simulation that was wrong.
+    (4043, "a suspended owner in a ring begun in a bucket made anew was taken for replaced by the ring before"),
+    (3221, "a partition whose whole set had died was to be served before the eleven leases of its wait were over"),
 ];

@@ -139,6 +139,11 @@ impl Judge {
         partitions.filter_map(|p| Some((p, self.claims.claim(p)?.replicas.clone()))).collect()
     }
 
+    /// Whether a partition waits for a set of which nobody is left.
+    pub(crate) fn is_a_set_lost(&self) -> bool {
+        self.copies.is_some() && self.claims.is_a_set_lost(&self.leases)
+    }
+
     /// A request begins to be executed.
     pub(crate) fn executed(&mut self, execution: &Execution<'_>, at: Duration) -> Held {
         let Execution { process, of, partition, token, local, request } = *execution;
@@ -190,6 +195,7 @@ impl Judge {
             Observed::Store(change) => {
                 self.owners.store_went_back(*change == StoreChange::Recreated, at);
                 self.register.store_went_back();
+                self.grants.store_went_back();
                 self.leases.forget(at);
                 self.claims.forget();
                 self.sizes.forget(at);
@@ -282,6 +288,11 @@ impl Judge {
                 self.sizes.planned(&plan, at);
                 let holder = |p: usize| self.claims.holder(PartitionId::new(u16::try_from(p).unwrap_or(0)));
                 self.plans.wrote(plan, holder, (self.calm, write.sent_at))
+            }
+            (Key::Meta, Record::Meta(meta)) => {
+                self.claims.generation(meta.generation);
+                self.plans.input_changed(at);
+                Ok(())
             }
             (key, record) => {
                 if let (Key::Member(node), Record::Member(member)) = (key, record) {

@@ -75,12 +75,14 @@ pub(super) struct Memory {
     by_id: BTreeMap<RequestId, Version>,
     /// What was executed up to then may be forgotten; `None`: nothing is.
     forgotten_until: Option<Time>,
+    /// The partition's owner so far may be of a release that knows no names.
+    nameless: bool,
 }
 
 impl Memory {
     /// Of a partition whose past is not known at this moment.
     pub(super) fn beginning(now: Time) -> Self {
-        Self { forgotten_until: Some(now), ..Self::default() }
+        Self { forgotten_until: Some(now), nameless: true, ..Self::default() }
     }
 
     /// What a request came to when it was executed; `None` where it was not.
@@ -127,9 +129,22 @@ impl Memory {
         self.forgotten_until = self.forgotten_until.max(Some(moment));
     }
 
+    /// Its owner is one that does not know names: what it executed up to this moment is not known, nor what it has passed on since.
+    pub(super) fn is_nameless_until(&mut self, moment: Time) {
+        self.nameless = true;
+        self.is_blind_until(moment);
+    }
+
+    /// From this moment on its owner is one that knows names. What one before it executed, or passed on, is not known.
+    pub(super) fn is_named_from(&mut self, moment: Time) {
+        if std::mem::take(&mut self.nameless) {
+            self.is_blind_until(moment);
+        }
+    }
+
     /// Takes in what its owner remembers of the partition: all there was, up to now.
     pub(super) fn take_in(&mut self, all: Vec<Remembered>, forgotten_until: Option<Time>) {
-        self.forgotten_until = forgotten_until;
+        (self.forgotten_until, self.nameless) = (forgotten_until, false);
         all.into_iter().for_each(|one| self.remember(one));
     }
 

@@ -232,7 +232,8 @@ impl Store {
 
     /// Begins a grant with the data that was restored or kept for it, else with none.
     pub(super) fn own(&self, grant: &Grant) {
-        if self.partition(grant.partition).is_some_and(|partition| partition.write().begin(grant)) {
+        let now = self.clock.now();
+        if self.partition(grant.partition).is_some_and(|partition| partition.write().begin(grant, now)) {
             return;
         }
         self.install(grant.partition, Tenure::Owned(grant.token.clone()));

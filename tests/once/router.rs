@@ -176,3 +176,7 @@ async fn a_want_of_copies_is_tried_again_for_a_while_and_an_unknown_outcome_unti
     let ended = tokio::select! { ended = call => ended.unwrap(), () = answering => unreachable!() };
     assert_eq!(ended.unwrap_err().code(), NOT_ENOUGH_REPLICAS);
 }
+
+fn stale() -> ReplyHead {
+    ReplyHead::Service(ServiceError::new("precondition_failed", "another version"))
+}

@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::executor::block_on;
 use serde_json::{Value, json};
 
+use super::copies::Kept;
 use super::*;
+use crate::cache::native::encode_operation;
 use crate::cache::{MAX_VERSIONS, Matching};
+use crate::types::Consistency;
 
 fn json_of(text: &str) -> Value {
     serde_json::from_str(text).unwrap()

@@ -9,7 +9,7 @@ use crate::cache::change::Effect;
 use crate::cache::native::encode_operation;
 use crate::cache::once::{Executed, Memory, Named, Outcome, REMEMBERED_FOR, REMEMBERED_MAX, Remembered};
 use crate::replica::Change;
-use crate::types::{Consistency, Once, RequestId, Time};
+use crate::types::{Chance, Consistency, Once, RequestId, Time};
 
 const PARTITION: PartitionId = PartitionId::new(0);
 const INCR: Operation<'static> = Operation::Increment { by: 1, ttl_ms: None };
@@ -225,6 +225,38 @@ async fn what_a_release_before_hands_over_or_writes_leaves_unknown_what_was_sent
     next.clock.advance(Duration::from_secs(2));
     let later = Once { id: id(10), ..again(next.clock.now()) };
     assert!(next.named(&two, &INCR, later).await.is_ok());
+}
+
+/// As a release before names writes it.
+fn nameless(effect: &Effect<'_>) -> Bytes {
+    postcard::to_extend(effect, vec![1]).unwrap().into()
+}
+
+#[tokio::test]
+async fn what_was_sent_before_a_copy_without_names_became_the_owner_is_unknown_however_quiet_its_owner_was() {
+    let (second, third) = (node(), node());
+    let body = nameless(&Effect::Delete { key: b"x" });
+    for copy in [&second, &third] {
+        copy.cache.clear(PARTITION);
+        let change = Change { version: version(1, 1), made: copy.clock.now(), body: body.clone() };
+        copy.cache.copy_changes(PARTITION, &[change]).unwrap();
+        copy.clock.advance(Duration::from_secs(20));
+    }
+    let (log, sent) = (Kept::new(1, 1), second.clock.now());
+    let two = grant(0, 2).with_log(log.clone());
+    second.own(&two).await;
+    let again = Once { id: id(9), first_sent: sent, again: true };
+    assert_eq!(second.named(&two, &INCR, again).await.unwrap_err().code, "unknown");
+    // Nor does a copy of both owners know it: the former one may have executed it, and passed it on to the later one, without a name.
+    second.set(&two, b"k", b"1", None).await;
+    third.cache.copy_changes(PARTITION, &log.take()).unwrap();
+    third.clock.advance(Duration::from_secs(1));
+    let three = grant(0, 3).with_log(Kept::new(1, 1));
+    third.own(&three).await;
+    assert_eq!(third.named(&three, &INCR, again).await.unwrap_err().code, "unknown");
+    third.clock.advance(Duration::from_secs(20));
+    let later = Once { first_sent: third.clock.now(), ..again };
+    assert!(third.named(&three, &INCR, later).await.is_ok());
 }
 
 #[test]

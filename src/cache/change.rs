@@ -1,5 +1,6 @@
 //! A write of the cache as it goes to the copies: one format byte, then postcard: what it did, then by which name it came, if by
-//! any. Releases before overlook what follows the effect; a change that ends there is one of theirs.
+//! any. Releases before overlook what follows the effect; a change that ends there is one of theirs. The name of what changed
+//! nothing follows in a field of its own: the release before knows names, and overlooks that field.
 //!
 //! Ages and times to live are as of the moment the change was made ([`Change::made`](crate::replica::Change)); the holder
 //! of a copy adds and subtracts what has passed since.
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::content_type;
 use super::native::as_bytes;
-use super::once::Executed;
+use super::once::{Executed, Outcome};
 
 const FORMAT: u8 = 1;
 
@@ -50,6 +51,9 @@ pub(super) struct Nameless;
 pub(super) struct Unreadable(String);
 
 impl<'a> Effect<'a> {
+    /// None: no entry has an empty key.
+    pub(super) const NOTHING: Self = Self::Delete { key: b"" };
+
     pub(super) fn encode(&self, executed: Option<Executed>) -> Bytes {
         let hint = match self {
             Self::Set { key, value, content_type, .. } => key.len() + value.len() + content_type.len(),
@@ -57,8 +61,14 @@ impl<'a> Effect<'a> {
         };
         let mut out = Vec::with_capacity(hint + if executed.is_some() { 72 } else { 24 });
         out.push(FORMAT);
+        let changed_nothing = executed.filter(|executed| matches!(executed.outcome, Outcome::Nothing { .. }));
+        let known_before = executed.filter(|_| changed_nothing.is_none());
         // Plain bytes and numbers into memory: cannot fail; were it to, the reader would refuse it.
-        postcard::to_extend(&(self, executed), out).unwrap_or_default().into()
+        let out = postcard::to_extend(&(self, known_before), out).unwrap_or_default();
+        if changed_nothing.is_none() {
+            return out.into();
+        }
+        postcard::to_extend(&changed_nothing, out).unwrap_or_default().into()
     }
 
     /// What the write did, and its name if it has one; `Err` there: a release before made it, which knows of no names.
@@ -69,7 +79,7 @@ impl<'a> Effect<'a> {
         }
         let unreadable = |error: postcard::Error| Unreadable(error.to_string());
         let (effect, rest) = postcard::take_from_bytes(rest).map_err(unreadable)?;
-        let name = if rest.is_empty() { Err(Nameless) } else { Ok(postcard::from_bytes(rest).map_err(unreadable)?) };
+        let name = if rest.is_empty() { Err(Nameless) } else { Ok(executed(rest).map_err(unreadable)?) };
         if let Self::Set { content_type, .. } = &effect {
             content_type::check_stored(content_type).map_err(|error| Unreadable(error.message))?;
         }
@@ -77,12 +87,17 @@ impl<'a> Effect<'a> {
     }
 }
 
+/// The name, wherever it stands.
+fn executed(rest: &[u8]) -> Result<Option<Executed>, postcard::Error> {
+    let (known_before, rest) = postcard::take_from_bytes(rest)?;
+    if rest.is_empty() { Ok(known_before) } else { Ok(known_before.or(postcard::from_bytes(rest)?)) }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::cache::once::Outcome;
-    use crate::types::RequestId;
+    use crate::types::{Epoch, RequestId, Version};
 
     #[test]
     fn a_change_is_read_as_it_was_written_and_a_foreign_or_damaged_one_is_refused() {
@@ -103,6 +118,13 @@ mod tests {
                 assert_eq!(Effect::decode(&before).unwrap(), (effect.clone(), Err(Nameless)));
             }
         }
+        let outcome = Outcome::Nothing { entry: Some(Version { epoch: Epoch::new(7), sequence: u64::MAX }) };
+        let named = Executed { id: RequestId::named(b"n", "touch", b"k").unwrap(), asks: 7, outcome };
+        let body = Effect::NOTHING.encode(Some(named));
+        assert_eq!(Effect::decode(&body).unwrap(), (Effect::NOTHING, Ok(Some(named))));
+        // As the release before reads it.
+        let before: (Effect<'_>, Option<Executed>) = postcard::from_bytes(&body[1..]).unwrap();
+        assert_eq!(before, (Effect::NOTHING, None));
         let set = Effect::Set { key: b"k", value: b"[1]", content_type: b"", ttl_ns: Some(7) }.encode(None);
         for bad in [&b""[..], &[9, 0], &[FORMAT, 77], &set[..4]] {
             assert!(Effect::decode(bad).is_err(), "{bad:?}");

@@ -48,6 +48,9 @@ pub(super) enum Outcome {
     Deleted { existed: bool },
     Lifetime,
     Incremented(i64),
+    /// It changed nothing; the version of the entry, where there was one. Releases before do not know it, so it is told where they
+    /// overlook it.
+    Nothing { entry: Option<Version> },
 }
 
 /// An executed write, as it travels with its change.

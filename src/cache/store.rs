@@ -213,14 +213,20 @@ impl Store {
         }
         let mut held = partition.write();
         ensure_serving(&held, grant)?;
-        if let Some((version, _)) = write.executed_before(&held)? {
-            return Ok((Some(version), version));
+        match write.executed_before(&held)? {
+            Some((version, Outcome::Nothing { entry })) => return Ok((entry, version)),
+            Some((version, _)) => return Ok((Some(version), version)),
+            None => {}
         }
-        let Some(item) = held.map.look(key, now) else { return Ok((None, held.last_version())) };
+        let Some(item) = held.map.look(key, now) else {
+            let upto = write.changed_nothing(&mut held, now, None);
+            return Ok((None, upto.unwrap_or(held.last_version())));
+        };
         let (version, has_none) = (item.version, item.deadline == NEVER);
         condition.check(Some(version))?;
         if ttl.is_none() && has_none {
-            return Ok((Some(version), version));
+            let upto = write.changed_nothing(&mut held, now, Some(version));
+            return Ok((Some(version), upto.unwrap_or(version)));
         }
         let version = held.next_version(grant.epoch());
         let gone = held.map.change_lifetime(key, version, deadline(ttl, now), now);

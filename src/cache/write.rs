@@ -22,6 +22,23 @@ impl Write<'_> {
         self.named.map_or(Ok(None), |named| held.memory.recall(named))
     }
 
+    /// Whether it is remembered though it changes nothing: an earlier sending may be on its way still. Of a user's name nobody says whether
+    /// there is one.
+    pub(super) fn is_remembered_anyway(&self) -> bool {
+        self.named.is_some_and(|named| named.once.again || !named.once.id.is_drawn())
+    }
+
+    /// It was executed and changed nothing of the entry, of this version if there is one. Where that is remembered, it has a number,
+    /// which its answer goes back to.
+    pub(super) fn changed_nothing(&self, held: &mut Held, at: Time, entry: Option<Version>) -> Option<Version> {
+        if !self.is_remembered_anyway() {
+            return None;
+        }
+        let version = held.next_version(self.grant.epoch());
+        self.done(held, version, at, Outcome::Nothing { entry }, &Effect::NOTHING);
+        Some(version)
+    }
+
     /// Numbers a write that was done, remembers it by its name, and sends it on its way to the copies, in the order of the
     /// writes: under their lock.
     pub(super) fn done(&self, held: &mut Held, version: Version, at: Time, outcome: Outcome, effect: &Effect<'_>) {

@@ -259,6 +259,61 @@ async fn what_was_sent_before_a_copy_without_names_became_the_owner_is_unknown_h
     assert!(third.named(&three, &INCR, later).await.is_ok());
 }
 
+/// What changed nothing when it was sent again was answered, and what its caller did then counts: the first sending, late, does
+/// nothing, at this owner and at the next.
+#[tokio::test]
+async fn a_late_first_sending_of_what_changed_nothing_changes_nothing_either() {
+    let none = Condition::NONE;
+    let (touch, persist) =
+        (Operation::Touch { ttl_ms: 1000, condition: none.clone() }, Operation::Persist { condition: none });
+    let found_or_stored = Operation::GetOrSet { value: b"5", content_type: b"", ttl_ms: None };
+    let (owner, one, log) = owner(1).await;
+    let again = |number| once(&owner, number, true);
+    let missing = owner.named(&one, &touch, again(1)).await.unwrap();
+    owner.set(&one, b"k", b"1", None).await;
+    let endless = owner.named(&one, &persist, again(2)).await.unwrap();
+    let found = owner.named(&one, &found_or_stored, again(3)).await.unwrap();
+    let copy = node();
+    copy.cache.clear(PARTITION);
+    let chunks: Vec<Bytes> = owner.cache.snapshot(&one, 4096).await.unwrap().try_collect().await.unwrap();
+    let handed = node();
+    handed.cache.restore(&grant(0, 2), chunks, Duration::ZERO).await.unwrap();
+    copy.cache.copy_changes(PARTITION, &log.take()).unwrap();
+    for (node, epoch) in [(&owner, 1), (&copy, 2), (&handed, 2)] {
+        let grant = grant(0, epoch).with_log(Kept::new(1, 1));
+        node.own(&grant).await;
+        let late = |number| Once { again: false, ..once(&owner, number, false) };
+        assert_eq!(node.named(&grant, &touch, late(1)).await.unwrap(), missing);
+        assert_eq!(node.get(&grant, b"k").await.unwrap().remaining_ttl_ms, None);
+        node.set_ttl(&grant, b"k", Some(9000)).await;
+        assert_eq!(node.named(&grant, &persist, late(2)).await.unwrap(), endless);
+        assert_eq!(node.get(&grant, b"k").await.unwrap().remaining_ttl_ms, Some(9000));
+        node.set_ttl(&grant, b"k", None).await;
+        let Answer::Got(Some(before)) = decode(&found).unwrap() else { panic!("not found") };
+        let here = node.named(&grant, &found_or_stored, late(3)).await.unwrap();
+        let Answer::Got(Some(here)) = decode(&here).unwrap() else { panic!("not found") };
+        assert_eq!(here.value, before.value);
+        node.delete(&grant, b"k").await;
+        assert_eq!(node.named(&grant, &found_or_stored, late(3)).await.unwrap_err().code, "unknown");
+        assert_eq!(node.get(&grant, b"k").await, None);
+    }
+}
+
+#[tokio::test]
+async fn what_changes_nothing_is_no_change_to_the_copies_unless_it_may_come_again() {
+    let (owner, one, log) = owner(1).await;
+    owner.set(&one, b"k", b"1", None).await;
+    log.take();
+    let drawn = Once { id: RequestId::draw(&Chance::seeded(1)), ..once(&owner, 0, false) };
+    let read = Operation::GetOrSet { value: b"5", content_type: b"", ttl_ms: None };
+    owner.named(&one, &read, drawn).await.unwrap();
+    assert_eq!(log.take(), []);
+    owner.named(&one, &read, Once { again: true, ..drawn }).await.unwrap();
+    owner.named(&one, &read, once(&owner, 1, false)).await.unwrap();
+    assert_eq!(log.take().len(), 2);
+    assert_eq!(owner.get(&one, b"k").await.unwrap().version, version(1, 1));
+}
+
 #[test]
 fn so_many_are_remembered_and_what_was_first_sent_before_the_newest_forgotten_is_not_known() {
     let mut memory = Memory::default();

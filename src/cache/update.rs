@@ -10,6 +10,7 @@ use super::item::{Item, heaviest};
 use super::limits::bad_request;
 use super::once::Outcome;
 use super::partition::Held;
+use super::refused::Refused;
 use super::stats::add;
 use super::store::{NewValue, Store, ensure_serving, not_held};
 use super::write::Write;
@@ -27,7 +28,7 @@ impl Store {
         write: &Write<'_>,
         by: i64,
         ttl: Option<Duration>,
-    ) -> Result<(i64, Version), ServiceError> {
+    ) -> Result<(i64, Version), Refused> {
         let Write { grant, key, .. } = *write;
         let now = self.clock().now();
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
@@ -38,7 +39,7 @@ impl Store {
                 return Ok((value, version));
             }
             let item = held.map.look(key, now);
-            sum(item, by)?;
+            sum(item, by).map_err(judged(&held, item))?;
             item.map_or(0, |item| item.content_type.len())
         };
         let content_len = key.len() + type_len + INTEGER_MAX_BYTES;
@@ -50,7 +51,7 @@ impl Store {
             return Ok((value, version));
         }
         let item = held.map.look(key, now);
-        let sum = sum(item, by)?;
+        let sum = sum(item, by).map_err(judged(&held, item))?;
         let ttl = ttl.or_else(|| item.and_then(|item| item.remaining(now)));
         let content_type = item.map_or(Vec::new(), |item| item.content_type.to_vec());
         let text = sum.to_string();
@@ -65,7 +66,7 @@ impl Store {
         write: &Write<'_>,
         value: NewValue<'_>,
         answer: impl Fn(&Item<'_>, Time) -> Result<T, ServiceError>,
-    ) -> Result<(Option<T>, Version), ServiceError> {
+    ) -> Result<(Option<T>, Version), Refused> {
         let Write { grant, key, .. } = *write;
         let content_len = key.len() + value.content_type.len() + value.bytes.len();
         self.ensure_can_ever_fit(content_len, value.bytes.len())?;
@@ -98,7 +99,7 @@ fn got<T>(
     write: &Write<'_>,
     now: Time,
     answer: impl Fn(&Item<'_>, Time) -> Result<T, ServiceError>,
-) -> Result<Option<(Option<T>, Version)>, ServiceError> {
+) -> Result<Option<(Option<T>, Version)>, Refused> {
     ensure_serving(held, write.grant)?;
     let before = write.executed_before(held)?;
     if let Some((version, Outcome::Stored { .. })) = before {
@@ -107,15 +108,21 @@ fn got<T>(
     match (held.map.get(write.key, now), before) {
         (Some(item), before) => {
             let version = before.map_or(item.version, |(version, _)| version.max(item.version));
-            Ok(Some((Some(answer(&item, now)?), version)))
+            let answer = answer(&item, now).map_err(Refused::by(version))?;
+            Ok(Some((Some(answer), version)))
         }
         (None, None) => Ok(None),
         // To store now would undo what was done since it was answered.
         (None, Some(_)) => {
             let message = "it was executed before, and found an entry which is gone since; nothing was stored";
-            Err(ServiceError::new(UNKNOWN, message))
+            Err(ServiceError::new(UNKNOWN, message).into())
         }
     }
+}
+
+/// A refusal for what the entry is.
+fn judged(held: &Held, item: Option<Item<'_>>) -> impl FnOnce(ServiceError) -> Refused {
+    Refused::by(item.map_or(held.last_version(), |item| item.version))
 }
 
 /// What the integer is after adding.

@@ -46,6 +46,33 @@ async fn what_a_failed_precondition_refuses_leaves_no_trace() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_tells_of_an_entry_waits_until_that_is_committed() {
+    let log = Kept::new(2, 3);
+    let (node, grant) = (node(), grant(0, 1).with_log(log.clone()));
+    node.own(&grant).await;
+    let stale = Condition::if_version(version(1, 99));
+    for (operation, code) in [
+        (put(b"2", b"", Condition::if_absent()), "precondition_failed"),
+        (Operation::Delete { condition: stale.clone() }, "precondition_failed"),
+        (Operation::Touch { ttl_ms: 5, condition: stale }, "precondition_failed"),
+        (Operation::Increment { by: 1, ttl_ms: None }, "bad_request"),
+    ] {
+        let written = node.set(&grant, b"k", b"\"x\"", None).await;
+        let payload = encode_operation(&operation, Some(Consistency::Quorum), 0).unwrap();
+        let asked = request(operation.name(), b"k", payload, Form::Native);
+        let refused = node.cache.handle(&grant, asked);
+        tokio::pin!(refused);
+        assert!(futures::poll!(&mut refused).is_pending(), "{operation:?} tells of what is not committed");
+        log.commit(written);
+        assert_eq!(refused.await.unwrap_err().code, code, "{operation:?}");
+    }
+    // At the ring's own level, which here is eventual, nothing is waited for.
+    node.set(&grant, b"k", b"1", None).await;
+    let absent = put(b"2", b"", Condition::if_absent());
+    assert_eq!(node.native(&grant, b"k", &absent).await.unwrap_err().code, "precondition_failed");
+}
+
+#[tokio::test]
 async fn nobody_makes_room_for_what_is_refused_anyway() {
     let (node, full, asked) = (node_with(200_000), grant(0, 1), grant(1, 1));
     node.cache.on_own(&[full.clone(), asked.clone()]).await.unwrap();

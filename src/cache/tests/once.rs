@@ -222,7 +222,7 @@ async fn what_a_release_before_hands_over_or_writes_leaves_unknown_what_was_sent
         assert_eq!(next.named(&two, &INCR, again(first_sent)).await.unwrap_err().code, "unknown");
     }
     assert!(next.named(&two, &INCR, Once { again: false, ..again(made) }).await.is_ok(), "it was not sent before");
-    next.clock.advance(Duration::from_secs(2));
+    next.clock.advance(Duration::from_secs(6));
     let later = Once { id: id(10), ..again(next.clock.now()) };
     assert!(next.named(&two, &INCR, later).await.is_ok());
 }
@@ -315,6 +315,23 @@ async fn what_changes_nothing_is_no_change_to_the_copies_unless_it_may_come_agai
 }
 
 #[test]
+fn a_sending_that_was_on_its_way_for_seconds_is_not_taken_for_a_later_one() {
+    let mut memory = Memory::default();
+    let micros = |micros| Time::ZERO + Duration::from_micros(micros);
+    // 5000 a second, for two seconds: of the first 360 ms nothing is known any more.
+    for sequence in 0..10_000 {
+        memory.remember(remembered(sequence, micros(sequence * 200)));
+    }
+    // The 51st came again as 250 ms old, after 1.75 s in the network.
+    let again = asking(50, micros(1_750_000));
+    assert_eq!(memory.recall(&again).unwrap_err().code, "unknown");
+    // Nor is a first sending known that waited somewhere while all was forgotten that may have been its second.
+    let late = |first_sent| Named { once: Once { again: false, first_sent, ..again.once }, ..again };
+    assert_eq!(memory.recall(&late(micros(300_000))).unwrap_err().code, "unknown");
+    assert_eq!(memory.recall(&late(micros(400_000))).unwrap(), None);
+}
+
+#[test]
 fn so_many_are_remembered_and_what_was_first_sent_before_the_newest_forgotten_is_not_known() {
     let mut memory = Memory::default();
     assert!(memory.recall(&asking(1, at(0))).unwrap().is_none(), "nothing is forgotten yet");
@@ -326,7 +343,8 @@ fn so_many_are_remembered_and_what_was_first_sent_before_the_newest_forgotten_is
     assert_eq!(memory.recall(&asking(11, at(11))).unwrap(), Some((version(1, 11), Outcome::Lifetime)));
     assert_eq!(memory.recall(&asking(10, at(10))).unwrap_err().code, "unknown");
     assert_eq!(memory.recall(&asking(99_999, at(10))).unwrap_err().code, "unknown");
-    assert_eq!(memory.recall(&asking(99_999, at(12))).unwrap(), None);
+    assert_eq!(memory.recall(&asking(99_999, at(15))).unwrap_err().code, "unknown", "so long it may have been on its way");
+    assert_eq!(memory.recall(&asking(99_999, at(16))).unwrap(), None);
     let (newest, forgotten_until) = memory.newest(2);
     let newest: Vec<u64> = newest.map(|one| one.version.sequence).collect();
     assert_eq!(newest, [REMEMBERED_MAX as u64 + 9, REMEMBERED_MAX as u64 + 10]);

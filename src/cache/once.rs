@@ -120,8 +120,14 @@ impl Memory {
 
     /// A write was executed, or has come from its owner.
     pub(super) fn remember(&mut self, one: Remembered) {
-        if self.by_id.contains_key(&one.executed.id) {
-            return;
+        if let Some(known) = self.by_id.get(&one.executed.id).copied() {
+            if known >= one.version {
+                return;
+            }
+            // Its owner had forgotten it, and executed it anew.
+            if let Ok(place) = self.kept.binary_search_by(|kept| kept.version.cmp(&known)) {
+                self.kept.remove(place);
+            }
         }
         match self.kept.back() {
             Some(newest) if newest.version >= one.version => {

@@ -332,6 +332,19 @@ fn a_sending_that_was_on_its_way_for_seconds_is_not_taken_for_a_later_one() {
 }
 
 #[test]
+fn a_name_that_was_executed_anew_is_known_as_of_then() {
+    let mut memory = Memory::default();
+    let anew = Remembered { version: version(1, 9), ..remembered(1, at(70)) };
+    for one in [remembered(1, at(1)), anew, remembered(1, at(1))] {
+        memory.remember(one);
+    }
+    assert_eq!(memory.recall(&asking(1, at(1))).unwrap(), Some((version(1, 9), Outcome::Lifetime)));
+    memory.expire(at(71));
+    assert_eq!(memory.recall(&asking(1, at(1))).unwrap(), Some((version(1, 9), Outcome::Lifetime)));
+    assert_eq!(memory.newest(9).0.count(), 1);
+}
+
+#[test]
 fn so_many_are_remembered_and_what_was_first_sent_before_the_newest_forgotten_is_not_known() {
     let mut memory = Memory::default();
     assert!(memory.recall(&asking(1, at(0))).unwrap().is_none(), "nothing is forgotten yet");

@@ -1,6 +1,6 @@
 //! A write of the cache as it goes to the copies: one format byte, then postcard: what it did, then by which name it came, if by
-//! any, then how old the value was already, if that was not zero. Releases before overlook what follows what they know; a change
-//! that ends after the effect is one of theirs.
+//! any, then what releases before do not know: how old a value was already, if that was not zero, or the name of what changed nothing. Releases
+//! overlook what follows what they know; a change that ends after the effect is of one that knows no names.
 //!
 //! What a change does depends on no clock but its own age: a copy does it to whatever is there. One that only reached entries that
 //! live would be lost where the copy, later than its owner, takes them for expired.
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::content_type;
 use super::native::as_bytes;
-use super::once::Executed;
+use super::once::{Executed, Outcome};
 
 const FORMAT: u8 = 1;
 
@@ -58,6 +58,9 @@ pub(super) struct Nameless;
 pub(super) struct Unreadable(String);
 
 impl<'a> Effect<'a> {
+    /// None: no entry has an empty key.
+    pub(super) const NOTHING: Self = Self::Delete { key: b"" };
+
     pub(super) fn encode(&self, executed: Option<Executed>) -> Bytes {
         let hint = match self {
             Self::Set { key, value, content_type, .. } => key.len() + value.len() + content_type.len(),
@@ -65,10 +68,13 @@ impl<'a> Effect<'a> {
         };
         let mut out = Vec::with_capacity(hint + if executed.is_some() { 72 } else { 24 });
         out.push(FORMAT);
+        let changed_nothing = executed.filter(|executed| matches!(executed.outcome, Outcome::Nothing { .. }));
+        let known_before = executed.filter(|_| changed_nothing.is_none());
         // Plain bytes and numbers into memory: cannot fail; were it to, the reader would refuse it.
-        let told = postcard::to_extend(&(self, executed), out);
+        let told = postcard::to_extend(&(self, known_before), out);
         let told = match self {
             Self::Set { age_ns: age_ns @ 1.., .. } => told.and_then(|out| postcard::to_extend(age_ns, out)),
+            _ if changed_nothing.is_some() => told.and_then(|out| postcard::to_extend(&changed_nothing, out)),
             _ => told,
         };
         told.unwrap_or_default().into()
@@ -82,14 +88,17 @@ impl<'a> Effect<'a> {
         }
         let unreadable = |error: postcard::Error| Unreadable(error.to_string());
         let (mut effect, rest) = postcard::take_from_bytes(rest).map_err(unreadable)?;
-        let (name, rest) = match rest {
+        let (mut name, rest) = match rest {
             [] => (Err(Nameless), rest),
             _ => postcard::take_from_bytes(rest).map(|(name, rest)| (Ok(name), rest)).map_err(unreadable)?,
         };
-        if let Self::Set { content_type, age_ns, .. } = &mut effect {
-            if !rest.is_empty() {
-                *age_ns = postcard::from_bytes(rest).map_err(unreadable)?;
+        if !rest.is_empty() {
+            match &mut effect {
+                Self::Set { age_ns, .. } => *age_ns = postcard::from_bytes(rest).map_err(unreadable)?,
+                _ => name = Ok(postcard::from_bytes(rest).map_err(unreadable)?),
             }
+        }
+        if let Self::Set { content_type, .. } = &effect {
             content_type::check_stored(content_type).map_err(|error| Unreadable(error.message))?;
         }
         Ok((effect, name))
@@ -100,8 +109,7 @@ impl<'a> Effect<'a> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::cache::once::Outcome;
-    use crate::types::RequestId;
+    use crate::types::{Epoch, RequestId, Version};
 
     #[test]
     fn a_change_is_read_as_it_was_written_and_a_foreign_or_damaged_one_is_refused() {
@@ -122,6 +130,13 @@ mod tests {
                 assert_eq!(Effect::decode(&before).unwrap(), (effect.clone(), Err(Nameless)));
             }
         }
+        let outcome = Outcome::Nothing { entry: Some(Version { epoch: Epoch::new(7), sequence: u64::MAX }) };
+        let named = Executed { id: RequestId::named(b"n", "touch", b"k").unwrap(), asks: 7, outcome };
+        let body = Effect::NOTHING.encode(Some(named));
+        assert_eq!(Effect::decode(&body).unwrap(), (Effect::NOTHING, Ok(Some(named))));
+        // As the release before reads it.
+        let before: (Effect<'_>, Option<Executed>) = postcard::from_bytes(&body[1..]).unwrap();
+        assert_eq!(before, (Effect::NOTHING, None));
         let set = Effect::Set { key: b"k", value: b"[1]", content_type: b"", ttl_ns: Some(7), age_ns: 0 }.encode(None);
         for bad in [&b""[..], &[9, 0], &[FORMAT, 77], &set[..4]] {
             assert!(Effect::decode(bad).is_err(), "{bad:?}");

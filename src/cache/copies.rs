@@ -35,9 +35,13 @@ impl Store {
             self.copy_change(&partition, effect, (*version, now.since(*made)), now);
             let memory = &mut partition.write().memory;
             match name {
-                Ok(Some(executed)) => memory.remember(Remembered { version: *version, at: *made, executed }),
-                Ok(None) => {}
-                Err(Nameless) => memory.is_blind_until(*made),
+                Ok(executed) => {
+                    memory.is_named_from(*made);
+                    if let Some(executed) = executed {
+                        memory.remember(Remembered { version: *version, at: *made, executed });
+                    }
+                }
+                Err(Nameless) => memory.is_nameless_until(*made),
             }
         }
         partition.write().memory.expire(now);

@@ -32,6 +32,7 @@ mod native;
 mod once;
 mod partition;
 pub mod plain;
+mod refused;
 mod service;
 mod snapshot;
 mod stats;

@@ -16,6 +16,7 @@ use super::limits::{UNAVAILABLE, too_large};
 use super::map::BoundedMap;
 use super::once::Outcome;
 use super::partition::{Held, Partition, Tenure};
+use super::refused::Refused;
 use super::stats::{CacheStats, Counters, add, read};
 use super::write::Write;
 use crate::service::{Grant, Memory, ServiceError};
@@ -130,7 +131,7 @@ impl Store {
         write: &Write<'_>,
         value: NewValue<'_>,
         condition: &Condition,
-    ) -> Result<Stored, ServiceError> {
+    ) -> Result<Stored, Refused> {
         let Write { grant, key, .. } = *write;
         let content_len = key.len() + value.content_type.len() + value.bytes.len();
         self.ensure_can_ever_fit(content_len, value.bytes.len())?;
@@ -143,7 +144,7 @@ impl Store {
             if let Some(executed) = write.executed_before(&held)? {
                 return Ok(Stored::before(executed));
             }
-            condition.check(live_version(&held, key, now))?;
+            judge(&held, condition, live_version(&held, key, now))?;
         }
         self.prepare_room(&partition, heaviest(content_len), now);
         let mut held = partition.write();
@@ -152,7 +153,7 @@ impl Store {
             return Ok(Stored::before(executed));
         }
         let before = live_version(&held, key, now);
-        condition.check(before)?;
+        judge(&held, condition, before)?;
         let created = before.is_none();
         let version = self.replace(&mut held, write, value, now, Outcome::Stored { created })?;
         Ok(Stored { version, created })
@@ -179,7 +180,7 @@ impl Store {
 
     /// Takes an entry out, if the condition holds for it; says whether a live one was there, and the version of the
     /// deletion.
-    pub(super) fn delete(&self, write: &Write<'_>, condition: &Condition) -> Result<(bool, Version), ServiceError> {
+    pub(super) fn delete(&self, write: &Write<'_>, condition: &Condition) -> Result<(bool, Version), Refused> {
         let (Write { grant, key, .. }, now) = (*write, self.clock.now());
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
         let mut held = partition.write();
@@ -188,7 +189,7 @@ impl Store {
             return Ok((outcome == Outcome::Deleted { existed: true }, version));
         }
         if let Some(version) = live_version(&held, key, now) {
-            condition.check(Some(version))?;
+            judge(&held, condition, Some(version))?;
         }
         let version = held.next_version(grant.epoch());
         let removed = held.map.remove(key, now);
@@ -205,7 +206,7 @@ impl Store {
         write: &Write<'_>,
         ttl: Option<Duration>,
         condition: &Condition,
-    ) -> Result<(Option<Version>, Version), ServiceError> {
+    ) -> Result<(Option<Version>, Version), Refused> {
         let (Write { grant, key, .. }, now) = (*write, self.clock.now());
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
         if ttl.is_some() {
@@ -213,13 +214,20 @@ impl Store {
         }
         let mut held = partition.write();
         ensure_serving(&held, grant)?;
-        if let Some((version, _)) = write.executed_before(&held)? {
-            return Ok((Some(version), version));
+        match write.executed_before(&held)? {
+            Some((version, Outcome::Nothing { entry })) => return Ok((entry, version)),
+            Some((version, _)) => return Ok((Some(version), version)),
+            None => {}
         }
-        let Some(item) = held.map.look(key, now) else { return Ok((None, held.last_version())) };
-        condition.check(Some(item.version))?;
-        if ttl.is_none() && item.deadline == NEVER {
-            return Ok((Some(item.version), item.version));
+        let Some(item) = held.map.look(key, now) else {
+            let upto = write.changed_nothing(&mut held, now, None);
+            return Ok((None, upto.unwrap_or(held.last_version())));
+        };
+        let (found, has_none) = (item.version, item.deadline == NEVER);
+        judge(&held, condition, Some(found))?;
+        if ttl.is_none() && has_none {
+            let upto = write.changed_nothing(&mut held, now, Some(found));
+            return Ok((Some(found), upto.unwrap_or(found)));
         }
         // To the copies it is the whole entry: what has ended at one of them lives on as here.
         let Item { value, content_type, .. } = item;
@@ -235,7 +243,8 @@ impl Store {
 
     /// Begins a grant with the data that was restored or kept for it, else with none.
     pub(super) fn own(&self, grant: &Grant) {
-        if self.partition(grant.partition).is_some_and(|partition| partition.write().begin(grant)) {
+        let now = self.clock.now();
+        if self.partition(grant.partition).is_some_and(|partition| partition.write().begin(grant, now)) {
             return;
         }
         self.install(grant.partition, Tenure::Owned(grant.token.clone()));
@@ -450,6 +459,10 @@ fn nanos(span: Duration) -> u64 {
 
 pub(super) fn live_version(held: &Held, key: &[u8], now: Time) -> Option<Version> {
     held.map.look(key, now).map(|item| item.version)
+}
+
+fn judge(held: &Held, condition: &Condition, current: Option<Version>) -> Result<(), Refused> {
+    condition.check(current).map_err(Refused::by(current.unwrap_or(held.last_version())))
 }
 
 pub(super) fn deadline(ttl: Option<Duration>, now: Time) -> Time {

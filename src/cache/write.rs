@@ -30,6 +30,23 @@ impl Write<'_> {
         self.named.map_or(Ok(None), |named| held.memory.recall(named))
     }
 
+    /// Whether it is remembered though it changes nothing: an earlier sending may be on its way still. Of a user's name nobody says whether
+    /// there is one.
+    pub(super) fn is_remembered_anyway(&self) -> bool {
+        self.named.is_some_and(|named| named.once.again || !named.once.id.is_drawn())
+    }
+
+    /// It was executed and changed nothing of the entry, of this version if there is one. Where that is remembered, it has a number,
+    /// which its answer goes back to.
+    pub(super) fn changed_nothing(&self, held: &mut Held, at: Time, entry: Option<Version>) -> Option<Version> {
+        if !self.is_remembered_anyway() {
+            return None;
+        }
+        let version = held.next_version(self.grant.epoch());
+        self.done(held, version, at, Outcome::Nothing { entry }, &Effect::NOTHING);
+        Some(version)
+    }
+
     /// A write that was done: see [`Write::changed`].
     pub(super) fn done(&self, held: &mut Held, version: Version, at: Time, outcome: Outcome, effect: &Effect<'_>) {
         self.changed(held, version, at, self.change(outcome, effect));

@@ -176,3 +176,44 @@ async fn a_want_of_copies_is_tried_again_for_a_while_and_an_unknown_outcome_unti
     let ended = tokio::select! { ended = call => ended.unwrap(), () = answering => unreachable!() };
     assert_eq!(ended.unwrap_err().code(), NOT_ENOUGH_REPLICAS);
 }
+
+fn stale() -> ReplyHead {
+    ReplyHead::Service(ServiceError::new("precondition_failed", "another version"))
+}
+
+#[tokio::test]
+async fn a_refusal_of_every_sending_is_a_refusal_in_whatever_order_they_come() {
+    for first_answered in [0, 1] {
+        let stage = Stage::new();
+        let mut owner = stage.owner(1).await;
+        let call = stage.call(Resend::Once(None), SOON);
+        let (first, _) = next(&mut owner).await;
+        let (second, _) = next(&mut owner).await;
+        let both = [first, second];
+        stage.answer(&both[first_answered], &stale()).await;
+        stage.answer(&both[1 - first_answered], &stale()).await;
+        assert_eq!(call.await.unwrap().unwrap_err().code(), "precondition_failed");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_waits_for_the_sending_before_it_and_that_one_decides() {
+    for (answer, code) in [
+        (Some(ok()), None),
+        (Some(ReplyHead::NotExecuted("passed on".to_owned())), Some("precondition_failed")),
+        (Some(ReplyHead::Unknown("cut off".to_owned())), Some("unknown")),
+        (None, Some("unknown")),
+    ] {
+        let stage = Stage::new();
+        let (mut one, mut two) = (stage.owner(1).await, stage.owner(2).await);
+        let call = stage.call(Resend::Once(None), Duration::from_secs(if answer.is_some() { 20 } else { 2 }));
+        let (first, _) = next(&mut one).await;
+        stage.owned_by(2);
+        let (second, _) = next(&mut two).await;
+        stage.answer(&second, &stale()).await;
+        if let Some(answer) = &answer {
+            stage.answer(&first, answer).await;
+        }
+        assert_eq!(call.await.unwrap().err().map(|error| error.code().to_owned()).as_deref(), code, "{answer:?}");
+    }
+}

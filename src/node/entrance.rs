@@ -2,6 +2,7 @@
 //!
 //! Each subject has one reader; what it reads is handed to the server at once.
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -131,14 +132,16 @@ impl Entrance {
     /// Reads a plain subject until it ends.
     pub(super) async fn read_plain(self: Arc<Self>, mut messages: Subscription, reader: Reader) {
         let mut pace = Pace::new(self.clock.now());
+        let mut let_go = pin!(reader.let_go.notified());
         loop {
             tokio::select! {
                 biased;
-                () = reader.let_go.notified() => {
+                () = &mut let_go => {
                     if !guard::holds(Guard::LetGoWithoutLoss) {
                         return;
                     }
                     messages.let_go(pace.in_flight_at_most());
+                    let_go.set(reader.let_go.notified());
                 }
                 message = messages.next() => match message {
                     Some(message) => {

@@ -4,7 +4,7 @@
 //! evicts the silent ones and writes the plan: no election. Two nodes that both think so do no harm: an eviction is a
 //! compare-and-set at the revision last seen, and so is a plan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Action, Event, Machine, OpId};
@@ -104,9 +104,15 @@ impl Machine {
         let announced = announced.map(|(node, seen)| {
             (NodeId { node: node.clone(), incarnation: seen.record.incarnation }, seen.record.since)
         });
-        let older: BTreeMap<NodeId, Revision> =
-            planned.chain(announced).filter(|(id, since)| *since < own.since && id.node != self.who.node).collect();
-        let mut elders: Vec<Elder> = older.into_iter().map(|(id, since)| Elder { id, since }).collect();
+        let older = planned.chain(announced).filter(|(id, since)| *since < own.since && id.node != self.who.node);
+        let mut elders: Vec<Elder> = older.map(|(id, since)| Elder { id, since }).collect();
+        elders.sort_by(|one, other| one.id.cmp(&other.id));
+        // Of one that is both, what it says of itself.
+        elders.dedup_by(|announced, planned| {
+            let same = announced.id == planned.id;
+            planned.since = if same { announced.since } else { planned.since };
+            same
+        });
         elders.sort_by_key(|elder| elder.since);
         elders
     }
@@ -117,10 +123,12 @@ impl Machine {
         let left: Vec<&Elder> = elders.iter().filter(|elder| !self.view.is_gone(&elder.id)).collect();
         let silent = left.iter().take_while(|elder| !self.may_plan(&elder.id)).count();
         let watched = left.into_iter().take(2 * silent + 1).map(|elder| elder.id.node.clone());
-        let names: BTreeSet<_> = watched.collect();
+        let mut names: Vec<NodeName> = watched.collect();
         names.iter().for_each(|elder| self.observer.looks_for(elder, self.now));
-        let own = std::iter::once(self.who.node.clone());
-        WatchScope::Leases(own.chain(names).collect::<BTreeSet<_>>().into_iter().collect())
+        names.push(self.who.node.clone());
+        names.sort_unstable();
+        names.dedup();
+        WatchScope::Leases(names)
     }
 
     fn follow(&mut self, scope: WatchScope) {
@@ -234,10 +242,10 @@ impl Machine {
         if members.is_empty() || self.coordination.plan_op.is_some() || self.now < self.coordination.plan_retry_at {
             return;
         }
-        let circumstances = self.circumstances(&members);
-        if self.coordination.right_for.as_ref() == Some(&circumstances) {
+        if self.coordination.right_for.as_ref().is_some_and(|known| self.is_as_then(known, &members)) {
             return;
         }
+        let circumstances = self.circumstances(&members);
         let frozen = circumstances.frozen.contains(&true);
         let current = self.view.plan.as_ref().filter(|plan| plan.record.generation == self.who.generation);
         let was_sound = current.is_some_and(|plan| self.coordination.sound_at == Some(plan.revision));
@@ -279,6 +287,18 @@ impl Machine {
                 self.write_plan(PlanRecord { version, author, generation, members, gone, rows, config }, sound);
             }
         }
+    }
+
+    /// Whether [`Machine::circumstances`] are still these: asked at each step.
+    fn is_as_then(&self, then: &Circumstances, members: &[PlanMember]) -> bool {
+        let Circumstances { members: known, frozen, leases, claims_version, plan, config } = then;
+        let now = self.view.leases.iter().map(|(name, seen)| (name, seen.record.incarnation, seen.record.state));
+        *claims_version == self.view.claims_version
+            && *plan == self.view.plan.as_ref().map(|plan| plan.revision)
+            && *config == self.view.config.as_ref().map(|config| config.revision)
+            && members == known
+            && members.iter().map(|member| self.is_frozen(member)).eq(frozen.iter().copied())
+            && now.eq(leases.iter().map(|(name, incarnation, state)| (name, *incarnation, *state)))
     }
 
     fn circumstances(&self, members: &[PlanMember]) -> Circumstances {
@@ -363,6 +383,10 @@ impl Machine {
     /// Tells of members that came, drain or went, by the plan.
     fn note_member_changes(&mut self) {
         let Some(plan) = &self.view.plan else { return };
+        let (members, known) = (&plan.record.members, &self.coordination.known_members);
+        if members.len() == known.len() && members.iter().all(|m| known.get(&m.id.node) == Some(&m.draining)) {
+            return;
+        }
         let now: BTreeMap<NodeName, bool> =
             plan.record.members.iter().map(|member| (member.id.node.clone(), member.draining)).collect();
         if now == self.coordination.known_members {

@@ -3,7 +3,7 @@
 //! In: the view. Out: members for the next plan, oldest first. Newcomers wait a little for others. A member of the plan of which
 //! nothing is seen is kept for a lease: absence proves nothing, and leases and plans come by different watches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::Machine;
 use crate::coord::{LeaseState, MemberState, PlanMember};
@@ -14,18 +14,23 @@ impl Machine {
     /// Live members, oldest first. Newcomers count once they were seen for the debounce, so that nodes that start together
     /// are planned together.
     pub(super) fn live_members(&mut self) -> Vec<PlanMember> {
-        let planned: Vec<PlanMember> =
-            self.view.plan.iter().flat_map(|plan| plan.record.members.iter().cloned()).collect();
-        self.await_leases_of(&planned);
+        self.await_leases();
         let announced = self.view.members.iter().filter(|(_, seen)| seen.record.state != MemberState::Left);
         let announced = announced.map(|(node, seen)| PlanMember::announced(node, &seen.record));
         let mut live: Vec<PlanMember> = announced.filter(|member| self.is_live(&member.id)).collect();
         live.sort_by_key(|member| member.since);
-        let planned: BTreeSet<NodeId> = planned.into_iter().map(|member| member.id).collect();
-        if self.waits_for_newcomers(&live, &planned) {
-            live.retain(|member| planned.contains(&member.id));
+        if self.waits_for_newcomers(&live) {
+            live.retain(|member| self.is_planned(&member.id));
         }
         live
+    }
+
+    fn planned(&self) -> impl Iterator<Item = &NodeId> {
+        self.view.plan.iter().flat_map(|plan| plan.record.members.iter().map(|member| &member.id))
+    }
+
+    fn is_planned(&self, id: &NodeId) -> bool {
+        self.planned().any(|planned| planned == id)
     }
 
     /// Whether it holds its lease, as far as is known here.
@@ -40,9 +45,9 @@ impl Machine {
     }
 
     /// Notes of whom the plan of this generation knows, and nothing else does yet. Its author saw their leases.
-    fn await_leases_of(&mut self, planned: &[PlanMember]) {
+    fn await_leases(&mut self) {
         let current = self.plan_is_current() && guard::holds(Guard::AbsentLease);
-        let unseen = planned.iter().map(|member| &member.id).filter(|id| current && !self.holds_lease(id));
+        let unseen = self.planned().filter(|id| current && !self.holds_lease(id));
         let unseen = unseen.filter(|id| !self.view.is_gone(id));
         let since = |id: &NodeId| *self.coordination.awaited.get(id).unwrap_or(&self.now);
         self.coordination.awaited = unseen.map(|id| (id.clone(), since(id))).collect();
@@ -54,8 +59,8 @@ impl Machine {
     }
 
     /// Every further newcomer extends the wait a little, up to four times the debounce.
-    fn waits_for_newcomers(&mut self, live: &[PlanMember], planned: &BTreeSet<NodeId>) -> bool {
-        let newcomers = live.iter().map(|member| &member.id).filter(|id| !planned.contains(id));
+    fn waits_for_newcomers(&mut self, live: &[PlanMember]) -> bool {
+        let newcomers = live.iter().map(|member| &member.id).filter(|id| !self.is_planned(id));
         let since = |id: &NodeId| *self.coordination.newcomers.get(id).unwrap_or(&self.now);
         let newcomers: BTreeMap<NodeId, Time> = newcomers.map(|id| (id.clone(), since(id))).collect();
         let (first, last) = (newcomers.values().min().copied(), newcomers.values().max().copied());

@@ -220,20 +220,22 @@ impl Judge {
                 }
                 // Of many heartbeats none says so.
                 let leaves = write.key.starts_with("lease.") && write.value.windows(4).any(|part| part == b"left");
-                if let Some((Key::Lease(_), Record::Lease(lease))) = decoded(write).filter(|_| leaves) {
+                if leaves && let Some((Key::Lease(_), Record::Lease(lease))) = decoded(write) {
                     self.leases.sent(&write.by, &lease);
                 }
                 Ok(())
             }
             Observed::Answered { write, outcome: Ok(_), local } if write.key.starts_with("own.") => {
                 let stopped = self.leases.stopped_at(&write.by) >= write.sent_at;
-                let begins = match decoded(write) {
-                    Some((Key::Own(partition), Record::Own(claim))) => {
-                        claim.holder().is_some() && self.claims.has_begun(partition, write.number)
+                // Decoded last: most writes begin nothing.
+                let begins = || match Key::parse(&write.key) {
+                    Some(Key::Own(partition)) if self.claims.has_begun(partition, write.number) => {
+                        let record = Record::decode(&Key::Own(partition), &write.value);
+                        matches!(record, Ok(Record::Own(claim)) if claim.holder().is_some())
                     }
                     _ => false,
                 };
-                if stopped || !begins { Ok(()) } else { self.gates.claimed(write, *local) }
+                if stopped || !begins() { Ok(()) } else { self.gates.claimed(write, *local) }
             }
             Observed::Process { of, change } => {
                 self.leases.process(of, *change, at);

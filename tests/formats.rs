@@ -70,6 +70,7 @@ fn records() -> Vec<(Key, Record)> {
         version: "0.1.0".to_owned(),
         excluded: vec![PartitionId::new(3)],
         replicates: false,
+        return_ms: 0,
     };
     let Ok(Record::Config(config)) =
         Record::decode(&Key::Config, br#"{"format":1,"paused":true,"cordoned":["node-2"],"pins":{"0":"node-1"}}"#)
@@ -84,6 +85,7 @@ fn records() -> Vec<(Key, Record)> {
         gone: vec![two.clone()],
         rows: vec![vec![one.node.clone()], vec![]],
         config: config.clone().unwrap(),
+        kept: Vec::new(),
     };
     let claim = Claim {
         generation: Generation::new(1),

@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::away::Absence;
 use super::{Action, Event, Machine, OpId};
 use crate::coord::{
-    CasError, Key, Lease, LeaseState, Member, MemberState, PlanMember, PlanRecord, Record, Revision, RingConfig,
+    CasError, KeptPlaces, Key, Lease, LeaseState, Member, MemberState, PlanMember, PlanRecord, Record, Revision,
     WatchScope,
 };
 use crate::ring::event::MemberChange;
-use crate::ring::plan;
+use crate::ring::plan::{self, Planned, Wishes};
 use crate::types::guard::{self, Guard};
 use crate::types::{Incarnation, NodeId, NodeName, Time};
 
@@ -27,9 +28,10 @@ pub(super) struct Coordination {
     evictions: BTreeMap<OpId, (NodeId, Duration)>,
     plan_op: Option<PlanWrite>,
     plan_retry_at: Time,
-    newcomers: BTreeMap<NodeId, Time>,
+    pub(super) newcomers: BTreeMap<NodeId, Time>,
     known_members: BTreeMap<NodeName, bool>,
     plan_failed: bool,
+    pub(super) absences: BTreeMap<NodeId, Absence>,
     /// The plan at this revision is known to be what this node would plan with nobody frozen. Any other is computed
     /// again once nobody is.
     sound_at: Option<Revision>,
@@ -46,6 +48,7 @@ pub(super) struct Circumstances {
     pub(super) claims_version: u64,
     pub(super) plan: Option<Revision>,
     config: Option<Revision>,
+    kept: Vec<KeptPlaces>,
 }
 
 /// A plan on its way to the store.
@@ -66,6 +69,7 @@ struct Elder {
 impl Machine {
     pub(super) fn coordinate(&mut self) {
         self.note_member_changes();
+        self.note_absences();
         let elders = self.elders();
         let coordinating = !elders.iter().any(|elder| self.may_plan(&elder.id));
         let scope = if coordinating { WatchScope::AllLeases } else { self.scope_of(&elders) };
@@ -269,7 +273,8 @@ impl Machine {
         if members.is_empty() || self.coordination.plan_op.is_some() || self.now < self.coordination.plan_retry_at {
             return;
         }
-        let circumstances = self.circumstances(&members);
+        let places = self.places_to_keep(&members);
+        let circumstances = self.circumstances(&members, &places);
         if self.coordination.right_for.as_ref() == Some(&circumstances) {
             return;
         }
@@ -279,16 +284,17 @@ impl Machine {
         let config = self.view.config_in_force();
         let kept = current.filter(|plan| {
             let same = plan.record.members == members && plan.record.config == config;
-            same && (frozen || was_sound) && !self.outdated_by_a_claim(&plan.record, plan.revision)
+            same && plan.record.kept == places
+                && (frozen || was_sound)
+                && !self.outdated_by_a_claim(&plan.record, plan.revision)
         });
         let sound = if kept.is_some() { was_sound } else { !frozen };
-        // None: as they are.
-        let rows = match kept.is_some() {
-            true => Ok(None),
-            false => self.plan_rows(&members, &config).map(Some),
+        let planned = match kept.map(|plan| &plan.record) {
+            Some(plan) => Ok(Planned { rows: plan.rows.clone(), kept: plan.kept.clone() }),
+            None => self.plan_rows(&members, Wishes { config: &config, kept: &places }),
         };
-        let rows = match rows {
-            Ok(rows) => rows,
+        let Planned { rows, kept } = match planned {
+            Ok(planned) => planned,
             Err(reason) => return self.plan_failed(reason),
         };
         self.coordination.plan_failed = false;
@@ -296,7 +302,7 @@ impl Machine {
         let unchanged = self.view.plan.as_ref().filter(|plan| {
             let plan = &plan.record;
             let same_input = plan.generation == self.who.generation && plan.members == members && plan.config == config;
-            same_input && plan.gone == gone && rows.as_ref().is_none_or(|rows| plan.rows == *rows)
+            same_input && plan.gone == gone && plan.rows == rows && plan.kept == kept
         });
         match unchanged.map(|plan| plan.revision) {
             Some(revision) => {
@@ -307,16 +313,14 @@ impl Machine {
             }
             None => {
                 let Some(author) = self.id() else { return };
-                let as_they_are = || self.view.plan.as_ref().map(|plan| plan.record.rows.clone()).unwrap_or_default();
-                let rows = rows.unwrap_or_else(as_they_are);
                 let version = self.view.plan.as_ref().map_or(0, |plan| plan.record.version) + 1;
                 let generation = self.who.generation;
-                self.write_plan(PlanRecord { version, author, generation, members, gone, rows, config }, sound);
+                self.write_plan(PlanRecord { version, author, generation, members, gone, rows, config, kept }, sound);
             }
         }
     }
 
-    fn circumstances(&self, members: &[PlanMember]) -> Circumstances {
+    fn circumstances(&self, members: &[PlanMember], kept: &[KeptPlaces]) -> Circumstances {
         let leases = self.view.leases.iter();
         Circumstances {
             members: members.to_vec(),
@@ -325,6 +329,7 @@ impl Machine {
             claims_version: self.view.claims_version,
             plan: self.view.plan.as_ref().map(|plan| plan.revision),
             config: self.view.config.as_ref().map(|config| config.revision),
+            kept: kept.to_vec(),
         }
     }
 
@@ -383,10 +388,10 @@ impl Machine {
         self.view.named().filter(|id| self.view.is_gone(id)).cloned().collect()
     }
 
-    fn plan_rows(&self, members: &[PlanMember], config: &RingConfig) -> Result<Vec<Vec<NodeName>>, String> {
+    fn plan_rows(&self, members: &[PlanMember], wishes: Wishes<'_>) -> Result<Planned, String> {
         let claim = |partition| self.view.claims.get(&partition).map(|seen| &seen.record);
         let frozen = |member: &PlanMember| self.is_frozen(member);
-        plan::plan_rows(self.who.partitions, members, claim, frozen, config).map_err(|error| error.to_string())
+        plan::plan_rows(self.who.partitions, members, claim, frozen, wishes).map_err(|error| error.to_string())
     }
 
     /// Not renewed for half a lease: may be suspended. It keeps what it has and gets nothing new.
@@ -432,6 +437,7 @@ impl Machine {
             newcomers.flat_map(|seen| [*seen + self.timing.join_debounce, *seen + self.timing.join_debounce * 4]),
         );
         wakes.extend(self.former_wake());
+        wakes.extend(self.places_wakes());
         if self.coordination.plan_op.is_none() {
             wakes.push(self.coordination.plan_retry_at);
         }

@@ -95,7 +95,8 @@ pub(crate) fn is_best<'a>(plan: &PlanRecord, holder: impl Fn(usize) -> Option<&'
         (0..plan.rows.len()).map(|p| CurrentRow { owner: owner(p), replicas: Vec::new() }).collect();
     let Some(partitions) = u16::try_from(plan.rows.len()).ok().and_then(PartitionCount::new) else { return Ok(()) };
     let (pins, paused) = (&plan.config.pins, plan.config.paused);
-    let input = PlanInput { partitions, replicas: 1, candidates: &candidates, current: &current, paused, pins };
+    let absent = &[];
+    let input = PlanInput { partitions, replicas: 1, candidates: &candidates, current: &current, paused, pins, absent };
     let view = View::new(input);
     if view.eligible.is_empty() {
         return Ok(());

@@ -13,7 +13,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use nats_ring::ring::plan::{Absent, Assignment, Candidate, CurrentRow, PlanError, PlanInput, plan};
+use nats_ring::ring::plan::{Assignment, Candidate, CurrentRow, PlanError, PlanInput, plan};
 use nats_ring::types::{NodeName, PartitionCount, PartitionId};
 use rules::Case;
 use world::{Profile, Random, World};

@@ -45,8 +45,9 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn in_sync(&self, p: usize, node: &Candidate) -> bool {
-        self.is_in_sync_now(p, node)
-            || self.input.absent.iter().any(|back| back.node == node.node && has_place(back, p))
+        let is_back = || self.input.absent.iter().any(|back| back.node == node.node && has_place(back, p));
+        let now = || self.eligible.iter().filter(|node| self.is_in_sync_now(p, node)).count();
+        self.is_in_sync_now(p, node) || (is_back() && now() < self.input.replicas)
     }
 
     fn is_in_sync_now(&self, p: usize, node: &Candidate) -> bool {

@@ -34,7 +34,7 @@ pub(super) struct Coordination {
     pub(super) absences: BTreeMap<NodeId, Absence>,
     /// The plan at this revision is known to be what this node would plan with nobody frozen. Any other is computed
     /// again once nobody is.
-    sound_at: Option<Revision>,
+    pub(super) sound_at: Option<Revision>,
     /// What the plan was found to be right for, last time.
     pub(super) right_for: Option<Circumstances>,
 }

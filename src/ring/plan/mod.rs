@@ -34,7 +34,8 @@
 //! While a place is kept for a node that is away, nobody else is planned there: the partition has as many replicas less. It is kept
 //! where the copies in sync, of nodes that stay, are a majority of those asked for, and two at the least; and where others
 //! would get it. Meanwhile copies in sync stay where they are: balance waits, as while all is
-//! paused. Owners are planned as always. For a node that is back, its kept places count as in sync.
+//! paused. Owners are planned as always. Where a place of a node that is back is vacant yet, it counts as in
+//! sync.
 //!
 //! # How it is found
 //! Every partition starts on a node that is cheapest for it: its owner, else one in sync, else any (`start`). That

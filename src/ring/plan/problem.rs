@@ -62,9 +62,9 @@ impl<'a> Problem<'a> {
         absent.sort_unstable_by(|a, b| a.node.cmp(&b.node));
         let rows = input.partitions.ids().zip(input.current).map(|(p, row)| {
             let pin = input.pins.get(&p).and_then(|name| numbers.get(name).copied());
-            // Who is back is the cheapest to go on with where its place was kept, as if it were in sync.
+            // Who is back is the cheapest to go on with where its place is vacant yet, as if it were in sync.
             let back = back.iter().filter(|back| back.places.contains(&p)).map(|back| numbers[&back.node]);
-            Row::new(p, row, pin, &numbers).and_in_sync(back)
+            Row::new(p, row, pin, &numbers).and_back(back, input.replicas)
         });
         let rows = rows.collect();
         let zones_of_absent = absent.iter().map(|absent| absent.zone.as_deref());
@@ -164,8 +164,9 @@ impl Row {
         self.in_sync.contains(&node) && !self.back.contains(&node)
     }
 
-    fn and_in_sync(mut self, nodes: impl Iterator<Item = usize>) -> Self {
-        for node in nodes {
+    fn and_back(mut self, nodes: impl Iterator<Item = usize>, replicas: usize) -> Self {
+        let vacant = replicas.saturating_sub(self.in_sync.len());
+        for node in nodes.filter(|_| vacant > 0) {
             if !self.in_sync.contains(&node) {
                 self.in_sync.push(node);
                 self.back.push(node);

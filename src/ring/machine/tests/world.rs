@@ -142,7 +142,7 @@ impl World {
             processes: Vec::new(),
             checker: Checker::default(),
             odds,
-            timing: timing(),
+            timing: returning(seed, replicates),
             partitions,
             nats_away: false,
             connections_dropped: false,
@@ -245,6 +245,15 @@ fn timing() -> Timing {
         backoff_max: Duration::from_millis(2000),
         ..Timing::for_lease(Duration::from_nanos(LEASE))
     }
+}
+
+/// For some seeds nodes are waited for that left or were evicted. Drawn apart, so that all else of a seed stays as it was.
+fn returning(seed: u64, replicates: bool) -> Timing {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed_4e77);
+    let leases = [0, 0, 0, 1, 4, 12];
+    let mut delay = || timing().lease * leases[rng.random_range(0..leases.len())];
+    let (returns_after_leaving, returns_after_eviction) = (delay(), delay());
+    if replicates { Timing { returns_after_leaving, returns_after_eviction, ..timing() } } else { timing() }
 }
 
 /// Runs one seed to its end; the history where it is asked for.

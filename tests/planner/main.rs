@@ -84,7 +84,7 @@ fn replicated_histories_keep_zones_apart_and_copy_the_least() {
 
 #[test]
 fn histories_of_nodes_that_may_come_back_keep_their_places_and_move_no_copies_meanwhile() {
-    run_histories(Profile::Returning, 1_500);
+    run_histories(Profile::Returning, 600);
 }
 
 #[test]

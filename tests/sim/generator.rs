@@ -187,7 +187,7 @@ fn copying(rng: &mut SmallRng) -> Option<Copying> {
 /// Drawn apart, so that all else of a seed stays as it was before there was one.
 fn evicted_delay(seed: u64) -> Duration {
     let mut rng = SmallRng::seed_from_u64(seed ^ 0x00e7_1c7e_dde1_a45e);
-    Duration::from_secs(one_of(&mut rng, &[0, 0, 0, 2, 6, 12]))
+    Duration::from_secs(one_of(&mut rng, &[0, 0, 0, 0, 0, 4, 12]))
 }
 
 fn node(rng: &mut SmallRng) -> NodeSpec {

@@ -317,6 +317,8 @@ fn the_world_with_copies_adds_removes_recovers_moves_and_loses() {
     let told = ["ReplicaAdded", "why: Silent", "why: Unplanned", "Recovering {", "Lost {", "SendOffer"];
     let counts = told.map(|text| (text, count(text)));
     assert!(counts.iter().all(|(_, count)| *count >= 10) && count("why: Gone") > 0, "{counts:?}");
+    let waited = ["PlacesKept {", "end: Returned", "end: GivenUp"].map(|text| (text, count(text)));
+    assert!(waited.iter().all(|(_, count)| *count >= 3), "{waited:?}");
 }
 
 /// Replays `RING_SEED` with its history; without it, the first seed. With `RING_COPIES`, nodes keep copies.

@@ -4,7 +4,14 @@
 //! process: one plain client. Each round writes the same key in both ways, in turn, so that whatever else the machine does
 //! hits both alike. Printed, for each consistency: percentiles of both, the ratio of the medians, and writes a second with
 //! 64 in flight. `NATS_RING_BENCH_SHORT=1`: a second or two.
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods
+)]
 
 #[path = "../tests/common/mod.rs"]
 mod common;

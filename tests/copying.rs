@@ -2,14 +2,16 @@
 //! is no memory.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nats_ring::cache::{CacheClient, CacheConfig, CacheService, Limits};
 use nats_ring::node::{Copying, Event, LearnerStatus, Ring};
 use nats_ring::testing::{Observed, Observer, TestRing};
-use nats_ring::{BoxError, Bytes, Chunks, Grant, NodeName, PartitionId, Release, Request, Service, ServiceError, async_trait};
+use nats_ring::{
+    BoxError, Bytes, Chunks, Grant, NodeName, PartitionId, Release, Request, Service, ServiceError, async_trait,
+};
 use tokio::sync::broadcast::Receiver;
 
 const VALUE_BYTES: usize = 20_000;

@@ -31,7 +31,7 @@ use crate::types::{Consistency, Factor, NodeName, OnLoss, PartitionId, RingName}
 
 pub use answers::{
     Change, ConfigView, DrainOptions, DrainStep, NodeOverview, NodeShare, NodeState, Overview, PartitionMove,
-    PartitionOverview, PartitionStanding, Preview, Reason, RingEvent, Safety,
+    PartitionOverview, PartitionStanding, PlacesKeptFor, Preview, Reason, RingEvent, Safety,
 };
 pub use error::AdminError;
 

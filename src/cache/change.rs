@@ -145,7 +145,8 @@ mod tests {
     /// The release before reads all but the age, with the name or without one.
     #[test]
     fn the_age_of_a_value_comes_behind_all_that_is_known_elsewhere() {
-        let executed = Executed { id: RequestId::named(b"n", "touch", b"k").unwrap(), asks: 7, outcome: Outcome::Lifetime };
+        let executed =
+            Executed { id: RequestId::named(b"n", "touch", b"k").unwrap(), asks: 7, outcome: Outcome::Lifetime };
         let set = |age_ns| Effect::Set { key: b"k", value: b"[1]", content_type: b"", ttl_ns: Some(7), age_ns };
         for executed in [None, Some(executed)] {
             let body = set(u64::MAX).encode(executed);

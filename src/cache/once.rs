@@ -45,13 +45,19 @@ impl Named {
 /// What a write came to, without the values it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Outcome {
-    Stored { created: bool },
-    Deleted { existed: bool },
+    Stored {
+        created: bool,
+    },
+    Deleted {
+        existed: bool,
+    },
     Lifetime,
     Incremented(i64),
     /// It changed nothing; the version of the entry, where there was one. Releases before do not know it, so it is told where they
     /// overlook it.
-    Nothing { entry: Option<Version> },
+    Nothing {
+        entry: Option<Version>,
+    },
 }
 
 /// An executed write, as it travels with its change.

@@ -126,12 +126,7 @@ impl Store {
     }
 
     /// Stores a value in place of what is there, if the condition holds.
-    pub(super) fn set(
-        &self,
-        write: &Write<'_>,
-        value: NewValue<'_>,
-        condition: &Condition,
-    ) -> Result<Stored, Refused> {
+    pub(super) fn set(&self, write: &Write<'_>, value: NewValue<'_>, condition: &Condition) -> Result<Stored, Refused> {
         let Write { grant, key, .. } = *write;
         let content_len = key.len() + value.content_type.len() + value.bytes.len();
         self.ensure_can_ever_fit(content_len, value.bytes.len())?;

@@ -157,6 +157,9 @@ pub struct Member {
     /// Whether it keeps copies of partitions it does not own; releases before replication do not say.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replicates: bool,
+    /// For how long its places among the copies are kept, should it go now; zero: they are planned anew at once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub return_ms: u64,
 }
 
 /// A member as the plan knows it.
@@ -177,6 +180,9 @@ pub struct PlanMember {
     /// Whether it keeps copies of partitions it does not own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replicates: bool,
+    /// For how long its places are kept, as it says itself.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub return_ms: u64,
 }
 
 impl PlanMember {
@@ -190,8 +196,29 @@ impl PlanMember {
             weight: member.weight,
             excluded: member.excluded.clone(),
             replicates: member.replicates,
+            return_ms: member.return_ms,
         }
     }
+}
+
+/// What is not said is not written, as by releases before.
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+/// Places among the copies that are left vacant for a node, or were until it came back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KeptPlaces {
+    /// Who had them, in which incarnation. Where a member of the plan has this name and another incarnation, it is back, and
+    /// has not caught up everywhere.
+    pub id: NodeId,
+    /// The zone it was in.
+    pub zone: Option<String>,
+    /// For how long, from when whoever looks first saw that it is away; and once more from its return.
+    pub return_ms: u64,
+    /// Of which partitions.
+    pub partitions: Vec<PartitionId>,
 }
 
 /// `plan`: who should own what. Written by the coordinator.
@@ -212,6 +239,9 @@ pub struct PlanRecord {
     /// What operators had asked for when it was made.
     #[serde(default)]
     pub config: RingConfig,
+    /// Places that no row names anybody for, because who had them may come back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptPlaces>,
 }
 
 /// State of a claim.

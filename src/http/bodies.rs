@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::view::{NodeView, OwnerView, members_by_state};
-use crate::node::{MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
+use crate::node::{MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, PlacesKept, Status};
 use crate::types::{CopyRules, Epoch, NodeName, PartitionId};
 
 #[derive(Serialize)]
@@ -65,6 +65,7 @@ struct Ring<'a> {
     version: u64,
     #[serde(flatten)]
     rules: CopyRules,
+    places_kept: &'a [PlacesKept],
     partitions: &'a [PartitionStatus],
     nodes: &'a [MemberStatus],
 }
@@ -131,11 +132,12 @@ fn moving(one: &MoveStatus) -> Value {
     json!({ "partition": one.partition, "to": one.to, "step": one.step, "elapsed_seconds": elapsed_seconds })
 }
 
-/// `{"version","replicas","consistency","on_loss","partitions":[{"partition","owner","epoch","state","replicas","learners",
-/// "short_of_memory","under_replicated"},…],"nodes":[…]}`.
+/// `{"version","replicas","consistency","on_loss","places_kept":[…],"partitions":[{"partition","owner","epoch","state","replicas",
+/// "learners","short_of_memory","under_replicated"},…],"nodes":[…]}`.
 pub fn ring(status: &Status) -> String {
     let rules = status.rules;
-    text(&Ring { version: status.plan_version, rules, partitions: &status.partitions, nodes: &status.members })
+    let Status { plan_version: version, places_kept, partitions, members, .. } = status;
+    text(&Ring { version: *version, rules, places_kept, partitions, nodes: members })
 }
 
 /// Plain data with string keys: serialising it cannot fail.

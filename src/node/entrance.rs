@@ -9,16 +9,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::{Notify, mpsc};
-use tokio_util::sync::CancellationToken;
 
 use super::copies::{Copies, SwitchHead, open_ask, seal_told};
+use super::leave::Leave;
 use super::offers::{Offers, Pending};
 use super::parts::Queries;
 use super::ring::WeakRing;
 use super::supervise::Supervisor;
 use super::transfer::{Staging, seal_verdict};
 use crate::ring::{Input, Offer, OpId};
-use crate::rpc::drain::DrainAnswer;
+use crate::rpc::drain::{DrainAnswer, DrainRequest};
 use crate::rpc::envelope::{CallHead, ChunkHead, EnvelopeError, FarewellHead, OfferHead, ReplyHead, open, seal};
 use crate::rpc::micro::MicroService;
 use crate::rpc::server::{Answer, Job, Refusal, Server, plain_message};
@@ -74,7 +74,7 @@ pub(super) struct Entrance {
     /// Who this node is, for whoever asks it to leave.
     pub(super) me: NodeId,
     /// Said once an operator asks it to leave.
-    pub(super) leave: CancellationToken,
+    pub(super) leave: Leave,
     /// For what must wait.
     pub(super) tasks: Supervisor,
     /// Tells the world which plain subjects there are, and how often they were asked.
@@ -389,8 +389,9 @@ impl Entrance {
 
     /// Answered at once, also where it was asked before: the drain itself shows in the store.
     async fn drain(&self, message: Message) {
-        tracing::info!(node = %self.me.node, "asked to drain over NATS");
-        self.leave.cancel();
+        let for_good = DrainRequest::decode(&message.payload).for_good;
+        tracing::info!(node = %self.me.node, for_good, "asked to drain over NATS");
+        self.leave.ask(for_good);
         let Some(reply) = message.reply else { return };
         let payload = DrainAnswer { node: self.me.node.clone(), start: self.me.incarnation.start }.encode();
         self.send(Message { subject: reply, payload, ..Message::default() }).await;

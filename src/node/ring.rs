@@ -6,21 +6,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
-use tokio_util::sync::CancellationToken;
 
 use super::copies::{Copied, Copies, KeptCell, Shortage};
 use super::created;
 use super::entrance::QueryBoard;
 use super::events::EventSender;
+use super::leave::Leave;
 use super::meta;
 use super::parts::{CreatedWith, NodeParts, Queries, RingShape};
 use super::run::{Life, NodeError};
 use super::session::Command;
 use super::shown::Shown;
 use super::status::{
-    LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, ShortOfMemory, Status,
+    LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, PlacesKept, ShortOfMemory, Status,
 };
-use crate::ring::{CopiesReport, Event, Report, Standing};
+use crate::ring::{CopiesReport, Event, PlacesReport, Report, Standing};
 use crate::rpc::{CallError, Caller, How, Reply, Route, RouteTable, RoutedCall, Router, RouterParts};
 use crate::service::Gate;
 use crate::types::{Epoch, NodeId, NodeName, PartitionId, Time};
@@ -91,7 +91,7 @@ impl Ring {
             gates: gate_sender,
             commands: command_receiver,
             queries: queries.clone(),
-            leave: CancellationToken::new(),
+            leave: Leave::default(),
             kept: KeptCell::default(),
         };
         let started = clock.now();
@@ -265,6 +265,7 @@ impl Ring {
             partitions: partitions(&report, shown.copies.as_deref(), inner.shape.partitions.ids()),
             moves: moves(&report),
             rules: report.rules,
+            places_kept: report.places_kept.iter().map(places_kept).collect(),
             copied_bytes: shown.copies.as_ref().map_or(0, |copies| copies.copied_bytes()),
             difference_bytes: shown.copies.as_ref().map_or(0, |copies| copies.difference_bytes()),
             lease_margin: margin,
@@ -311,6 +312,12 @@ fn member_status(member: &crate::ring::MemberReport) -> MemberStatus {
         owned: member.owned,
         coordinator: member.coordinator,
     }
+}
+
+fn places_kept(report: &PlacesReport) -> PlacesKept {
+    // To the millisecond.
+    let remaining_seconds = (report.remaining.as_secs_f64() * 1000.0).round() / 1000.0;
+    PlacesKept { node: report.node.clone(), places: report.places, remaining_seconds }
 }
 
 fn partitions(

@@ -90,6 +90,17 @@ pub struct ShortOfMemory {
     pub bound_bytes: u64,
 }
 
+/// A node that is away and may come back: nobody else gets its places among the copies for now.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PlacesKept {
+    /// Which.
+    pub node: NodeName,
+    /// How many partitions have one copy less meanwhile.
+    pub places: usize,
+    /// For how long yet, as the node that was asked reckons.
+    pub remaining_seconds: f64,
+}
+
 /// One member.
 #[derive(Debug, Clone, Serialize)]
 pub struct MemberStatus {
@@ -149,6 +160,8 @@ pub struct Status {
     pub moves: Vec<MoveStatus>,
     /// What is asked for of copies.
     pub rules: CopyRules,
+    /// For whom places among the copies are kept.
+    pub places_kept: Vec<PlacesKept>,
     /// Bytes of copies that this node has made for others, since it took its lease.
     pub copied_bytes: u64,
     /// Bytes of writes sent to nodes that had missed them, since then.

@@ -69,6 +69,11 @@ pub struct Timing {
     pub backoff: Duration,
     /// Longest such pause.
     pub backoff_max: Duration,
+    /// For how long the others keep this node's places among the copies once it has left, for it comes back with them. Zero: its
+    /// copies are made anew, elsewhere, before it leaves.
+    pub returns_after_leaving: Duration,
+    /// The same once it was evicted. Zero: they are made anew at once.
+    pub returns_after_eviction: Duration,
 }
 
 impl Timing {
@@ -87,6 +92,8 @@ impl Timing {
             parallel_moves: 4,
             backoff: Duration::from_millis(250),
             backoff_max: Duration::from_secs(60),
+            returns_after_leaving: Duration::ZERO,
+            returns_after_eviction: Duration::ZERO,
         }
     }
 

@@ -234,13 +234,7 @@ impl Router {
 
     /// Waits for an answer; hears nothing once it is better to send again: `wait` is over, the partition has another owner, or what
     /// was under way was lost with the connection.
-    async fn answer_of(
-        &self,
-        mut asking: Asking,
-        way: Way,
-        wait: Duration,
-        call: &mut Call<'_>,
-    ) -> Heard {
+    async fn answer_of(&self, mut asking: Asking, way: Way, wait: Duration, call: &mut Call<'_>) -> Heard {
         if !call.sendings.resends() {
             return Heard::This(asking.await);
         }

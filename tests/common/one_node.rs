@@ -195,6 +195,7 @@ fn status(count: PartitionCount) -> Status {
         ],
         partitions: count.ids().map(partition).collect(),
         moves: Vec::new(),
+        places_kept: Vec::new(),
         rules: CopyRules::default(),
         copied_bytes: 0,
         difference_bytes: 0,

@@ -99,6 +99,8 @@ pub(crate) struct Scenario {
     pub(crate) heals_at: Duration,
     /// `None`: state is handed over by chunks.
     pub(crate) copying: Option<Copying>,
+    /// For how long the places of a node that was evicted are kept for it.
+    pub(crate) evicted_delay: Duration,
 }
 
 pub(crate) fn one_of<T: Copy>(rng: &mut SmallRng, of: &[T]) -> T {
@@ -147,6 +149,7 @@ impl Scenario {
             watch_lag,
             parked,
             copying: copying(&mut rng),
+            evicted_delay: evicted_delay(seed),
         }
     }
 }
@@ -179,6 +182,12 @@ fn copying(rng: &mut SmallRng) -> Option<Copying> {
         chunk_bytes: one_of(rng, &[128, 512, usize::MAX]),
     };
     percent(rng, 67).then_some(copying)
+}
+
+/// Drawn apart, so that all else of a seed stays as it was before there was one.
+fn evicted_delay(seed: u64) -> Duration {
+    let mut rng = SmallRng::seed_from_u64(seed ^ 0x00e7_1c7e_dde1_a45e);
+    Duration::from_secs(one_of(&mut rng, &[0, 0, 0, 0, 0, 4, 12]))
 }
 
 fn node(rng: &mut SmallRng) -> NodeSpec {

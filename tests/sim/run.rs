@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use nats_ring::node::Returning;
 use nats_ring::testing::{Observer, TestRing};
 use nats_ring::types::{KeyHash, PartitionCount, PartitionId};
 
@@ -133,6 +134,7 @@ fn make(scenario: Scenario, timeline: Timeline) -> Arc<World> {
     let ring = TestRing::builder()
         .partitions(scenario.partitions)
         .timing(scenario.timing.clone())
+        .returning(Returning { evicted_delay: scenario.evicted_delay, ..Returning::default() })
         .seed(scenario.seed)
         .store_delay(scenario.store_delay)
         .observer(Arc::clone(&witness) as Arc<dyn Observer>)

@@ -356,7 +356,11 @@ fn so_many_are_remembered_and_what_was_first_sent_before_the_newest_forgotten_is
     assert_eq!(memory.recall(&asking(11, at(11))).unwrap(), Some((version(1, 11), Outcome::Lifetime)));
     assert_eq!(memory.recall(&asking(10, at(10))).unwrap_err().code, "unknown");
     assert_eq!(memory.recall(&asking(99_999, at(10))).unwrap_err().code, "unknown");
-    assert_eq!(memory.recall(&asking(99_999, at(15))).unwrap_err().code, "unknown", "so long it may have been on its way");
+    assert_eq!(
+        memory.recall(&asking(99_999, at(15))).unwrap_err().code,
+        "unknown",
+        "so long it may have been on its way"
+    );
     assert_eq!(memory.recall(&asking(99_999, at(16))).unwrap(), None);
     let (newest, forgotten_until) = memory.newest(2);
     let newest: Vec<u64> = newest.map(|one| one.version.sequence).collect();

@@ -10,7 +10,7 @@ use super::super::exit::{Code, Failure};
 use super::client::ClientArgs;
 use super::output::{Cell, Done, Output, Table};
 use super::picture;
-use crate::admin::{ConfigView, NodeOverview, NodeState, Overview, PartitionMove, PartitionOverview};
+use crate::admin::{ConfigView, NodeOverview, NodeState, Overview, PartitionMove, PartitionOverview, PlacesKeptFor};
 use crate::types::NodeName;
 
 pub(super) const STATUS_EXAMPLES: &str = "\
@@ -92,6 +92,8 @@ struct Summary<'a> {
     under_replicated: usize,
     /// Whose copies are being made or dropped.
     copying: usize,
+    /// For nodes that are away and may come back.
+    places_kept: &'a [PlacesKeptFor],
     copies_wanted: usize,
     plan_version: u64,
     coordinator: Option<&'a NodeName>,
@@ -122,6 +124,7 @@ impl<'a> Summary<'a> {
             moving: overview.moves.len(),
             under_replicated: overview.under_replicated.len(),
             copying: overview.copying.len(),
+            places_kept: &overview.places_kept,
             copies_wanted: overview.copies_wanted,
             plan_version: overview.plan_version,
             coordinator: overview.coordinator.as_ref(),
@@ -160,6 +163,9 @@ fn write_status(summary: &Summary<'_>, output: &mut Output) -> Done {
     let mut table = Table::default();
     table.row(vec!["partitions".into(), partitions(summary).into()]);
     table.row(vec!["copies".into(), copies(summary).into()]);
+    for kept in summary.places_kept {
+        table.row(vec!["kept".into(), places_kept(kept).into()]);
+    }
     table.row(vec!["nodes".into(), counted(summary.nodes).into()]);
     let coordinator = summary.coordinator.map_or("none", NodeName::as_str);
     table.row(vec!["plan".into(), format!("version {}, coordinator {coordinator}", summary.plan_version).into()]);
@@ -203,6 +209,13 @@ fn copies(summary: &Summary<'_>) -> String {
         }
     }
     format!("{text}; consistency {consistency}, on loss {on_loss}")
+}
+
+/// `the places of node-3 in 48 partitions, for 30s since it left: it may come back`.
+fn places_kept(kept: &PlacesKeptFor) -> String {
+    let PlacesKeptFor { node, places, for_ms } = kept;
+    let limit = humantime::format_duration(Duration::from_millis(*for_ms));
+    format!("the places of {node} in {places} partitions, for {limit} since it was gone: it may come back")
 }
 
 /// `3 active, 1 draining in zones a, b`.

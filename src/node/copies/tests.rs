@@ -206,14 +206,21 @@ async fn what_the_service_panics_over_is_never_acknowledged() {
     copied(&node_of, 1, v(1, 0));
     let writes = append(1, 2, v(1, 0), vec![change(1)]);
     for _ in 0..2 {
-        assert_eq!(node_of.told(PARTITION, writes.clone()), Told::Elsewhere { at: None }, "sent again, it is not there");
+        assert_eq!(
+            node_of.told(PARTITION, writes.clone()),
+            Told::Elsewhere { at: None },
+            "sent again, it is not there"
+        );
     }
     let node_of = node(Fragile::panicking_over("copy_chunk"));
     let (epoch, stream) = (Epoch::new(1), 1);
     assert_eq!(node_of.told(PARTITION, Ask::CopyBegin { epoch, stream, since: v(1, 0) }), Told::Accepted);
     let chunk = Ask::chunk(epoch, stream, 0, Duration::ZERO, Bytes::new());
     assert_eq!(node_of.told(PARTITION, chunk), Told::Elsewhere { at: None });
-    assert!(matches!(node_of.told(PARTITION, Ask::CopyEnd { epoch, stream, chunks: 1, until: v(1, 0) }), Told::Refused(_)));
+    assert!(matches!(
+        node_of.told(PARTITION, Ask::CopyEnd { epoch, stream, chunks: 1, until: v(1, 0) }),
+        Told::Refused(_)
+    ));
     let node_of = node(Fragile::panicking_over("clear"));
     assert_eq!(node_of.told(PARTITION, Ask::CopyBegin { epoch, stream, since: v(1, 0) }), Told::Elsewhere { at: None });
 }

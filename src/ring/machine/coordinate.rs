@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::away::Absence;
 use super::{Action, Event, Machine, OpId};
 use crate::coord::{
-    CasError, Key, Lease, LeaseState, MemberState, PlanMember, PlanRecord, Record, Revision, RingConfig, WatchScope,
+    CasError, KeptPlaces, Key, Lease, LeaseState, MemberState, PlanMember, PlanRecord, Record, Revision, WatchScope,
 };
 use crate::ring::event::MemberChange;
-use crate::ring::plan;
+use crate::ring::plan::{self, Planned, Wishes};
 use crate::types::guard::{self, Guard};
 use crate::types::{Incarnation, NodeId, NodeName, Time};
 
@@ -31,9 +32,10 @@ pub(super) struct Coordination {
     pub(super) awaited: BTreeMap<NodeId, Time>,
     known_members: BTreeMap<NodeName, bool>,
     plan_failed: bool,
+    pub(super) absences: BTreeMap<NodeId, Absence>,
     /// The plan at this revision is known to be what this node would plan with nobody frozen. Any other is computed
     /// again once nobody is.
-    sound_at: Option<Revision>,
+    pub(super) sound_at: Option<Revision>,
     /// What the plan was found to be right for, last time.
     pub(super) right_for: Option<Circumstances>,
 }
@@ -47,6 +49,7 @@ pub(super) struct Circumstances {
     pub(super) claims_version: u64,
     pub(super) plan: Option<Revision>,
     config: Option<Revision>,
+    kept: Vec<KeptPlaces>,
 }
 
 /// A plan on its way to the store.
@@ -67,6 +70,7 @@ struct Elder {
 impl Machine {
     pub(super) fn coordinate(&mut self) {
         self.note_member_changes();
+        self.note_absences();
         let elders = self.elders();
         let coordinating = !elders.iter().any(|elder| self.may_plan(&elder.id));
         let scope = if coordinating { WatchScope::AllLeases } else { self.scope_of(&elders) };
@@ -242,26 +246,28 @@ impl Machine {
         if members.is_empty() || self.coordination.plan_op.is_some() || self.now < self.coordination.plan_retry_at {
             return;
         }
-        if self.coordination.right_for.as_ref().is_some_and(|known| self.is_as_then(known, &members)) {
+        let places = self.places_to_keep(&members);
+        if self.coordination.right_for.as_ref().is_some_and(|known| self.is_as_then(known, (&members, &places))) {
             return;
         }
-        let circumstances = self.circumstances(&members);
+        let circumstances = self.circumstances(&members, &places);
         let frozen = circumstances.frozen.contains(&true);
         let current = self.view.plan.as_ref().filter(|plan| plan.record.generation == self.who.generation);
         let was_sound = current.is_some_and(|plan| self.coordination.sound_at == Some(plan.revision));
         let config = self.view.config_in_force();
         let kept = current.filter(|plan| {
             let same = plan.record.members == members && plan.record.config == config;
-            same && (frozen || was_sound) && !self.outdated_by_a_claim(&plan.record, plan.revision)
+            same && plan.record.kept == places
+                && (frozen || was_sound)
+                && !self.outdated_by_a_claim(&plan.record, plan.revision)
         });
         let sound = if kept.is_some() { was_sound } else { !frozen };
-        // None: as they are.
-        let rows = match kept.is_some() {
-            true => Ok(None),
-            false => self.plan_rows(&members, &config).map(Some),
+        let planned = match kept.map(|plan| &plan.record) {
+            Some(plan) => Ok(Planned { rows: plan.rows.clone(), kept: plan.kept.clone() }),
+            None => self.plan_rows(&members, Wishes { config: &config, kept: &places }),
         };
-        let rows = match rows {
-            Ok(rows) => rows,
+        let Planned { rows, kept } = match planned {
+            Ok(planned) => planned,
             Err(reason) => return self.plan_failed(reason),
         };
         self.coordination.plan_failed = false;
@@ -269,7 +275,7 @@ impl Machine {
         let unchanged = self.view.plan.as_ref().filter(|plan| {
             let plan = &plan.record;
             let same_input = plan.generation == self.who.generation && plan.members == members && plan.config == config;
-            same_input && plan.gone == gone && rows.as_ref().is_none_or(|rows| plan.rows == *rows)
+            same_input && plan.gone == gone && plan.rows == rows && plan.kept == kept
         });
         match unchanged.map(|plan| plan.revision) {
             Some(revision) => {
@@ -280,28 +286,27 @@ impl Machine {
             }
             None => {
                 let Some(author) = self.id() else { return };
-                let as_they_are = || self.view.plan.as_ref().map(|plan| plan.record.rows.clone()).unwrap_or_default();
-                let rows = rows.unwrap_or_else(as_they_are);
                 let version = self.view.plan.as_ref().map_or(0, |plan| plan.record.version) + 1;
                 let generation = self.who.generation;
-                self.write_plan(PlanRecord { version, author, generation, members, gone, rows, config }, sound);
+                self.write_plan(PlanRecord { version, author, generation, members, gone, rows, config, kept }, sound);
             }
         }
     }
 
     /// Whether [`Machine::circumstances`] are still these: asked at each step.
-    fn is_as_then(&self, then: &Circumstances, members: &[PlanMember]) -> bool {
-        let Circumstances { members: known, frozen, leases, claims_version, plan, config } = then;
+    fn is_as_then(&self, then: &Circumstances, (members, kept): (&[PlanMember], &[KeptPlaces])) -> bool {
+        let Circumstances { members: known, frozen, leases, claims_version, plan, config, kept: known_kept } = then;
         let now = self.view.leases.iter().map(|(name, seen)| (name, seen.record.incarnation, seen.record.state));
         *claims_version == self.view.claims_version
             && *plan == self.view.plan.as_ref().map(|plan| plan.revision)
             && *config == self.view.config.as_ref().map(|config| config.revision)
             && members == known
+            && kept == known_kept
             && members.iter().map(|member| self.is_frozen(member)).eq(frozen.iter().copied())
             && now.eq(leases.iter().map(|(name, incarnation, state)| (name, *incarnation, *state)))
     }
 
-    fn circumstances(&self, members: &[PlanMember]) -> Circumstances {
+    fn circumstances(&self, members: &[PlanMember], kept: &[KeptPlaces]) -> Circumstances {
         let leases = self.view.leases.iter();
         Circumstances {
             members: members.to_vec(),
@@ -310,6 +315,7 @@ impl Machine {
             claims_version: self.view.claims_version,
             plan: self.view.plan.as_ref().map(|plan| plan.revision),
             config: self.view.config.as_ref().map(|config| config.revision),
+            kept: kept.to_vec(),
         }
     }
 
@@ -368,10 +374,10 @@ impl Machine {
         self.view.named().filter(|id| self.view.is_gone(id)).cloned().collect()
     }
 
-    fn plan_rows(&self, members: &[PlanMember], config: &RingConfig) -> Result<Vec<Vec<NodeName>>, String> {
+    fn plan_rows(&self, members: &[PlanMember], wishes: Wishes<'_>) -> Result<Planned, String> {
         let claim = |partition| self.view.claims.get(&partition).map(|seen| &seen.record);
         let frozen = |member: &PlanMember| self.is_frozen(member);
-        plan::plan_rows(self.who.partitions, members, claim, frozen, config).map_err(|error| error.to_string())
+        plan::plan_rows(self.who.partitions, members, claim, frozen, wishes).map_err(|error| error.to_string())
     }
 
     /// Not renewed for half a lease: may be suspended. It keeps what it has and gets nothing new.
@@ -418,6 +424,7 @@ impl Machine {
         wakes.extend(self.observer.missing().map(|(_, since)| since + self.timing.lease));
         wakes.extend(self.member_wakes());
         wakes.extend(self.former_wake());
+        wakes.extend(self.places_wakes());
         if self.coordination.plan_op.is_none() {
             wakes.push(self.coordination.plan_retry_at);
         }

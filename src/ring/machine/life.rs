@@ -372,6 +372,11 @@ impl Machine {
         let lease = self.lease.as_ref()?;
         let excluded = self.slots.excluded(self.now).collect();
         let state = if self.is_draining() { MemberState::Draining } else { MemberState::Active };
+        let returns = match (self.is_draining(), self.leaves_for_good) {
+            (false, _) => self.timing.returns_after_eviction,
+            (true, false) => self.timing.returns_after_leaving,
+            (true, true) => Duration::ZERO,
+        };
         Some(Member {
             incarnation: lease.incarnation,
             since: lease.since,
@@ -382,6 +387,7 @@ impl Machine {
             version: self.who.version.clone(),
             excluded,
             replicates: self.who.replicates,
+            return_ms: u64::try_from(returns.as_millis()).unwrap_or(u64::MAX),
         })
     }
 

@@ -25,12 +25,8 @@ impl Machine {
         live
     }
 
-    fn planned(&self) -> impl Iterator<Item = &NodeId> {
+    fn plan_members(&self) -> impl Iterator<Item = &NodeId> {
         self.view.plan.iter().flat_map(|plan| plan.record.members.iter().map(|member| &member.id))
-    }
-
-    fn is_planned(&self, id: &NodeId) -> bool {
-        self.planned().any(|planned| planned == id)
     }
 
     /// Whether it holds its lease, as far as is known here.
@@ -47,7 +43,7 @@ impl Machine {
     /// Notes of whom the plan of this generation knows, and nothing else does yet. Its author saw their leases.
     fn await_leases(&mut self) {
         let current = self.plan_is_current() && guard::holds(Guard::AbsentLease);
-        let unseen = self.planned().filter(|id| current && !self.holds_lease(id));
+        let unseen = self.plan_members().filter(|id| current && !self.holds_lease(id));
         let unseen = unseen.filter(|id| !self.view.is_gone(id));
         let since = |id: &NodeId| *self.coordination.awaited.get(id).unwrap_or(&self.now);
         self.coordination.awaited = unseen.map(|id| (id.clone(), since(id))).collect();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Machine;
+use super::away::PlacesReport;
 use super::life::Stage;
 use super::moves::Step;
 use super::partition::Phase;
@@ -92,6 +93,8 @@ pub struct Report {
     pub rules: CopyRules,
     /// How many copies of each partition there can be of those asked for: not more than members that stay.
     pub copies_wanted: usize,
+    /// Whose places among the copies are kept, because they may come back.
+    pub places_kept: Vec<PlacesReport>,
     /// Moves away from here.
     pub moves: Vec<MoveReport>,
     /// Whether the state of the ring was read.
@@ -114,6 +117,7 @@ impl Machine {
             copies: self.who.partitions.ids().map(|p| self.copies_report(p)).collect(),
             rules: self.view.config_in_force().copy_rules(),
             copies_wanted: self.copies_wanted(),
+            places_kept: self.places_reports(),
             moves: self.move_reports(),
             table_seen: self.ring_seen,
         }
@@ -186,7 +190,7 @@ impl Machine {
         self.view.config_in_force().factor().get().min(staying)
     }
 
-    fn is_planned(&self, id: &NodeId) -> bool {
+    pub(super) fn is_planned(&self, id: &NodeId) -> bool {
         self.view.plan_member(&id.node) == Some(id)
     }
 

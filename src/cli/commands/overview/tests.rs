@@ -73,6 +73,7 @@ fn overview() -> Overview {
         copies_wanted: 2,
         under_replicated: vec![PartitionId::new(2), PartitionId::new(3)],
         copying: vec![PartitionId::new(2)],
+        places_kept: vec![PlacesKeptFor { node: name("d"), places: 2, for_ms: 90_000 }],
         observed: false,
         warnings: vec!["a pin is not in force".to_owned()],
     }
@@ -86,6 +87,7 @@ fn the_status_says_what_is_wrong_and_what_operators_asked_for() {
                     partitions  3 of 4 have an owner that lives, 1 without an owner, 1 on their way to another\n\
                     copies      2 of each (3 with more nodes), 2 partitions under-replicated, 1 partitions being copied; \
                     consistency quorum, on loss accept\n\
+                    kept        the places of d in 2 partitions, for 1m 30s since it was gone: it may come back\n\
                     nodes       2 active in zones zone-a, zone-b\n\
                     plan        version 7, coordinator a\n\
                     paused      nothing moves between healthy nodes until resume\n\

@@ -12,5 +12,5 @@ mod view;
 
 pub use event::{Event, MemberChange, Origin, RemovalReason};
 pub use io::{Action, CopySet, Input, Offer, OpId, Outcome};
-pub use machine::{CopiesReport, Machine, MemberReport, MoveReport, Report, Standing};
+pub use machine::{CopiesReport, Machine, MemberReport, MoveReport, Report, Standing, Wait, WaitReport};
 pub use settings::{Former, Identity, Timing};

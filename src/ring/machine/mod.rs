@@ -35,7 +35,7 @@ use crate::coord::{CasError, Key, Member, Record, Revision, WatchScope};
 use crate::types::guard::{self, Guard};
 use crate::types::{NodeId, NodeName, PartitionId, Time};
 
-pub use report::{CopiesReport, MemberReport, MoveReport, Report, Standing};
+pub use report::{CopiesReport, MemberReport, MoveReport, Report, Standing, Wait, WaitReport};
 
 use coordinate::Coordination;
 use life::Stage;

@@ -331,7 +331,9 @@ fn not_ready(report: &Report, phase: Phase, suspended: Option<Suspended>, connec
         Phase::Suspended if report.draining => "suspended while it drains: no heartbeat got through for 3/4 of a lease",
         Phase::Joining if !report.table_seen => "the state of the ring was not read yet",
         Phase::Joining => "not in the plan yet",
-        Phase::Suspended => "suspended: no heartbeat got through for 3/4 of a lease",
+        Phase::Suspended => {
+            "suspended: no heartbeat got through, and there are no copies to confirm answers, or ten leases are over"
+        }
         Phase::Draining => "draining",
         Phase::Left => "not in the ring any more",
         Phase::Active if !connected => "not connected to NATS",

@@ -73,20 +73,26 @@ pub(super) fn waits(waits: &Waits) -> String {
 
 /// The first of the partitions that wait, those that wait for the same together, and how many more there are.
 pub(super) fn waiting_lines(told: &Told) -> Vec<String> {
-    let mut groups: Vec<(String, &Waits, Vec<&Waiting>)> = Vec::new();
+    let mut groups: Vec<((WaitsFor, Vec<&NodeName>), Vec<&Waiting>)> = Vec::new();
     for one in &told.waiting {
-        let key = format!("{:?} {}", one.waits.what, names(&one.waits.lost));
-        match groups.iter_mut().find(|(of, ..)| *of == key) {
-            Some((_, _, members)) => members.push(one),
-            None => groups.push((key, &one.waits, vec![one])),
+        let mut lost: Vec<&NodeName> = one.waits.lost.iter().collect();
+        lost.sort_unstable();
+        let same = (one.waits.what, lost);
+        match groups.iter_mut().find(|(of, _)| *of == same) {
+            Some((_, members)) => members.push(one),
+            None => groups.push((same, vec![one])),
         }
     }
-    let line = |(_, waits, members): &(String, &Waits, Vec<&Waiting>)| {
+    let line = |(_, members): &(_, Vec<&Waiting>)| {
+        // Those of one owner begin to wait at one time, those of the same set within moments: the longest is told.
+        let remaining = |one: &Waiting| one.waits.remaining_seconds.unwrap_or_default();
+        let longest = members.iter().max_by(|a, b| remaining(a).total_cmp(&remaining(b)));
+        let text = longest.map(|one| self::waits(&one.waits)).unwrap_or_default();
         let numbers: Vec<String> = members.iter().take(PARTITIONS_NAMED).map(|one| one.partition.to_string()).collect();
         let more = members.len().saturating_sub(PARTITIONS_NAMED);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let word = if members.len() == 1 { "partition" } else { "partitions" };
-        format!("{word} {}{more}: {}", numbers.join(" "), self::waits(waits))
+        format!("{word} {}{more}: {text}", numbers.join(" "))
     };
     let more = told.waiting_partitions.saturating_sub(told.waiting.len());
     groups.iter().map(line).chain((more > 0).then(|| format!("and {more} partitions more"))).collect()
@@ -146,9 +152,10 @@ mod tests {
         let waiting = |partition, waits| Waiting { partition: PartitionId::new(partition), waits };
         let lost = || vec![name("a"), name("b")];
         let told = Told {
-            waiting_partitions: 5,
+            waiting_partitions: 6,
             waiting: vec![
                 waiting(1, Waits::until_empty_start(lost(), 21.4)),
+                waiting(4, Waits::until_empty_start(vec![name("b"), name("a")], 19.0)),
                 waiting(2, Waits::until_accepted(lost())),
                 waiting(3, Waits::until_accepted(lost())),
             ],
@@ -156,7 +163,7 @@ mod tests {
         };
         let lines = waiting_lines(&told);
         assert!(
-            lines[0].starts_with("partition 1: every copy is lost, with a, b: it waits 21 s more; it starts empty")
+            lines[0].starts_with("partitions 1 4: every copy is lost, with a, b: it waits 21 s more; it starts empty")
         );
         assert!(
             lines[1].starts_with("partitions 2 3: every copy is lost, with a, b: it waits until the loss is accepted")

@@ -85,11 +85,16 @@ struct Ring<'a> {
     nodes: &'a [MemberStatus],
 }
 
+/// A partition; its `replicas` are the former name of `in_sync`.
 #[derive(Serialize)]
-struct Row<'a> {
+pub(super) struct Row<'a> {
     #[serde(flatten)]
     status: &'a PartitionStatus,
     in_sync: &'a [NodeName],
+}
+
+fn row(status: &PartitionStatus) -> Row<'_> {
+    Row { status, in_sync: &status.replicas }
 }
 
 /// `{"key","partition","owner","is_local","epoch","in_sync","waits","suspended","node"}`.
@@ -162,7 +167,6 @@ fn moving(one: &MoveStatus) -> Value {
 /// `{"node","phase","suspended","plan_version","replicas","consistency","on_loss","partitions":[{"partition","owner","epoch",
 /// "state","in_sync","learners","short_of_memory","under_replicated","waits"},…],"nodes":[…]}`.
 pub fn ring(status: &Status) -> String {
-    let row = |status| Row { status, in_sync: &status.replicas };
     text(&Ring {
         node: &status.node,
         phase: status.phase,
@@ -182,6 +186,6 @@ fn text(body: &impl Serialize) -> String {
 
 /// The partitions without a serving owner. One on its way to another owner still has one; a suspended node serves at most those
 /// that have copies.
-pub(super) fn missing(status: &Status) -> impl Iterator<Item = &PartitionStatus> {
-    status.partitions.iter().filter(|p| !status.is_served(p))
+pub(super) fn missing(status: &Status) -> impl Iterator<Item = Row<'_>> {
+    status.partitions.iter().filter(|p| !status.is_served(p)).map(row)
 }

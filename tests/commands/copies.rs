@@ -49,7 +49,7 @@ async fn a_copy_under_way_shows_how_far_it_is() {
         "{seen}"
     );
     assert!(one["total_bytes"].as_u64().unwrap() > 400_000 && one["bytes_per_second"].is_u64(), "{seen}");
-    ring.run(&["status"]).await.assert_says(&["copying", " under way: ", "a-1 -> a-2  ", " MB of ", "/s, ", " left"]);
+    ring.run(&["status"]).await.assert_says(&["copying  ", " under way: ", "a-1 -> a-2  ", " of ", "B/s, ", " left"]);
 }
 
 async fn fewer_copies_are_kept_and_more_again(ring: &Ground) {

@@ -310,14 +310,18 @@ pub(super) async fn owner(args: KeyArgs) -> Done {
     }
     let text = |name: &str| Ok::<_, Failure>(field(&answer, name)?.map_or_else(|| "?".to_owned(), shown));
     let (partition, epoch) = (text("partition")?, text("epoch")?);
+    let waits = known::<Waits>(&answer, "waits")?;
     match text("owner")?.as_str() {
+        owner if waits.is_some() && owner != "null" => {
+            output.line(&format!("{owner} owned partition {partition} at epoch {epoch}, and is gone"))?;
+        }
         "null" => output.line(&format!("nobody owns partition {partition} at the moment"))?,
         owner => {
             let owner = output.paint(Style::new().bold(), owner);
             output.line(&format!("{owner} owns partition {partition} at epoch {epoch}{}", followers(&answer)?))?;
         }
     }
-    if let Some(waits) = known::<Waits>(&answer, "waits")? {
+    if let Some(waits) = waits {
         output.line(&told::waits(&waits))?;
     }
     match known::<Suspended>(&answer, "suspended")? {

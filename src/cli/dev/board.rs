@@ -197,6 +197,7 @@ fn changes(before: &[Cell], now: &[Cell]) -> Vec<String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::rpc::status::Waits;
 
     fn at(seconds: u64) -> Time {
         Time::from_nanos(seconds * 1_000_000_000)
@@ -240,6 +241,31 @@ mod tests {
         assert_eq!((board.served(), board.held("b")), (1, 2));
         let lines = look(&mut board, &[("a", reading(&["a:1:serving", "a:2:serving", "a:2:serving"]))], at(5));
         assert_eq!(lines, ["2 partitions: b → a", "all 3 partitions are served again after 3.0 s"]);
+    }
+
+    #[test]
+    fn copies_are_those_that_owners_make_and_a_suspended_node_serves_what_it_says() {
+        let learner = LearnerStatus {
+            node: NodeName::new("b").unwrap(),
+            caught_up: false,
+            copied_bytes: 5,
+            total_bytes: Some(9),
+            bytes_per_second: None,
+            remaining_seconds: None,
+        };
+        let mut a = reading(&["b:1:serving", "a:1:serving"]);
+        a.partitions[1].learners = vec![learner];
+        a.partitions[0].waits = Some(Waits::until_accepted(Vec::new()));
+        a.phase = "suspended".to_owned();
+        let mut board = Board::default();
+        look(&mut board, &[("a", a.clone()), ("b", reading(&["b:1:serving", "a:1:serving"]))], at(0));
+        let copies = &board.copies;
+        let listed: Vec<_> = copies.listed.iter().map(|copy| (copy.partition.get(), copy.from.as_str())).collect();
+        assert_eq!((copies.learners, copies.copied_bytes, listed), (1, 5, vec![(1, "a")]));
+        assert_eq!((board.waiting.waiting.len(), board.served()), (1, 1));
+        a.suspended = Some(Suspended { serves_with_copies: true, remaining_seconds: 3.0 });
+        look(&mut board, &[("a", a), ("b", reading(&["b:1:serving", "a:1:serving"]))], at(1));
+        assert_eq!(board.served(), 2);
     }
 
     #[test]

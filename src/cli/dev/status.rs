@@ -23,7 +23,7 @@ pub(super) struct Whole<'a> {
     pub(super) board: &'a Board,
 }
 
-/// `{"ring","nats","pid","uptime_seconds","nodes":[…],"partitions":{…},"moves":[…],"events":[…]}`.
+/// `{"ring","nats","pid","uptime_seconds","nodes":[…],"partitions":{…},"moves":[…],"copies_under_way":{…},"waiting":[…],"lines":[…],"events":[…]}`.
 pub(super) fn json(whole: &Whole<'_>) -> Value {
     let board = whole.board;
     let nodes: Vec<Value> = whole.members.iter().map(|member| node(member, board)).collect();
@@ -52,11 +52,12 @@ fn lines(board: &Board) -> Vec<String> {
 }
 
 fn node(member: &Member, board: &Board) -> Value {
+    let (state, detail) = member.shown();
     json!({
         "node": member.name,
         "zone": member.zone,
-        "state": member.state.word(),
-        "detail": member.state.detail(),
+        "state": state,
+        "detail": detail,
         "http": member.address.map(|address| format!("http://{address}")),
         "pid": member.process.as_ref().map(|process| process.pid),
         "partitions": board.held(&member.name),

@@ -117,7 +117,7 @@ fn node_row(at: usize, member: &Member, (held, most): (usize, usize), selected: 
         TableCell::from((at + 1).to_string()).style(colour(at)),
         TableCell::from(member.name.as_str()),
         TableCell::from(member.zone.as_str()),
-        TableCell::from(member.state.word()).style(tone),
+        TableCell::from(member.shown().0).style(tone),
         TableCell::from(http),
         TableCell::from(pid),
         TableCell::from(share),

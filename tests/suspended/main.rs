@@ -83,10 +83,12 @@ struct Heard {
     remaining: Vec<f64>,
     /// `nats_ring_suspended` and `/ring` said so as well.
     elsewhere: bool,
+    /// What `nats-ring owner` printed then, which asks any node.
+    owner: Option<String>,
 }
 
 /// Asks a node again and again until it is told to stop.
-async fn listen(base: String, stop: Arc<AtomicBool>) -> Heard {
+async fn listen(base: String, url: String, stop: Arc<AtomicBool>) -> Heard {
     let (http, mut heard) = (Http::with_limit(Duration::from_secs(3)), Heard::default());
     while !stop.load(Ordering::SeqCst) {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -102,6 +104,12 @@ async fn listen(base: String, stop: Arc<AtomicBool>) -> Heard {
         heard.elsewhere |= ring["phase"] == "suspended"
             && ring["suspended"]["serves_with_copies"] == true
             && figures.lines().any(|line| line == "nats_ring_suspended 1");
+        // By then the others, one of whom may answer, are suspended as well.
+        if heard.owner.is_none() && remaining < 26.5 {
+            let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_nats-ring"));
+            let printed = command.args(["owner", "k", "--nats", &url]).output().await.unwrap();
+            heard.owner = Some(String::from_utf8([printed.stdout, printed.stderr].concat()).unwrap());
+        }
     }
     heard
 }
@@ -139,7 +147,7 @@ async fn the_jetstream_leader_killed_under_load_fails_nothing_but_what_was_in_fl
     let stop = Arc::new(AtomicBool::new(false));
     let mut listeners = Vec::new();
     for node in &nodes {
-        listeners.push(tokio::spawn(listen(node.url("").await, Arc::clone(&stop))));
+        listeners.push(tokio::spawn(listen(node.url("").await, cluster.url(), Arc::clone(&stop))));
     }
     let killed = Instant::now();
     cluster.server(led).kill9();
@@ -176,6 +184,9 @@ async fn the_jetstream_leader_killed_under_load_fails_nothing_but_what_was_in_fl
         confirmed.iter().all(|count| *count > 0),
         "each node has served while its lease was suspended: {confirmed:?}"
     );
+    let suspended = "is suspended: it serves what all copies confirm, for ";
+    let owners: Vec<_> = heard.iter().filter_map(|heard| heard.owner.as_ref()).collect();
+    assert!(owners.iter().any(|text| text.contains(suspended)), "{owners:#?}");
     for (node, heard) in nodes.iter().zip(&heard) {
         let most = heard.remaining.iter().copied().fold(0.0, f64::max);
         eprintln!(
@@ -183,6 +194,8 @@ async fn the_jetstream_leader_killed_under_load_fails_nothing_but_what_was_in_fl
             node.name,
             heard.remaining.len()
         );
+        let owner = heard.owner.as_deref().unwrap_or_default();
+        assert!(owner.contains("owns partition"), "JetStream is away, and nodes can be asked: {owner}");
         // Ten leases, of which 3/4 of the first one are over.
         assert!(heard.elsewhere && (15.0..=27.75).contains(&most), "{}: {:?}", node.name, heard.remaining);
         // Its connection to the killed server may be the one that is lost.

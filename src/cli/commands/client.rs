@@ -60,6 +60,12 @@ impl ClientArgs {
         Ok(Connection::open(&options).await?)
     }
 
+    /// The same, for requests to nodes, which answer while JetStream is away.
+    async fn connect_core(&self) -> Result<Connection, Failure> {
+        let options = self.nats.clone().connect_options(self.timeout())?;
+        Ok(Connection::open_core(&options).await?)
+    }
+
     /// The ring, to be looked at and steered.
     pub(super) async fn admin(&self) -> Result<Admin, Failure> {
         let admin = Admin::open(&self.connect().await?, &self.platform).await?;
@@ -68,7 +74,7 @@ impl ClientArgs {
 
     /// Sends one request to `<ring>.<operation>` and gives the JSON of the answer, as it came.
     pub(super) async fn ask(&self, operation: &str, body: String) -> Result<Box<RawValue>, Failure> {
-        let bus = NatsBus::new(self.connect().await?);
+        let bus = NatsBus::new(self.connect_core().await?);
         let timeout = self.timeout();
         let patience = timeout.saturating_sub(HEAD_START).max(timeout / 2);
         let headers = vec![(TIMEOUT_HEADER.to_owned(), patience.as_millis().max(1).to_string())];

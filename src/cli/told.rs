@@ -6,6 +6,12 @@ use crate::admin::{SuspendedNode, Told};
 use crate::rpc::status::{CopiesUnderWay, CopyStatus, LearnerStatus, Suspended, Waiting, Waits, WaitsFor};
 use crate::types::NodeName;
 
+/// So many partitions are named in one line.
+const PARTITIONS_NAMED: usize = 8;
+
+/// What partitions have in common that share a line: what they wait for, and whom they lost.
+type Same<'a> = (WaitsFor, Vec<&'a NodeName>);
+
 /// `1.2 MB of 4.5 MB, 900.0 kB/s, 4 s left`, as far as it is known.
 pub(super) fn progress(learner: &LearnerStatus) -> String {
     let LearnerStatus { copied_bytes, total_bytes, bytes_per_second, remaining_seconds, .. } = *learner;
@@ -73,7 +79,7 @@ pub(super) fn waits(waits: &Waits) -> String {
 
 /// The first of the partitions that wait, those that wait for the same together, and how many more there are.
 pub(super) fn waiting_lines(told: &Told) -> Vec<String> {
-    let mut groups: Vec<((WaitsFor, Vec<&NodeName>), Vec<&Waiting>)> = Vec::new();
+    let mut groups: Vec<(Same<'_>, Vec<&Waiting>)> = Vec::new();
     for one in &told.waiting {
         let mut lost: Vec<&NodeName> = one.waits.lost.iter().collect();
         lost.sort_unstable();
@@ -97,9 +103,6 @@ pub(super) fn waiting_lines(told: &Told) -> Vec<String> {
     let more = told.waiting_partitions.saturating_sub(told.waiting.len());
     groups.iter().map(line).chain((more > 0).then(|| format!("and {more} partitions more"))).collect()
 }
-
-/// So many partitions are named in one line.
-const PARTITIONS_NAMED: usize = 8;
 
 /// Names, between commas.
 pub(super) fn names(names: &[NodeName]) -> String {

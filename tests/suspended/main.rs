@@ -91,7 +91,7 @@ struct Heard {
 async fn listen(base: String, url: String, stop: Arc<AtomicBool>) -> Heard {
     let (http, mut heard) = (Http::with_limit(Duration::from_secs(3)), Heard::default());
     while !stop.load(Ordering::SeqCst) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
         let ready = http.get(&format!("{base}/ready")).await.unwrap();
         let body = ready.json();
         if ready.status != 200 {
@@ -99,11 +99,13 @@ async fn listen(base: String, url: String, stop: Arc<AtomicBool>) -> Heard {
         }
         let Some(remaining) = body["suspended"]["remaining_seconds"].as_f64() else { continue };
         heard.remaining.push(remaining);
-        let ring = http.get(&format!("{base}/ring")).await.unwrap().json();
-        let figures = http.get(&format!("{base}/metrics")).await.unwrap().text();
-        heard.elsewhere |= ring["phase"] == "suspended"
-            && ring["suspended"]["serves_with_copies"] == true
-            && figures.lines().any(|line| line == "nats_ring_suspended 1");
+        if !heard.elsewhere {
+            let ring = http.get(&format!("{base}/ring")).await.unwrap().json();
+            let figures = http.get(&format!("{base}/metrics")).await.unwrap().text();
+            heard.elsewhere = ring["phase"] == "suspended"
+                && ring["suspended"]["serves_with_copies"] == true
+                && figures.lines().any(|line| line == "nats_ring_suspended 1");
+        }
         // By then the others, one of whom may answer, are suspended as well.
         if heard.owner.is_none() && remaining < 26.5 {
             let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_nats-ring"));

@@ -56,6 +56,11 @@ impl Held {
         matches!(&self.tenure, Tenure::Owned(token) if token.epoch == epoch)
     }
 
+    /// Whether the partition is another node's.
+    pub(super) fn is_copy(&self) -> bool {
+        self.tenure == Tenure::Copied
+    }
+
     /// Begins a grant at this moment, if the data is still right for it.
     pub(super) fn begin(&mut self, grant: &Grant, now: Time) -> bool {
         if !self.tenure.carries_over_to(&grant.token) {

@@ -17,7 +17,7 @@ use super::map::BoundedMap;
 use super::once::Outcome;
 use super::partition::{Held, Partition, Tenure};
 use super::refused::Refused;
-use super::stats::{CacheStats, Counters, add, read};
+use super::stats::{self, CacheStats, Counters, add, read};
 use super::write::Write;
 use crate::service::{Grant, Memory, ServiceError};
 use crate::types::{Chance, Clock, PartitionId, Time, Version};
@@ -329,11 +329,13 @@ impl Store {
         };
         for partition in self.read_table().values() {
             let held = partition.read();
-            stats.entries += held.map.len() as u64;
-            stats.with_ttl += held.map.with_deadline() as u64;
-            stats.bytes += held.map.weight();
+            let (entries, with_ttl) = (held.map.len() as u64, held.map.with_deadline() as u64);
+            let whose = if held.is_copy() { &mut stats.copied } else { &mut stats.owned };
+            whose.add(stats::Held { entries, with_ttl, bytes: held.map.weight() });
         }
-        stats
+        let mut all = stats.owned;
+        all.add(stats.copied);
+        CacheStats { entries: all.entries, with_ttl: all.with_ttl, bytes: all.bytes, ..stats }
     }
 
     fn insert(&self, held: &mut Held, item: &Item<'_>, now: Time) -> Result<(), ServiceError> {

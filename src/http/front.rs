@@ -39,7 +39,9 @@ impl NodeView for Front {
         let route = self.ring.route(partition);
         let epoch = route.as_ref().map_or(Epoch::ZERO, |route| route.epoch);
         let replicas = self.ring.replicas(partition);
-        OwnerView { partition, owner: route.map(|route| route.owner.node), epoch, replicas }
+        let owner = route.map(|route| route.owner.node);
+        let (waits, suspended) = (self.ring.waits(partition), self.ring.suspended());
+        OwnerView { partition, owner, epoch, replicas, waits, suspended }
     }
 
     fn cache_stats(&self) -> serde_json::Value {

@@ -14,7 +14,7 @@ use super::copies::{Copies, SwitchHead, open_ask, seal_told};
 use super::leave::Leave;
 use super::offers::{Offers, Pending};
 use super::parts::Queries;
-use super::ring::WeakRing;
+use super::ring::{Ring, WeakRing};
 use super::supervise::Supervisor;
 use super::transfer::{Staging, seal_verdict};
 use crate::ring::{Input, Offer, OpId};
@@ -83,8 +83,14 @@ pub(super) struct Entrance {
     pub(super) garbled: Throttle,
 }
 
-/// Where whoever answers plain questions is put, once, with the node that is asked.
-pub(super) type QueryBoard = Arc<OnceLock<(WeakRing, Arc<dyn Queries>)>>;
+/// The node that is asked, and whoever answers plain questions: each put here once.
+pub(super) type QueryBoard = Arc<Board>;
+
+#[derive(Default)]
+pub(super) struct Board {
+    pub(super) ring: OnceLock<WeakRing>,
+    pub(super) answers: OnceLock<Arc<dyn Queries>>,
+}
 
 /// A subscription's reader, from outside: tells it to let go.
 #[derive(Clone, Debug, Default)]
@@ -166,6 +172,7 @@ impl Entrance {
                 Some(Intent::Switch) => self.switch(message).await,
                 Some(Intent::Farewell) => self.farewell(message),
                 Some(Intent::Drain) => self.drain(message).await,
+                Some(Intent::Status) => self.status(message).await,
                 None => tracing::debug!(subject = message.subject, "not a subject of this release"),
             }
         }
@@ -241,12 +248,24 @@ impl Entrance {
             Some(key) => serde_json::json!({ "key": key }).to_string().into(),
             None => message.payload,
         };
-        let asked = self.queries.get().and_then(|(ring, queries)| Some((ring.upgrade()?, queries)));
+        let asked = self.ring().and_then(|ring| Some((ring, self.queries.answers.get()?)));
         let result = match asked {
             Some((ring, queries)) => guarded(|| queries.answer(&ring, query, &payload)).map_err(Refusal::Service),
             None => Err(Refusal::NotExecuted("this node has just started, or is about to leave".to_owned())),
         };
         self.send(plain_message(reply, result)).await;
+    }
+
+    /// This node, unless it has just started, or is about to leave.
+    fn ring(&self) -> Option<Ring> {
+        self.queries.ring.get()?.upgrade()
+    }
+
+    /// How this very node is, for whoever asks it and no other.
+    async fn status(&self, message: Message) {
+        let (Some(subject), Some(status)) = (message.reply, self.ring().map(|ring| ring.status())) else { return };
+        let payload = status.answer().encode();
+        self.send(Message { subject, payload, ..Message::default() }).await;
     }
 
     fn plain_job(

@@ -33,5 +33,6 @@ pub use parts::{Copying, CreatedWith, NodeParts, Queries, Returning, RingShape};
 pub use ring::{Ring, WeakRing};
 pub use run::NodeError;
 pub use status::{
-    LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, PlacesKept, ShortOfMemory, Status,
+    CopiesUnderWay, CopyStatus, LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase,
+    PlacesKept, ShortOfMemory, Status, Suspended, Waits, WaitsFor,
 };

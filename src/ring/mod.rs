@@ -12,5 +12,5 @@ mod view;
 
 pub use event::{Event, MemberChange, Origin, PlacesEnd, RemovalReason};
 pub use io::{Action, CopySet, Input, Offer, OpId, Outcome};
-pub use machine::{CopiesReport, Machine, MemberReport, MoveReport, PlacesReport, Report, Standing};
+pub use machine::{CopiesReport, Machine, MemberReport, MoveReport, PlacesReport, Report, Standing, Wait, WaitReport};
 pub use settings::{Former, Identity, Timing};

@@ -147,7 +147,8 @@ impl NodeView for Fake {
     fn owner(&self, key: &[u8]) -> OwnerView {
         let partition = self.partition(key);
         let known = self.status.lock().unwrap().partitions[partition.index()].clone();
-        OwnerView { partition, owner: known.owner, epoch: known.epoch, replicas: known.replicas }
+        let (waits, suspended) = (known.waits, self.status.lock().unwrap().suspended);
+        OwnerView { partition, owner: known.owner, epoch: known.epoch, replicas: known.replicas, waits, suspended }
     }
 
     fn cache_stats(&self) -> Value {
@@ -169,6 +170,7 @@ fn status(count: PartitionCount) -> Status {
         learners: Vec::new(),
         short_of_memory: Vec::new(),
         under_replicated: false,
+        waits: None,
     };
     let member = |node: &str, state, zone: Option<&str>| MemberStatus {
         node: name(node),
@@ -200,6 +202,7 @@ fn status(count: PartitionCount) -> Status {
         copied_bytes: 0,
         difference_bytes: 0,
         lease_margin: Duration::from_millis(2250),
+        suspended: None,
         not_ready: None,
     }
 }

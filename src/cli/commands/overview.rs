@@ -7,10 +7,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::super::exit::{Code, Failure};
+use super::super::told;
 use super::client::ClientArgs;
 use super::output::{Cell, Done, Output, Table};
 use super::picture;
-use crate::admin::{ConfigView, NodeOverview, NodeState, Overview, PartitionMove, PartitionOverview, PlacesKeptFor};
+use crate::admin::{
+    ConfigView, NodeOverview, NodeState, Overview, PartitionMove, PartitionOverview, PlacesKeptFor, Told,
+};
 use crate::types::NodeName;
 
 pub(super) const STATUS_EXAMPLES: &str = "\
@@ -37,7 +40,7 @@ Examples:
   nats-ring ring --color always | less -R
   nats-ring ring --json | jq '.partitions[17].owner'";
 
-/// So many moves are listed one by one.
+/// So many moves, and copies under way, are listed one by one.
 const MOVES_LISTED: usize = 8;
 
 #[derive(Args)]
@@ -100,6 +103,9 @@ struct Summary<'a> {
     config: &'a ConfigView,
     nodes: &'a [NodeOverview],
     warnings: &'a [String],
+    /// What the nodes say of themselves.
+    #[serde(flatten)]
+    told: &'a Told,
 }
 
 /// What `nodes --json` says, its fields in the order that `status --json` has them in.
@@ -110,7 +116,7 @@ struct Nodes<'a> {
 }
 
 impl<'a> Summary<'a> {
-    fn of(overview: &'a Overview) -> Self {
+    fn of(overview: &'a Overview, told: &'a Told) -> Self {
         let (unowned, orphaned) = (overview.unowned.len(), overview.orphaned.len());
         let suspects: Vec<_> = overview.nodes.iter().filter(|node| node.state == NodeState::Suspect).collect();
         Self {
@@ -131,6 +137,7 @@ impl<'a> Summary<'a> {
             config: &overview.config,
             nodes: &overview.nodes,
             warnings: &overview.warnings,
+            told,
         }
     }
 }
@@ -142,9 +149,19 @@ impl OverviewArgs {
 }
 
 pub(super) async fn status(args: StatusArgs) -> Done {
-    let overview = args.overview.look().await?;
-    let mut output = args.overview.client.output();
-    let summary = Summary::of(&overview);
+    let OverviewArgs { client, observe } = &args.overview;
+    let mut output = client.output();
+    let looked = async {
+        let admin = client.admin().await?;
+        let overview = admin.overview(*observe).await?;
+        let told = admin.ask_nodes(&overview).await;
+        Ok((overview, told))
+    };
+    let (overview, told) = match looked.await {
+        Ok(looked) => looked,
+        Err(failure) => return Err(client.with_word_of_a_node(failure).await.into()),
+    };
+    let summary = Summary::of(&overview, &told);
     if output.json { output.document(&summary) } else { write_status(&summary, &mut output) }?;
     if args.check && !summary.healthy {
         let why = format!("ring '{}' is not healthy: {}", summary.ring, partitions(&summary));
@@ -166,13 +183,30 @@ fn write_status(summary: &Summary<'_>, output: &mut Output) -> Done {
     for kept in summary.places_kept {
         table.row(vec!["kept".into(), places_kept(kept).into()]);
     }
+    if let Some(text) = told::copies_together(&summary.told.copies_under_way) {
+        table.row(vec!["copying".into(), text.into()]);
+    }
     table.row(vec!["nodes".into(), counted(summary.nodes).into()]);
+    if let Some(text) = told::suspended_nodes(&summary.told.suspended) {
+        table.row(vec!["suspended".into(), text.into()]);
+    }
     let coordinator = summary.coordinator.map_or("none", NodeName::as_str);
     table.row(vec!["plan".into(), format!("version {}, coordinator {coordinator}", summary.plan_version).into()]);
     for (name, text) in asked(summary.config) {
         table.row(vec![name.into(), text.into()]);
     }
     output.table(&table)?;
+    for line in told::copy_lines(&summary.told.copies_under_way, MOVES_LISTED) {
+        output.line(&format!("            {line}"))?;
+    }
+    for line in told::waiting_lines(summary.told) {
+        output.line(&output.paint(picture::alarm(), &line))?;
+    }
+    if !summary.told.silent.is_empty() {
+        let silent = told::names(&summary.told.silent);
+        let text = format!("not asked for copies and waits: {silent} (no answer within a second)");
+        output.line(&output.paint(AnsiColor::Yellow.on_default(), &text))?;
+    }
     for warning in summary.warnings {
         output.line(&output.paint(AnsiColor::Yellow.on_default(), &format!("warning: {warning}")))?;
     }

@@ -38,7 +38,7 @@ use crate::types::guard::{self, Guard};
 use crate::types::{NodeId, NodeName, PartitionId, Time};
 
 pub use away::PlacesReport;
-pub use report::{CopiesReport, MemberReport, MoveReport, Report, Standing};
+pub use report::{CopiesReport, MemberReport, MoveReport, Report, Standing, Wait, WaitReport};
 
 use coordinate::Coordination;
 use life::Stage;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::copies::ClaimChange;
 use super::partition::{Bid, Phase};
+use super::report::{Wait, WaitReport};
 use super::{Action, Event, Machine};
 use crate::coord::{CasError, Claim, ClaimState, Key, OnLoss, PlanMember, Record, Revision};
 use crate::ring::event::Origin;
@@ -66,8 +67,7 @@ impl Machine {
     /// what all its members confirm; not the owner alone. Who is merely recovering may have claimed without having promised
     /// anything to the set before: that one may go on.
     fn has_set_ended(&mut self, partition: PartitionId, claim: &Claim, revision: Revision) -> bool {
-        let alone = claim.state == ClaimState::Held && claim.replicas.len() < 2;
-        if alone || claim.state == ClaimState::Released || !guard::holds(Guard::WaitBeforeEmptyStart) {
+        if cannot_go_on(claim) || !guard::holds(Guard::WaitBeforeEmptyStart) {
             return true;
         }
         if !self.view.plan_says_gone(&claim.owner) {
@@ -79,6 +79,24 @@ impl Machine {
             self.slots[partition.index()].copies.orphaned = Some((revision, since));
         }
         self.now >= since + self.timing.set_ends_after()
+    }
+
+    /// What a partition without an owner waits for, whichever node is to start it: all that its claim records are gone.
+    pub fn waits(&self, partition: PartitionId) -> Option<WaitReport> {
+        let seen = self.view.claims.get(&partition)?;
+        let (claim, plan) = (&seen.record, &self.view.plan.as_ref()?.record);
+        let gone = |id: &NodeId| self.view.plan_says_gone(id);
+        if claim.replicas.is_empty() || !claim.replicas.iter().all(gone) {
+            return None;
+        }
+        let lost = claim.replicas.iter().map(|id| id.node.clone()).collect();
+        if self.is_replicating() && plan.config.on_loss == OnLoss::Wait {
+            return Some(WaitReport { wait: Wait::Acceptance, lost });
+        }
+        let (_, since) = self.slot(partition).copies.orphaned.filter(|(of, _)| *of == seen.revision)?;
+        let left = (since + self.timing.set_ends_after()).since(self.now);
+        let waits = !cannot_go_on(claim) && !left.is_zero();
+        waits.then_some(WaitReport { wait: Wait::EmptyStart { left }, lost })
     }
 
     /// Tells, once, until when it is waited for a set of which nobody is left. No.
@@ -219,4 +237,9 @@ impl Machine {
             self.view.apply(Key::Own(partition), *revision, Record::Own(claim));
         }
     }
+}
+
+/// Whether the claim's set cannot go on by itself once its owner is gone: it was given back, or was the owner alone.
+fn cannot_go_on(claim: &Claim) -> bool {
+    claim.state == ClaimState::Released || (claim.state == ClaimState::Held && claim.replicas.len() < 2)
 }

@@ -87,8 +87,10 @@ impl Life {
                     // The others act by what the store has forgotten until they hear of it: that does not wait for the
                     // service, which may take its time to let go of what it holds.
                     let dropped = Kept::drop_all(&self.kept, &*self.parts.service);
-                    let (agreed, ()) = tokio::join!(self.agree_again(&shape), dropped);
-                    match agreed? {
+                    let (said, ()) = tokio::join!(self.agree_again(&shape), dropped);
+                    said?;
+                    // By then it may be yet another store, which nobody watched meanwhile.
+                    match self.agree_again(&shape).await? {
                         Some(agreed) => (shape, identity) = agreed,
                         None => return Ok(()),
                     }

@@ -68,5 +68,9 @@ pub(crate) const SEEDS: &[(u64, &str)] = &[
     (5644, "the same"),
     // No test of its own: it was this simulation that was wrong.
     (4043, "a suspended owner in a ring begun in a bucket made anew was taken for replaced by the ring before"),
+    (
+        5988,
+        "requests had to succeed while a slow watch had yet to tell that the store had gone back before everything healed",
+    ),
     (3221, "a partition whose whole set had died was to be served before the eleven leases of its wait were over"),
 ];

@@ -172,8 +172,8 @@ async fn live(world: &Arc<World>) -> Result<(), Broken> {
     happen(world, began).await?;
     world.heal().await;
     // A node that was stopped a moment ago looks to itself as it did then, and a heartbeat that was swallowed before is sent
-    // again only once its time-out is over.
-    world.ring.advance(world.scenario.timing.lease / 3).await;
+    // again only once its time-out is over. And that the store went back is noticed once a watch tells it.
+    world.ring.advance(world.still_untold().max(world.scenario.timing.lease / 3)).await;
     settle(world, "after everything has healed").await?;
     is_balanced(world)?;
     change_an_owner(world).await?;

@@ -32,7 +32,7 @@ pub(super) struct Odds {
     pub(super) trouble_for: u64,
 }
 
-fn one_of<T: Copy>(rng: &mut StdRng, choices: &[T]) -> T {
+pub(super) fn one_of<T: Copy>(rng: &mut StdRng, choices: &[T]) -> T {
     choices[rng.random_range(0..choices.len())]
 }
 

@@ -131,7 +131,7 @@ impl World {
     /// Some nodes, and whole sets with them, are cut off together, from the store but not from each other. Drawn apart: no
     /// other world is another one for it.
     pub(super) fn schedule_parting(&mut self, seed: u64, nodes: usize) {
-        if !self.replicates || seed % PARTED != 0 || nodes < 2 {
+        if !self.replicates || !seed.is_multiple_of(PARTED) || nodes < 2 {
             return;
         }
         let mut rng = StdRng::seed_from_u64(seed);

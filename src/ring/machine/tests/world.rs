@@ -161,6 +161,7 @@ impl World {
         }
         world.schedule_faults(nodes);
         world.schedule_wishes();
+        world.schedule_parting(seed, nodes);
         world
     }
 

@@ -374,4 +374,19 @@ async fn a_request_in_another_format_is_answered_as_not_executed_and_names_both(
         };
         assert!(reason.contains("message of format 2, this release reads format 1"), "{intent}: {reason}");
     }
+    // One that may have been executed, and whose name does not follow: executed, it might be so twice.
+    let head = CallHead {
+        partition: PartitionId::new(0),
+        epoch: Epoch::ZERO,
+        hops: 0,
+        plain: false,
+        remaining_ms: 5000,
+        operation: "incr".to_owned(),
+        key: b"k".to_vec(),
+        trace: None,
+        once: None,
+    };
+    let asked = client.request(format!("{subject}.again"), seal(&head, b"").unwrap());
+    let answer = tokio::time::timeout(LIMIT, asked).await.unwrap().unwrap();
+    assert!(matches!(open::<ReplyHead>(&answer.payload).unwrap().0, ReplyHead::Unknown(_)), "{answer:?}");
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::change::{Effect, Nameless, Unreadable};
 use super::item::{Item, Written};
-use super::once::Remembered;
+use super::once::{REMEMBERED_FOR, Remembered};
 use super::partition::{Partition, Tenure};
 use super::snapshot::{self, SnapshotError};
 use super::stats::add;
@@ -100,7 +100,13 @@ impl Store {
         let now = self.clock().now();
         let partition = self.copy(id);
         if let Some(recalled) = snapshot::recalled(chunk, now, age)? {
-            recalled.into_memory(&mut partition.write().memory);
+            let memory = &mut partition.write().memory;
+            recalled.into_memory(memory);
+            // As of a file that a process left, whose age is told by a clock which may have been set: what looks as old as that was
+            // perhaps executed just now.
+            if age > REMEMBERED_FOR {
+                memory.is_blind_until(now);
+            }
         }
         snapshot::each_entry(chunk, now, age, |item| {
             self.copy_item(&partition, &item, now);

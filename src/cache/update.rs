@@ -72,7 +72,8 @@ impl Store {
         self.ensure_can_ever_fit(content_len, value.bytes.len())?;
         let now = self.clock().now();
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
-        match got(&partition.read(), write, now, &answer)? {
+        let first_look = got(&partition.read(), write, now, &answer)?;
+        match first_look {
             Some(got) if !write.is_remembered_anyway() => return Ok(self.counted(got)),
             Some(_) => {}
             None => self.prepare_room(&partition, heaviest(content_len), now),

@@ -309,6 +309,9 @@ impl Entrance {
         };
         let (now, remaining) = (self.clock.now(), Duration::from_millis(u64::from(head.remaining_ms)));
         let (form, once) = (head.form(), head.once.map(|once| once.arrived(now, again)));
+        if again && once.is_none() {
+            return self.without_its_name(message.reply, form).await;
+        }
         let job = Job {
             partition: head.partition,
             epoch: head.epoch,
@@ -323,6 +326,20 @@ impl Entrance {
             },
         };
         self.server.dispatch(job).await;
+    }
+
+    /// It comes again, and the name that it came by is not to be read: whether it was executed nobody knows.
+    async fn without_its_name(&self, reply: Option<String>, form: Form) {
+        let Some(subject) = reply else { return };
+        let reason = format!("node {}: it was sent again, under a name that cannot be read here", self.me.node);
+        self.send(match form {
+            Form::Plain => plain_message(subject, Err(Refusal::Unknown(reason))),
+            Form::Native => {
+                let payload = seal(&ReplyHead::Unknown(reason), &[]).unwrap_or_default();
+                Message { subject, payload, ..Message::default() }
+            }
+        })
+        .await;
     }
 
     /// Says so to whoever asks, in words of another release perhaps: it was surely not executed. A plain client whose

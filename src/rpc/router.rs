@@ -285,6 +285,10 @@ impl Router {
     fn after(&self, call: &mut Call<'_>, tried: Try, pause: Duration) -> Next {
         let (partition, again, resends) = (call.partition, call.sendings.is_again(), call.sendings.resends());
         match tried {
+            // Its age has grown by a byte. The sending before was small enough.
+            Try::Done(Err(error @ CallError::TooLarge { .. })) if again => {
+                Next::End(Err(call.sendings.over(partition, call.timeout, error.to_string())))
+            }
             Try::Done(result) => Next::End(result),
             Try::Again(reason) => Next::Try(reason, Some(pause)),
             Try::Overloaded(reason) if again => Next::Try(reason, Some(call.sendings.pause())),

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use nats_ring::rpc::envelope::{CallHead, ReplyHead, open, seal};
+use nats_ring::rpc::envelope::{CallHead, OnceHead, ReplyHead, open, seal};
 use nats_ring::rpc::mem::MemSwitch;
 use nats_ring::rpc::{
     Bus, CallError, Caller, How, Message, Reply, Resend, RouteTable, Router, RouterParts, Subscription,
 };
 use nats_ring::service::NOT_ENOUGH_REPLICAS;
-use nats_ring::types::{BootClock, Chance, Incarnation, KeyHash, RingName};
+use nats_ring::types::{BootClock, Chance, Incarnation, KeyHash, RequestId, RingName};
 use nats_ring::{Epoch, NodeId, NodeName, PartitionCount, PartitionId, ServiceError};
 use uuid::Uuid;
 
@@ -216,4 +216,29 @@ async fn a_refusal_waits_for_the_sending_before_it_and_that_one_decides() {
         }
         assert_eq!(call.await.unwrap().err().map(|error| error.code().to_owned()).as_deref(), code, "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn a_second_sending_that_does_not_fit_any_more_ends_as_unknown() {
+    let stage = Stage::new();
+    let mut owner = stage.owner(1).await;
+    let id = RequestId::named(b"n", "incr", b"k").unwrap();
+    let head = |key_len: usize| CallHead {
+        partition: ONE,
+        epoch: Epoch::new(1),
+        hops: 0,
+        plain: false,
+        remaining_ms: 20_000,
+        operation: "incr".to_owned(),
+        key: vec![b'k'; key_len],
+        trace: None,
+        once: Some(OnceHead { id, age_ms: 0 }),
+    };
+    // The longest that fits; from 128 ms on its age needs a byte more.
+    let key_len = (65_000..).find(|len| seal(&head(len + 1), b"").is_err()).unwrap();
+    let (router, how) = (Arc::clone(&stage.router), How { timeout: SOON, resend: Resend::Once(Some(id)) });
+    let key = Bytes::from(vec![b'k'; key_len]);
+    let call = tokio::spawn(async move { router.call_with(key, "incr", Bytes::new(), how).await });
+    next(&mut owner).await;
+    assert_eq!(call.await.unwrap().unwrap_err().code(), "unknown");
 }

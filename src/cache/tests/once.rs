@@ -259,6 +259,23 @@ async fn what_was_sent_before_a_copy_without_names_became_the_owner_is_unknown_h
     assert!(third.named(&three, &INCR, later).await.is_ok());
 }
 
+#[tokio::test]
+async fn a_kept_copy_that_looks_older_than_what_is_remembered_leaves_unknown_what_was_sent_before() {
+    let (owner, one, _) = owner(1).await;
+    let early = once(&owner, 1, true);
+    owner.named(&one, &INCR, early).await.unwrap();
+    let chunks: Vec<Bytes> = owner.cache.snapshot(&one, 4096).await.unwrap().try_collect().await.unwrap();
+    let (kept, two) = (node(), grant(0, 2));
+    kept.clock.advance(Duration::from_secs(1000));
+    for chunk in chunks {
+        kept.cache.copy_chunk(PARTITION, chunk, REMEMBERED_FOR * 2).unwrap();
+    }
+    kept.own(&two).await;
+    kept.sweep(10);
+    let again = Once { first_sent: at(999), ..early };
+    assert_eq!(kept.named(&two, &INCR, again).await.unwrap_err().code, "unknown");
+}
+
 /// What changed nothing when it was sent again was answered, and what its caller did then counts: the first sending, late, does
 /// nothing, at this owner and at the next.
 #[tokio::test]

@@ -236,6 +236,10 @@ impl Server {
         }
         if let Some(place) = slot.sent_before(&job) {
             let elder = std::mem::replace(place, job);
+            if place.answer.goes_where(&elder.answer) {
+                // The same message twice: it waits.
+                return Decision::Held;
+            }
             let reason = "it was sent again, and waits as it came last".to_owned();
             return Decision::Refuse(elder, Refusal::NotExecuted(reason));
         }

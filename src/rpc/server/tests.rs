@@ -203,6 +203,7 @@ async fn of_the_sendings_of_one_call_the_last_is_held_back_and_those_before_are_
     for (reply, once) in [
         ("to.first", once(drawn, false)),
         ("to.second", once(drawn, true)),
+        ("to.second", once(drawn, true)),
         ("to.user", once(named, false)),
         ("to.user-again", once(named, false)),
         ("to.other", None),

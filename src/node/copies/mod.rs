@@ -269,22 +269,22 @@ impl Copies {
         let Unwanted::Ask { heard } = self.unwanted(partition, epoch) else { return true };
         let ask = Ask::Leave { epoch, node: self.me.clone() };
         let accepted = self.tools.ask(partition, owner, &ask).await == Ok(Told::Accepted);
-        accepted && self.drop_if(partition, |slot| unwanted(slot, epoch) == Unwanted::Ask { heard })
+        accepted && self.drop_if(partition, epoch, |slot| unwanted(slot, epoch) == Unwanted::Ask { heard })
     }
 
-    /// What is here of the partition goes.
-    pub(super) fn drop_copy(&self, partition: PartitionId) {
-        let _ = self.drop_if(partition, |_| true);
+    /// What is here of the partition goes; its owner is known up to this epoch.
+    pub(super) fn drop_copy(&self, partition: PartitionId, known: Epoch) {
+        let _ = self.drop_if(partition, known, |_| true);
     }
 
     /// The service forgets it in the same moment: later it would be a copy begun since that it forgets. Says whether it went.
-    fn drop_if(&self, partition: PartitionId, goes: impl FnOnce(&Slot) -> bool) -> bool {
+    fn drop_if(&self, partition: PartitionId, known: Epoch, goes: impl FnOnce(&Slot) -> bool) -> bool {
         let Some(mut slot) = self.slot(partition).filter(|slot| goes(slot)) else { return false };
-        let promised = match &*slot {
-            Slot::Follows(follower) => follower.promised(),
-            Slot::Leads(led) => led.epoch(),
+        let left = match &*slot {
+            Slot::Follows(follower) => follower.let_go(known),
+            Slot::Leads(led) => Follower::new(led.epoch().max(known), self.bounds),
         };
-        end(std::mem::replace(&mut *slot, Slot::follows(Follower::new(promised, self.bounds))));
+        end(std::mem::replace(&mut *slot, Slot::follows(left)));
         self.service.clear(partition);
         true
     }

@@ -30,7 +30,13 @@ impl Machine {
     pub(super) fn estate(&mut self, partition: PartitionId, me: &NodeId, own_already: bool) -> Option<Estate> {
         let planned = self.plan_is_current() && self.planned(partition).as_ref() == Some(me);
         let seen = self.view.claims.get(&partition).filter(|_| self.who.replicates);
-        let Some(seen) = seen.filter(|seen| !seen.record.replicas.is_empty()) else {
+        // Nobody was left to take it as its last owner left: there were copies, and all of them are gone.
+        let given_up = seen.filter(|seen| seen.record.replicas.is_empty()).map(|seen| seen.revision);
+        if let Some(revision) = given_up.filter(|_| planned && self.waits_for_operators()) {
+            self.tell_loss(partition, revision);
+            return None;
+        }
+        let Some(seen) = seen.filter(|_| given_up.is_none()) else {
             return (planned || own_already).then_some(Estate::Nothing);
         };
         let (claim, revision) = (seen.record.clone(), seen.revision);
@@ -79,6 +85,12 @@ impl Machine {
             self.slots[partition.index()].copies.orphaned = Some((revision, since));
         }
         self.now >= since + self.timing.set_ends_after()
+    }
+
+    /// Whether a loss is not accepted, where there are copies.
+    fn waits_for_operators(&self) -> bool {
+        let plan = self.view.plan.as_ref().filter(|_| self.is_replicating());
+        plan.is_some_and(|plan| plan.record.config.on_loss == OnLoss::Wait)
     }
 
     /// Tells, once, until when it is waited for a set of which nobody is left. No.

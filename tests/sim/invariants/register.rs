@@ -348,3 +348,38 @@ impl Register {
         ensure(lost || deleted || over, NO_LOSS, || format!("key {key}: missing after {floor:?} was done"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PartitionId = PartitionId::new(0);
+
+    fn v(epoch: u64, sequence: u64) -> Version {
+        Version { epoch: Epoch::new(epoch), sequence }
+    }
+
+    fn answered(register: &mut Register, asked: Asked, answer: Answered) -> Held {
+        let began = register.began(0, asked, (false, Duration::ZERO));
+        register.ended(0, asked, began, (answer, Duration::ZERO))
+    }
+
+    /// What others have read as 1.5 is 2.1 to who wrote it, after a takeover that kept everything up to `kept`.
+    fn executed_anew(kept: Option<Version>) -> Held {
+        let mut register = Register::new(vec![P], 1);
+        answered(&mut register, Asked::Get, Answered::Found(7, v(1, 5)))?;
+        if let Some(kept) = kept {
+            register.taken_over(P);
+            register.kept(P, Epoch::new(2), kept);
+        }
+        answered(&mut register, Asked::Set(7, None), Answered::Stored(v(2, 1)))
+    }
+
+    #[test]
+    fn a_write_is_executed_anew_only_where_its_first_execution_was_lost() {
+        let once = |held: Held| held.map_err(|broken| broken.invariant);
+        assert_eq!(once(executed_anew(None)), Err(ONCE));
+        assert_eq!(once(executed_anew(Some(v(1, 5)))), Err(ONCE));
+        assert_eq!(once(executed_anew(Some(v(1, 4)))), Ok(()));
+    }
+}

@@ -96,7 +96,7 @@ impl Executor {
             Action::SendOffer { to, offer } => self.send_offer(&to, offer),
             Action::AnswerOffer { op, result } => self.answer_offer(op, result),
             Action::LetGo { peers } => self.let_go(peers),
-            Action::Discard { partition } => self.discard(partition),
+            Action::Discard { partition } => self.discard(partition, Epoch::ZERO),
             Action::WatchLeases(_) | Action::Emit(_) | Action::Finish(_) => {}
         }
     }
@@ -398,13 +398,14 @@ impl Executor {
         });
     }
 
-    fn discard(&mut self, partition: PartitionId) {
+    /// What is held of the partition goes, whose owner is known up to this epoch.
+    fn discard(&mut self, partition: PartitionId, known: Epoch) {
         self.end_grant(partition);
         if !guard::holds(Guard::DiscardAfterLoss) {
             return;
         }
         if self.parts.service.replicates() {
-            return self.copies.drop_copy(partition);
+            return self.copies.drop_copy(partition, known);
         }
         let service = Arc::clone(self.hooks.service());
         let work = async move { service.discard(partition).await };

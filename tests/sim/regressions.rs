@@ -73,4 +73,19 @@ pub(crate) const SEEDS: &[(u64, &str)] = &[
         "requests had to succeed while a slow watch had yet to tell that the store had gone back before everything healed",
     ),
     (3221, "a partition whose whole set had died was to be served before the eleven leases of its wait were over"),
+    // `replica::tests::following::what_is_let_go_is_not_brought_back_...`
+    (4830, "a replaced owner that went on after it had stood still brought back a copy that had been let go, for ever"),
+    // `ring::machine::tests::recovery::what_the_last_node_gave_back_...`
+    (
+        3798,
+        "what the last node had given back as it left began empty, where operators had said that a loss waits for them",
+    ),
+    // No test of its own: it was this simulation that was wrong.
+    (2990, "a write was lost in a takeover and executed anew when it was sent again, and judged as executed twice"),
+    (3361, "the same, where the partition began with nothing"),
+    (5417, "the same"),
+    // The same.
+    (5547, "what an owner had written as it gave a move up was taken for what all members have"),
+    // The same; docs/protocol.md says that it is not promised.
+    (3456, "a write that had waited with a frozen process lived longer there"),
 ];

@@ -38,7 +38,7 @@ impl Copies {
         let Some(mut slot) = self.slot(partition) else { return Unwanted::Keep };
         let becomes = unwanted(&slot, epoch);
         if becomes == Unwanted::Drop && holds(Guard::DiscardAfterLoss) {
-            self.empty(partition, &mut slot);
+            self.empty(partition, &mut slot, epoch);
         }
         becomes
     }
@@ -73,7 +73,7 @@ impl Copies {
         let accepted = self.tools.ask(partition, owner, &ask).await == Ok(Told::Accepted);
         let goes = |slot: &MutexGuard<'_, Slot>| unwanted(slot, epoch) == Unwanted::Ask { heard };
         let Some(mut slot) = self.slot(partition).filter(|slot| accepted && goes(slot)) else { return false };
-        self.empty(partition, &mut slot);
+        self.empty(partition, &mut slot, epoch);
         true
     }
 }

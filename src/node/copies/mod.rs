@@ -284,17 +284,20 @@ impl Copies {
         }
     }
 
-    /// What is here of the partition goes, whatever it is: this node begins with nothing.
-    pub(super) fn drop_copy(&self, partition: PartitionId) {
+    /// What is here of the partition goes, whatever it is: this node begins with nothing. Its owner is known up to this epoch.
+    pub(super) fn drop_copy(&self, partition: PartitionId, known: Epoch) {
         if let Some(mut slot) = self.slot(partition) {
-            self.empty(partition, &mut slot);
+            self.empty(partition, &mut slot, known);
         }
     }
 
     /// The service forgets it in the same moment: later it would be a copy begun since that it forgets.
-    fn empty(&self, partition: PartitionId, slot: &mut Slot) {
-        let promised = slot.promised();
-        end(std::mem::replace(slot, Slot::follows(Follower::new(promised, self.bounds))));
+    fn empty(&self, partition: PartitionId, slot: &mut Slot, known: Epoch) {
+        let left = match slot {
+            Slot::Follows(follower) => follower.let_go(known),
+            Slot::Leads(led) => Follower::new(led.epoch().max(known), self.bounds),
+        };
+        end(std::mem::replace(slot, Slot::follows(left)));
         self.clear(partition);
     }
 

@@ -31,7 +31,13 @@ impl Machine {
     pub(super) fn estate(&mut self, partition: PartitionId, me: &NodeId, own_already: bool) -> Option<Estate> {
         let planned = self.plan_is_current() && self.planned(partition).as_ref() == Some(me);
         let seen = self.view.claims.get(&partition).filter(|_| self.who.replicates);
-        let Some(seen) = seen.filter(|seen| !seen.record.replicas.is_empty()) else {
+        // Nobody was left to take it as its last owner left: there were copies, and all of them are gone.
+        let given_up = seen.filter(|seen| seen.record.replicas.is_empty()).map(|seen| seen.revision);
+        if let Some(revision) = given_up.filter(|_| planned && self.waits_for_operators()) {
+            self.tell_loss(partition, revision);
+            return None;
+        }
+        let Some(seen) = seen.filter(|_| given_up.is_none()) else {
             return (planned || own_already).then_some(Estate::Nothing);
         };
         let (claim, revision) = (seen.record.clone(), seen.revision);
@@ -84,19 +90,27 @@ impl Machine {
     /// What a partition without an owner waits for, whichever node is to start it: all that its claim records are gone.
     pub fn waits(&self, partition: PartitionId) -> Option<WaitReport> {
         let seen = self.view.claims.get(&partition)?;
-        let (claim, plan) = (&seen.record, &self.view.plan.as_ref()?.record);
+        let claim = &seen.record;
         let gone = |id: &NodeId| self.view.plan_says_gone(id);
-        if claim.replicas.is_empty() || !claim.replicas.iter().all(gone) {
+        let given_up = claim.replicas.is_empty() && claim.state == ClaimState::Released;
+        if !given_up && (claim.replicas.is_empty() || !claim.replicas.iter().all(gone)) {
             return None;
         }
-        let lost = claim.replicas.iter().map(|id| id.node.clone()).collect();
-        if self.is_replicating() && plan.config.on_loss == OnLoss::Wait {
+        let had = claim.replicas.iter().chain(given_up.then_some(&claim.owner));
+        let lost = had.map(|id| id.node.clone()).collect();
+        if self.waits_for_operators() {
             return Some(WaitReport { wait: Wait::Acceptance, lost });
         }
         let (_, since) = self.slot(partition).copies.orphaned.filter(|(of, _)| *of == seen.revision)?;
         let left = (since + self.timing.set_ends_after()).since(self.now);
         let waits = !cannot_go_on(claim) && !left.is_zero();
         waits.then_some(WaitReport { wait: Wait::EmptyStart { left }, lost })
+    }
+
+    /// Whether a loss is not accepted, where there are copies.
+    fn waits_for_operators(&self) -> bool {
+        let plan = self.view.plan.as_ref().filter(|_| self.is_replicating());
+        plan.is_some_and(|plan| plan.record.config.on_loss == OnLoss::Wait)
     }
 
     /// Tells, once, until when it is waited for a set of which nobody is left. No.

@@ -3,6 +3,7 @@
 
 mod claims;
 mod copies;
+mod frozen;
 mod gate;
 mod grants;
 mod hooks;
@@ -169,7 +170,10 @@ impl Judge {
     ) -> Held {
         if let Some(copies) = &mut self.copies {
             self.register.begins((process, partition), term, copies.began(partition, term.epoch));
-            return copies.owned(partition, term, of);
+            if let Some(kept) = copies.owned(partition, term, of)? {
+                self.register.kept(partition, term.epoch, kept);
+            }
+            return Ok(());
         }
         let began_empty = self.register.owned(process, partition, term);
         let forsaken = self.claims.was_forsaken(partition, term.epoch);
@@ -239,6 +243,7 @@ impl Judge {
             }
             Observed::Process { of, change } => {
                 self.leases.process(of, *change, at);
+                self.register.frozen.process(of, *change, at);
                 Ok(())
             }
             Observed::Unheard { .. } | Observed::Decided { .. } | Observed::Answered { .. } => Ok(()),

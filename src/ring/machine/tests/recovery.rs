@@ -190,6 +190,20 @@ fn where_the_whole_set_is_gone_the_partition_waits_if_operators_say_so_and_says_
 }
 
 #[test]
+fn what_the_last_node_gave_back_as_it_left_waits_if_operators_say_so() {
+    let mut wait = RingConfig::default();
+    wait.on_loss = OnLoss::Wait;
+    let (key, Record::Own(mut last)) = claim(3, &[id("n4", 1)], ClaimState::Released) else { panic!("a claim") };
+    last.replicas.clear();
+    let mut rig = ring((key, Record::Own(last)), wants(1, "n2"));
+    rig.events.clear();
+    rig.see(planned(2, &all(), &[], "n1,n2", wait));
+    assert_eq!((claims(&rig), rig.events.clone()), (0, vec![Event::Lost { partition: P, accepted: false }]));
+    rig.see(planned(3, &all(), &[], "n1,n3", RingConfig::default()));
+    assert_eq!(claims(&rig), 1, "accepted now");
+}
+
+#[test]
 fn where_the_owner_was_alone_in_its_set_nobody_is_waited_for_but_where_it_was_recovering_others_may_go_on() {
     let (set, gone) = ([id("n4", 1)], [id("n4", 1)]);
     let rig = orphaned_as(&set, &gone, "n1,n2", RingConfig::default(), HELD);

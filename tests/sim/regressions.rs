@@ -66,6 +66,8 @@ pub(crate) const SEEDS: &[(u64, &str)] = &[
         "the same, of a bucket made anew: meanwhile a newcomer found it empty, and began a ring that waited for nobody",
     ),
     (5644, "the same"),
+    // No test of its own: it takes another store while a service lets go.
+    (4987, "a node agreed on a generation, let go for 14 s, and began it in a store that had been made anew meanwhile"),
     // No test of its own: it was this simulation that was wrong.
     (4043, "a suspended owner in a ring begun in a bucket made anew was taken for replaced by the ring before"),
     (

@@ -298,6 +298,7 @@ impl Judge {
             }
             (Key::Meta, Record::Meta(meta)) => {
                 self.claims.generation(meta.generation);
+                self.leases.begins_anew(at);
                 self.plans.input_changed(at);
                 Ok(())
             }

@@ -88,7 +88,7 @@ fn the_protocol_stays_two_pages_long() {
 fn a_test_that_is_not_there_or_is_not_one_alone_is_noticed() {
     assert!(missing("nowhere.rs", "a").unwrap().contains("no file tests/nowhere.rs"));
     assert!(missing("protocol.rs", "no_such").unwrap().contains("has 0 tests"));
-    assert!(missing("protocol.rs", "").unwrap().contains("has 3 tests"));
+    assert!(missing("protocol.rs", "").unwrap().contains("has 4 tests"));
     assert!(missing("protocol.rs", "root").is_some(), "no test");
     assert_eq!(missing("protocol.rs", "a_test_that_is_not_there"), None);
     assert_eq!(named_tests("| `on_own` | `m/moves.rs::a_claim` |"), [("m/moves.rs", "a_claim")]);

@@ -43,6 +43,8 @@ pub(super) struct Acquisition {
     first_sent: Time,
     last_sent: Time,
     unsettled: bool,
+    /// Nothing of it landed: what was seen of this name is not the newest.
+    refused: bool,
     retry_at: Time,
 }
 
@@ -148,6 +150,7 @@ impl Machine {
             first_sent: now,
             last_sent: now,
             unsettled: false,
+            refused: false,
             retry_at: now,
         });
     }
@@ -204,8 +207,9 @@ impl Machine {
                 let (incarnation, sent) = (acquisition.incarnation, acquisition.last_sent);
                 self.hold(incarnation, *revision, sent);
             }
+            // The watch will tell what there is; asked again at once the store would refuse again, until then.
             Err(CasError::Conflict) if !acquisition.unsettled => {
-                self.stage = Stage::Seeking { beats: 0, announced: false };
+                (acquisition.refused, acquisition.retry_at) = (true, retry_at);
             }
             // One sent before may have landed, as the watch will tell; or it was lost, and a change of the store's leader
             // refused this one: the same write again settles that.
@@ -243,6 +247,11 @@ impl Machine {
                 true => self.hold(incarnation, revision, sent),
                 false => self.stage = Stage::Seeking { beats: 0, announced: false },
             };
+        }
+        if self.now >= acquisition.retry_at && acquisition.refused {
+            self.stage = Stage::Seeking { beats: 0, announced: false };
+            self.seek();
+            return self.advance_acquisition();
         }
         if self.now >= acquisition.retry_at {
             self.last_op += 1;

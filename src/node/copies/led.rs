@@ -164,12 +164,8 @@ impl Led {
         let difference_bytes = missed.sum();
         let mut reports = std::mem::take(reported);
         reports.extend(leader.reports().into_iter().map(|report| (report, *set)));
-        if !to_confirm.is_empty() {
-            let committed = leader.committed();
-            let there = |follower: &Progress| follower.acknowledged.is_some_and(|at| at >= committed);
-            for follower in leader.progress().into_iter().filter(there) {
-                reports.extend(to_confirm.take(&follower.node).map(|node| (Report::CaughtUp(node), *set)));
-            }
+        for node in leader.joined() {
+            reports.extend(to_confirm.take(node).map(|node| (Report::CaughtUp(node), *set)));
         }
         let turn = Turn { due, reports, wake: leader.next_wake(), difference_bytes };
         self.publish(&inside);

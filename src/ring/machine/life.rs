@@ -245,13 +245,11 @@ impl Machine {
             let (incarnation, revision, sent) = (acquisition.incarnation, seen.revision, acquisition.first_sent);
             return match mine {
                 true => self.hold(incarnation, revision, sent),
-                false => self.stage = Stage::Seeking { beats: 0, announced: false },
+                false => self.seek_anew(),
             };
         }
         if self.now >= acquisition.retry_at && acquisition.refused {
-            self.stage = Stage::Seeking { beats: 0, announced: false };
-            self.seek();
-            return self.advance_acquisition();
+            return self.seek_anew();
         }
         if self.now >= acquisition.retry_at {
             self.last_op += 1;
@@ -260,6 +258,12 @@ impl Machine {
             let (expected, incarnation) = (acquisition.expected, acquisition.incarnation);
             self.write_lease(op, expected, incarnation, 0, LeaseState::Live);
         }
+    }
+
+    fn seek_anew(&mut self) {
+        self.stage = Stage::Seeking { beats: 0, announced: false };
+        self.seek();
+        self.advance_acquisition();
     }
 
     fn hold(&mut self, incarnation: Incarnation, revision: Revision, sent: Time) {

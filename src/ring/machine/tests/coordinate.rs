@@ -276,11 +276,11 @@ fn a_live_lease_that_is_not_among_all_leases_any_more_is_neither_evicted_nor_pla
 
 /// Who is in the newest plan that was sent.
 fn planned_for(rig: &Rig) -> Vec<String> {
-    let plans = rig.pending.iter().filter_map(|pending| match &pending.record {
+    let mut plans = rig.pending.iter().filter_map(|pending| match &pending.record {
         Record::Plan(plan) => Some(plan),
         _ => None,
     });
-    plans.last().map_or(Vec::new(), |plan| plan.members.iter().map(|member| member.id.node.to_string()).collect())
+    plans.next_back().map_or(Vec::new(), |plan| plan.members.iter().map(|member| member.id.node.to_string()).collect())
 }
 
 #[test]

@@ -71,14 +71,6 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Whether both would answer the same message.
-    pub(super) fn goes_where(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Native(one), Self::Native(two)) | (Self::Plain(one), Self::Plain(two)) => one == two,
-            _ => false,
-        }
-    }
-
     /// Gives the answer. A failure to send it is the caller's time-out: there is nobody else to tell.
     pub(super) async fn give(
         self,

@@ -234,15 +234,6 @@ impl Server {
         if self.closed.load(Ordering::SeqCst) {
             return Decision::Refuse(job, Refusal::NotExecuted("this node is not in the ring".to_owned()));
         }
-        if let Some(place) = slot.sent_before(&job) {
-            let elder = std::mem::replace(place, job);
-            if place.answer.goes_where(&elder.answer) {
-                // The same message twice: it waits.
-                return Decision::Held;
-            }
-            let reason = "it was sent again, and waits as it came last".to_owned();
-            return Decision::Refuse(elder, Refusal::NotExecuted(reason));
-        }
         let limit = self.parts.limits.parked;
         if guard::holds(Guard::ParkedBound) && slot.parked.len() >= limit {
             let reason = format!("{limit} requests are waiting for partition {} already", job.partition);

@@ -23,11 +23,3 @@ pub(super) struct Slot {
     pub(super) running: usize,
     pub(super) parked: VecDeque<Job>,
 }
-
-impl Slot {
-    /// Where the call waits already, under an earlier sending: one place is enough. Only of a drawn name is that the same caller.
-    pub(super) fn sent_before(&mut self, job: &Job) -> Option<&mut Job> {
-        let again = job.request.once.filter(|once| once.again && once.id.is_drawn())?;
-        self.parked.iter_mut().find(|parked| parked.request.once.is_some_and(|once| once.id == again.id))
-    }
-}

@@ -18,7 +18,7 @@ use crate::rpc::mem::MemSwitch;
 use crate::rpc::{Subscription, subject};
 use crate::service::{BoxError, Form, Release, ServiceError, Validity};
 use crate::types::guard::without;
-use crate::types::{Chance, FencingToken, Generation, Incarnation, ManualClock, NodeName, Once, RequestId, RingName};
+use crate::types::{FencingToken, Generation, Incarnation, ManualClock, NodeName, Once, RingName};
 
 const PARTITION: PartitionId = PartitionId::new(0);
 const REPLY: &str = "reply";
@@ -187,35 +187,4 @@ async fn a_request_that_comes_ahead_of_what_its_receiver_knows_waits_there_and_i
     assert_eq!(to_an_owner_that_is_behind().await, 1);
     let _off = without(&[Guard::EpochOfRequest]);
     assert!(to_an_owner_that_is_behind().await > 1, "without the rule it goes to and fro");
-}
-
-/// A call that is sent again while the first sending is held back takes its place: with four of each, a slow switch would look like
-/// four times as many callers.
-#[tokio::test]
-async fn of_the_sendings_of_one_call_the_last_is_held_back_and_those_before_are_answered_as_not_executed() {
-    let switch = MemSwitch::new(1);
-    let mut answers = switch.bus().subscribe("to.*", None, 8).await.unwrap();
-    let node = Node::on(&switch, "a").await;
-    node.server.park_partition(PARTITION, Epoch::new(1));
-    let drawn = RequestId::draw(&Chance::seeded(1));
-    let named = RequestId::named(b"n", "get", b"").unwrap();
-    let once = |id, again| Some(Once { id, first_sent: Time::ZERO, again });
-    for (reply, once) in [
-        ("to.first", once(drawn, false)),
-        ("to.second", once(drawn, true)),
-        ("to.second", once(drawn, true)),
-        ("to.user", once(named, false)),
-        ("to.user-again", once(named, false)),
-        ("to.other", None),
-    ] {
-        node.takes_named(1, 0, once, reply).await;
-    }
-    let dropped = answers.next().now_or_never().flatten().expect("it is answered");
-    assert_eq!(dropped.subject, "to.first");
-    assert!(format!("{:?}", dropped.headers).contains("503"), "{dropped:?}");
-    node.serves(1);
-    for expected in ["to.second", "to.user", "to.user-again", "to.other"] {
-        let answer = tokio::time::timeout(Duration::from_secs(10), answers.next()).await.unwrap().unwrap();
-        assert_eq!((answer.subject.as_str(), &answer.payload[..]), (expected, &b"a"[..]));
-    }
 }

@@ -62,7 +62,7 @@ async fn wait_for_copies(node: &NodeProcess) {
     eventually(Duration::from_secs(30), "three copies of each partition", || async {
         let ring = http.get(&url).await?.json();
         let rows = ring["partitions"].as_array().cloned().unwrap_or_default();
-        let whole = |row: &&Value| row["replicas"].as_array().is_some_and(|replicas| replicas.len() == NODES.len());
+        let whole = |row: &&Value| row["in_sync"].as_array().is_some_and(|replicas| replicas.len() == NODES.len());
         if rows.iter().filter(whole).count() == 64 { Ok(()) } else { Err(ring.to_string()) }
     })
     .await;

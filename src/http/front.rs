@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{NodeView, OwnerView, bodies, cache_figures, gauges};
@@ -47,6 +49,10 @@ impl NodeView for Front {
     fn cache_stats(&self) -> serde_json::Value {
         // Figures only: always serialisable.
         serde_json::to_value(self.cache.stats()).unwrap_or_default()
+    }
+
+    fn reaches_itself(&self, within: Duration) -> BoxFuture<'_, bool> {
+        self.ring.reaches_itself(within).boxed()
     }
 
     fn metrics_text(&self) -> String {

@@ -1,5 +1,7 @@
 //! What the node knows: `/owner`, `/stats`, `/health`, `/ready`, `/ring`, `/metrics`.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -32,9 +34,16 @@ pub(super) async fn metrics(State(state): State<AppState>) -> Response {
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], state.view.metrics_text()).into_response()
 }
 
+/// How long a suspended node waits for what it asked itself over NATS.
+const ITSELF_WITHIN: Duration = Duration::from_millis(500);
+const CUT_OFF: &str = "suspended, and nothing comes back over NATS: cut off from the copies that it would serve with";
+
+/// A suspended node is asked whether its copies can be reached at all: where its link stands half open it does not know.
 pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
     let status = state.view.status();
-    match status.not_ready {
+    let serves =
+        status.suspended.is_none() || status.not_ready.is_some() || state.view.reaches_itself(ITSELF_WITHIN).await;
+    match status.not_ready.or_else(|| (!serves).then(|| CUT_OFF.to_owned())) {
         None => Ok(Json(json!({ "ready": true, "node": status.node, "suspended": status.suspended }))),
         Some(reason) => {
             let refused = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", reason);

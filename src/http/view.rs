@@ -1,5 +1,9 @@
 //! What HTTP needs to know of its node, and how that reads as figures for metrics.
 
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
 use crate::cache::{CacheStats, Held};
 use crate::metrics::{Figure, Gauges};
 use crate::node::{PartitionState, Status, Suspended, Waits, WaitsFor};
@@ -32,6 +36,8 @@ pub trait NodeView: Send + Sync {
     fn owner(&self, key: &[u8]) -> OwnerView;
     /// The cache in figures.
     fn cache_stats(&self) -> serde_json::Value;
+    /// Whether what it asks of itself over NATS comes back within so long.
+    fn reaches_itself(&self, within: Duration) -> BoxFuture<'_, bool>;
     /// Text for Prometheus: see [`Metrics::encode`](crate::metrics::Metrics::encode) and [`gauges`].
     fn metrics_text(&self) -> String;
 }

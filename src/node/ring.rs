@@ -23,6 +23,7 @@ use super::status::{
     Suspended, Waits,
 };
 use crate::ring::{CopiesReport, Event, PlacesReport, Report, Standing, Wait, WaitReport};
+use crate::rpc::subject::{self, Intent};
 use crate::rpc::{CallError, Caller, How, Reply, Route, RouteTable, RoutedCall, Router, RouterParts};
 use crate::service::Gate;
 use crate::types::{Epoch, NodeId, NodeName, PartitionId, Time};
@@ -262,6 +263,16 @@ impl Ring {
         let margin = self.inner.gates.borrow().margin();
         let report = margin.is_zero().then(|| self.inner.shown.borrow().report())?;
         (phase(&report, margin) == Phase::Suspended).then(|| suspended(&report, self.suspension_margin()))
+    }
+
+    /// Whether what this node asks of itself over NATS comes back in time. Of a link that stands half open nothing else tells at
+    /// once: no answer comes, and no error.
+    pub async fn reaches_itself(&self, within: Duration) -> bool {
+        let driven = self.inner.shown.borrow().driven.clone();
+        let Some(me) = driven.and_then(|driven| driven.machine().id()) else { return false };
+        let parts = &self.inner.parts;
+        let subject = format!("{}.{}", subject::node(&parts.ring, &me), Intent::Status.token());
+        parts.bus.request(&subject, Vec::new(), Bytes::new(), within).await.is_ok()
     }
 
     /// For how much longer copies may confirm what the lease does not; zero where they cannot be reached.

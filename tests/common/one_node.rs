@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use nats_ring::cache::{CacheConfig, CacheService};
 use nats_ring::http::{NodeView, OwnerView, cache_figures, gauges};
 use nats_ring::metrics::Metrics;
@@ -153,6 +154,10 @@ impl NodeView for Fake {
 
     fn cache_stats(&self) -> Value {
         serde_json::to_value(self.cache.stats()).unwrap()
+    }
+
+    fn reaches_itself(&self, _: Duration) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(true))
     }
 
     fn metrics_text(&self) -> String {

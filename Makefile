@@ -60,18 +60,15 @@ faults: install ## breaks processes, servers and links of a ring under clients, 
 busy: install ## a ring while other processes take the whole machine: nobody is evicted; MINUTES=5
 	MINUTES='$(MINUTES)' $(CAMPAIGN) busy
 
-# A simulation is many short-lived allocations of one process: what it frees it keeps, instead of giving it back to the system.
-SIM_MALLOC := _RJEM_MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1,tcache_max:65536
-
 sim: ## simulated rings: SEEDS=a..b a campaign, nothing to go on with the last one, SEED=n one seed with its timeline
 ifdef SEED
-	$(SIM_MALLOC) SIM_SEED='$(SEED)' $(CARGO) test --release --locked --test sim one_seed -- --exact --nocapture
+	SIM_SEED='$(SEED)' $(CARGO) test --release --locked --test sim one_seed -- --exact --nocapture
 else
-	$(SIM_MALLOC) SIM_SEEDS='$(SEEDS)' $(CARGO) test --release --locked --test sim campaign -- --exact --nocapture
+	SIM_SEEDS='$(SEEDS)' $(CARGO) test --release --locked --test sim campaign -- --exact --nocapture
 endif
 
 sim-guards: ## searches, for each guard of the protocol, the seed that breaks without it; GUARDS=a,b+c for some
-	$(SIM_MALLOC) SIM_GUARDS='$(or $(GUARDS),all)' $(CARGO) test --release --locked --test sim guards::search_asked -- --exact --nocapture
+	SIM_GUARDS='$(or $(GUARDS),all)' $(CARGO) test --release --locked --test sim guards::search_asked -- --exact --nocapture
 
 install: ## nats-server, and the nats command line where it can be had, into nats/.bin
 	@$(INSTALL)
@@ -111,7 +108,7 @@ faults-short: install
 	MINUTES=1 $(CAMPAIGN) busy
 
 sim-short:
-	$(SIM_MALLOC) SIM_SEEDS=1..1001 $(CARGO) test --release --locked --test sim campaign -- --exact --nocapture
+	SIM_SEEDS=1..1001 $(CARGO) test --release --locked --test sim campaign -- --exact --nocapture
 
 # For .ci/run, so that the version is written down once.
 .PHONY: deny-version

@@ -74,6 +74,8 @@ const DOCUMENTS: &[&str] = &[
     "LICENSE-MIT",
     "LICENSE-APACHE",
     "docs/protocol.md",
+    "docs/copies.md",
+    "docs/failures.md",
     "docs/reference.md",
     "docs/guards.md",
     "docs/clients.md",

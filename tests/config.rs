@@ -52,7 +52,8 @@ fn what_is_not_given_has_the_documented_default() {
     assert_eq!((config.lease, config.wait), (Duration::from_secs(3), Duration::from_secs(30)));
     assert_eq!((config.memory_bytes, config.log_format), (1 << 30, LogFormat::Text));
     assert_eq!((config.copy_parallel, config.copy_bytes_per_second), (4, 100_000_000));
-    assert_eq!((config.return_delay, config.keep), (Duration::from_secs(30), None));
+    assert_eq!((config.return_delay, config.evicted_delay), (Duration::from_secs(30), Duration::ZERO));
+    assert_eq!(config.keep, None);
 }
 
 #[test]
@@ -168,6 +169,7 @@ fn values_outside_their_limits_are_refused_by_field_value_and_limit() {
         ("copy-rate", "fast", "such as 100MB"),
         ("return-delay", "61m", "0s (off) to 1h"),
         ("return-delay", "30", "such as 30s"),
+        ("evicted-delay", "61m", "0s (off) to 1h"),
         ("keep", "", "a folder"),
         ("zone", "", "1 to 64 printable"),
         ("zone", "z\u{fc}rich", "1 to 64 printable"),
@@ -207,6 +209,7 @@ fn values_at_their_limits_are_taken() {
         ("copy-rate", "100KB"),
         ("return-delay", "0s"),
         ("return-delay", "1h"),
+        ("evicted-delay", "30s"),
         ("keep", "/var/lib/nats-ring"),
         ("zone", "eu west/1a"),
         ("wait", "0s"),

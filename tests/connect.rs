@@ -74,6 +74,7 @@ async fn wrong_credentials_are_refused_at_once_and_right_ones_accepted() {
 async fn a_server_without_jetstream_is_refused_and_the_message_says_what_to_do() {
     let server = NatsServer::start_with(ServerOptions { jetstream: false, ..ServerOptions::default() });
     let error = Connection::open(&server.connect_options()).await.unwrap_err();
+    assert!(Connection::open_core(&server.connect_options()).await.unwrap().is_connected(), "requests need none");
     assert!(matches!(error, ConnectError::NoJetStream { .. }), "{error}");
     assert!(error.to_string().contains("nats-server -js"), "{error}");
 }

@@ -2,14 +2,16 @@
 //! is no memory.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nats_ring::cache::{CacheClient, CacheConfig, CacheService, Limits};
-use nats_ring::node::{Copying, Event, LearnerStatus, Ring};
+use nats_ring::node::{Copying, Event, LearnerStatus, Ring, WaitsFor};
 use nats_ring::testing::{Observed, Observer, TestRing};
-use nats_ring::{Bytes, NodeName};
+use nats_ring::{
+    BoxError, Bytes, Chunks, Grant, NodeName, PartitionId, Release, Request, Service, ServiceError, async_trait,
+};
 use tokio::sync::broadcast::Receiver;
 
 const VALUE_BYTES: usize = 20_000;
@@ -109,6 +111,10 @@ async fn a_copy_whose_link_is_cut_for_two_seconds_goes_on_where_it_was() {
     let rate = on_the_way.bytes_per_second.unwrap();
     assert!((MEGABYTE / 2..2 * MEGABYTE).contains(&rate), "{rate}");
     assert!((2.0..12.0).contains(&on_the_way.remaining_seconds.unwrap()), "{on_the_way:?}");
+    let all = owner.status().answer().copies_under_way;
+    let listed: Vec<_> = all.listed.iter().map(|copy| (copy.partition.get(), copy.from.as_str())).collect();
+    assert_eq!((all.learners, listed), (1, vec![(0, "node-1")]), "what an operator is told who asks the node");
+    assert_eq!((all.copied_bytes, all.total_bytes), (on_the_way.copied_bytes, total));
 
     ring.cut("node-2");
     ring.advance(Duration::from_secs(2)).await;
@@ -184,4 +190,143 @@ async fn a_copy_for_which_there_is_room_says_nothing_of_memory() {
     let told = about_copies(&mut events);
     assert!(matches!(told[..], [Event::CopyStarted { .. }, Event::CopyDone { .. }]), "{told:?}");
     assert_eq!(owner.status().partitions[0].short_of_memory, []);
+}
+
+/// Keeps copies of nothing, and panics once, over one call.
+struct Fragile(Mutex<Option<&'static str>>);
+
+impl Fragile {
+    fn called(&self, call: &'static str) {
+        let panics = self.0.lock().unwrap().take_if(|over| *over == call).is_some();
+        assert!(!panics, "on purpose, over {call}");
+    }
+}
+
+#[async_trait]
+impl Service for Fragile {
+    async fn on_own(&self, _: &[Grant]) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn on_release(&self, _: &[Grant], _: Release) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn handle(&self, _: &Grant, _: Request) -> Result<Bytes, ServiceError> {
+        Ok(Bytes::new())
+    }
+
+    async fn snapshot(&self, _: &Grant, _: usize) -> Result<Chunks, BoxError> {
+        self.called("snapshot");
+        Ok(Box::pin(futures::stream::empty()))
+    }
+
+    fn replicates(&self) -> bool {
+        true
+    }
+
+    fn clear(&self, _: PartitionId) {
+        self.called("clear");
+    }
+
+    fn held_bytes(&self, _: PartitionId) -> Option<u64> {
+        self.called("held_bytes");
+        None
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_panics_over_a_copy_has_it_made_anew() {
+    let healthy = || Arc::new(Fragile(Mutex::default()));
+    for (over, at_owner) in [("snapshot", true), ("held_bytes", true), ("clear", false)] {
+        let ring = TestRing::builder().partitions(1).build();
+        let (first, second) = (healthy(), healthy());
+        let owner = ring.add_node("node-1", first.clone()).await;
+        ring.settled().await;
+        let mut events = owner.events();
+        *if at_owner { &first } else { &second }.0.lock().unwrap() = Some(over);
+        ring.add_node("node-2", second.clone()).await;
+        two_copies(&ring, &owner).await;
+        assert!(first.0.lock().unwrap().is_none() && second.0.lock().unwrap().is_none(), "{over} was called");
+        let told = about_copies(&mut events);
+        assert!(matches!(told.last(), Some(Event::CopyDone { .. })), "{over}: {told:?}");
+        let failed = told.iter().filter(|event| matches!(event, Event::CopyFailed { .. })).count();
+        assert_eq!(failed, usize::from(over != "held_bytes"), "{over}: {told:?}");
+    }
+}
+
+/// A node of four has no copy, and is left alone.
+#[tokio::test(start_paused = true)]
+async fn a_partition_of_which_every_copy_is_lost_says_whom_it_lost_and_how_long_it_waits() {
+    let lease = Duration::from_secs(1);
+    let ring = TestRing::builder().partitions(1).lease(lease).build();
+    let mut nodes = Vec::new();
+    for name in ["node-1", "node-2", "node-3", "node-4"] {
+        nodes.push(add(&ring, name, 64 * MEGABYTE).await);
+    }
+    ring.settled().await;
+    let in_sync = || nodes[0].status().partitions[0].replicas.clone();
+    for _ in 0..1_000 {
+        if in_sync().len() == 3 {
+            break;
+        }
+        ring.advance(Duration::from_millis(100)).await;
+    }
+    let mut had = in_sync();
+    had.sort();
+    assert_eq!(had.len(), 3, "{had:?}");
+    let left = nodes.iter().find(|node| !had.contains(node.name())).unwrap().clone();
+    drop(nodes);
+    for node in &had {
+        ring.crash(node.as_str()).await;
+    }
+    let waits = || left.status().partitions[0].waits.clone();
+    for _ in 0..200 {
+        if waits().is_some() {
+            break;
+        }
+        ring.advance(Duration::from_millis(50)).await;
+    }
+    let first = waits().unwrap();
+    let mut lost = first.lost.clone();
+    lost.sort();
+    assert_eq!((first.what, lost), (WaitsFor::EmptyStart, had));
+    let remaining = first.remaining_seconds.unwrap();
+    assert!((10.0..=11.0).contains(&remaining), "{first:?}");
+    assert_eq!(left.status().answer().waiting_partitions, 1);
+    ring.advance(Duration::from_secs(4)).await;
+    let later = waits().unwrap().remaining_seconds.unwrap();
+    assert!((remaining - later - 4.0).abs() <= 0.5, "{remaining} s, and four seconds later {later} s");
+    ring.advance(Duration::from_secs(8)).await;
+    assert_eq!((waits(), left.status().owned()), (None, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_node_holds_is_told_apart_by_whose_it_is() {
+    let ring = TestRing::builder().partitions(2).build();
+    let mut caches = Vec::new();
+    for name in ["node-1", "node-2"] {
+        let config =
+            CacheConfig { memory_bytes: 64 * MEGABYTE, max_value_bytes: 1 << 20, node: NodeName::new(name).unwrap() };
+        let cache = Arc::new(CacheService::new(config, ring.clock()));
+        ring.add_node(name, cache.clone()).await;
+        caches.push(cache);
+    }
+    ring.settled().await;
+    fill(&ring).await;
+    let entries = ENTRIES as u64;
+    let held = || [caches[0].stats(), caches[1].stats()];
+    for _ in 0..1_000 {
+        if held().iter().all(|stats| stats.entries == entries) {
+            break;
+        }
+        ring.advance(Duration::from_millis(100)).await;
+    }
+    let [one, two] = held();
+    assert_eq!((one.owned, one.copied), (two.copied, two.owned), "each has the other's as copies");
+    assert!(one.owned.entries > 0 && one.copied.entries > 0, "{one:?}");
+    for stats in [one, two] {
+        assert_eq!(stats.entries, stats.owned.entries + stats.copied.entries);
+        assert_eq!(stats.bytes, stats.owned.bytes + stats.copied.bytes);
+    }
 }

@@ -1,4 +1,4 @@
-//! Rows of the failure table in docs/protocol.md that take several nodes and no server: whole rings in memory, in simulated
+//! Rows of the failure table in docs/failures.md that take several nodes and no server: whole rings in memory, in simulated
 //! time.
 #![allow(clippy::unwrap_used)]
 

@@ -16,7 +16,7 @@ use nats_ring::coord::{
     Claim, ClaimState, Followed, Follower, Key, Lease, LeaseState, Member, MemberState, Meta, PlanMember, PlanRecord,
     Record, Revision, Store, WatchScope,
 };
-use nats_ring::rpc::drain::DrainAnswer;
+use nats_ring::rpc::drain::{DrainAnswer, DrainRequest};
 use nats_ring::rpc::envelope::{
     CallHead, ChunkHead, EnvelopeError, FarewellHead, OfferHead, OnceHead, ReplyHead, Verdict, open, seal,
 };
@@ -70,6 +70,7 @@ fn records() -> Vec<(Key, Record)> {
         version: "0.1.0".to_owned(),
         excluded: vec![PartitionId::new(3)],
         replicates: false,
+        return_ms: 0,
     };
     let Ok(Record::Config(config)) =
         Record::decode(&Key::Config, br#"{"format":1,"paused":true,"cordoned":["node-2"],"pins":{"0":"node-1"}}"#)
@@ -84,6 +85,7 @@ fn records() -> Vec<(Key, Record)> {
         gone: vec![two.clone()],
         rows: vec![vec![one.node.clone()], vec![]],
         config: config.clone().unwrap(),
+        kept: Vec::new(),
     };
     let claim = Claim {
         generation: Generation::new(1),
@@ -207,6 +209,29 @@ fn what_replication_adds_is_written_only_where_it_says_something() {
         }
     }
     assert_eq!(lines.len(), 4);
+}
+
+#[test]
+fn what_is_said_of_nodes_that_come_back_is_written_only_where_it_says_something() {
+    let lines: Vec<_> = RECORDS.lines().filter_map(|line| line.strip_prefix("kept ")?.split_once(' ')).collect();
+    for (key, json) in &lines {
+        let record = Record::decode(&Key::parse(key).unwrap(), json.as_bytes()).unwrap();
+        assert_eq!(record.encode(), json.as_bytes(), "{key}");
+        match record {
+            Record::Member(member) => assert_eq!(member.return_ms, 30_000),
+            Record::Plan(plan) => {
+                assert_eq!((plan.members[0].return_ms, plan.kept.len()), (30_000, 1));
+                assert_eq!((&plan.kept[0].id, plan.kept[0].partitions.len()), (&node(2), 2));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(lines.len(), 2);
+    assert_eq!(DrainRequest::default().encode(), "", "as releases before it asked");
+    assert_eq!(DrainRequest { for_good: true }.encode(), r#"{"for_good":true}"#);
+    let read = ["", "{}", "no JSON", r#"{"for_good":true,"later":1}"#]
+        .map(|text| DrainRequest::decode(text.as_bytes()).for_good);
+    assert_eq!(read, [false, false, false, true]);
 }
 
 #[test]
@@ -349,4 +374,19 @@ async fn a_request_in_another_format_is_answered_as_not_executed_and_names_both(
         };
         assert!(reason.contains("message of format 2, this release reads format 1"), "{intent}: {reason}");
     }
+    // One that may have been executed, and whose name does not follow: executed, it might be so twice.
+    let head = CallHead {
+        partition: PartitionId::new(0),
+        epoch: Epoch::ZERO,
+        hops: 0,
+        plain: false,
+        remaining_ms: 5000,
+        operation: "incr".to_owned(),
+        key: b"k".to_vec(),
+        trace: None,
+        once: None,
+    };
+    let asked = client.request(format!("{subject}.again"), seal(&head, b"").unwrap());
+    let answer = tokio::time::timeout(LIMIT, asked).await.unwrap().unwrap();
+    assert!(matches!(open::<ReplyHead>(&answer.payload).unwrap().0, ReplyHead::Unknown(_)), "{answer:?}");
 }

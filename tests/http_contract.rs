@@ -293,8 +293,9 @@ async fn the_owner_is_named_and_null_while_there_is_none() {
     let fake = Fake::new().await;
     let partition = fake.partition(b"user:1");
     let mut expected = json!({
-        "key": "user:1", "partition": partition.get(), "owner": "node-2", "is_local": false, "this_node": "node-1", "epoch": 3,
-        "replicas": ["node-2", "node-1"],
+        "key": "user:1", "partition": partition.get(), "owner": "node-2", "is_local": false, "epoch": 3,
+        "in_sync": ["node-2", "node-1"], "waits": null, "suspended": null, "node": "node-1",
+        "this_node": "node-1", "replicas": ["node-2", "node-1"],
     });
     assert_eq!(ask(&fake, "GET /owner?key=user:1").await.json(), expected);
     fake.set_status(|s| s.partitions[partition.index()].owner = Some(name("node-1")));
@@ -323,14 +324,17 @@ async fn stats_tell_of_cache_ring_and_node() {
         assert!(stats["cache"][field].is_number(), "{field}: {stats}");
     }
     assert_eq!((&stats["cache"]["hits"], &stats["cache"]["with_ttl"]), (&json!(1), &json!(1)));
+    let held = json!({"entries": 1, "with_ttl": 1, "bytes": stats["cache"]["bytes"]});
+    assert_eq!(stats["cache"]["owned"], held);
+    assert_eq!(stats["cache"]["copied"], json!({"entries": 0, "with_ttl": 0, "bytes": 0}));
     let ring = &stats["ring"];
     assert_eq!((&ring["name"], &ring["partitions"], &ring["owned"]), (&json!("cache-platform"), &json!(4), &json!(1)));
     assert_eq!((&ring["not_served"], &ring["zones"]), (&json!(1), &json!(["a", "b"])));
-    assert_eq!(ring["members"][2]["state"], "unreachable");
-    assert_eq!(
-        ring["members_by_state"],
-        json!({"joining": 0, "active": 2, "draining": 0, "left": 0, "unreachable": 1})
-    );
+    assert_eq!(ring["nodes"][2]["state"], "unreachable");
+    for (name, former) in [("nodes", "members"), ("nodes_by_state", "members_by_state")] {
+        assert_eq!(ring[name], ring[former], "a client of the release before asks for {former}");
+    }
+    assert_eq!(ring["nodes_by_state"], json!({"joining": 0, "active": 2, "draining": 0, "left": 0, "unreachable": 1}));
     assert_eq!(ring["moves"], json!([{"partition": 1, "to": "node-2", "step": "parking", "elapsed_seconds": 0.25}]));
     let node = &stats["node"];
     assert_eq!((&node["name"], &node["zone"], &node["phase"]), (&json!("node-1"), &json!("a"), &json!("active")));
@@ -351,15 +355,17 @@ async fn the_process_is_healthy_whatever_the_ring_is() {
 async fn the_ring_is_healthy_only_while_every_partition_has_a_serving_owner() {
     let fake = Fake::new().await;
     let ask_ring = || ask(&fake, "GET /health?scope=ring");
-    assert_eq!(ask_ring().await.json(), json!({"status": "ok", "partitions": 4, "under_replicated": 0}));
+    let mut whole = json!({"status": "ok", "partitions": 4, "not_served": 0, "under_replicated": 0, "suspended": null});
+    assert_eq!(ask_ring().await.json(), whole);
     fake.set_status(|s| s.partitions[3].under_replicated = true);
-    assert_eq!(ask_ring().await.json(), json!({"status": "ok", "partitions": 4, "under_replicated": 1}));
+    whole["under_replicated"] = json!(1);
+    assert_eq!(ask_ring().await.json(), whole);
     fake.set_status(|s| s.partitions[1].state = PartitionState::Moving);
     assert_eq!(ask_ring().await.status, StatusCode::OK);
     for state in [PartitionState::Unowned, PartitionState::Starting, PartitionState::Orphaned] {
         fake.set_status(|s| s.partitions[2].state = state);
         let body = ask_ring().await.refused(503, "unavailable", "1 of 4 partitions");
-        assert_eq!(body["missing"].as_array().unwrap().len(), 1, "{body}");
+        assert_eq!((body["missing"].as_array().unwrap().len(), &body["not_served"]), (1, &json!(1)), "{body}");
         assert_eq!(body["missing"][0]["partition"], 2, "{body}");
     }
     fake.set_status(|s| s.partitions.clear());
@@ -367,20 +373,10 @@ async fn the_ring_is_healthy_only_while_every_partition_has_a_serving_owner() {
 }
 
 #[tokio::test]
-async fn a_suspended_node_counts_its_own_partitions_as_not_served() {
-    let fake = Fake::new().await;
-    fake.set_status(|s| {
-        s.partitions[1].owner = Some(s.node.clone());
-        s.phase = nats_ring::node::Phase::Suspended;
-    });
-    let body = ask(&fake, "GET /health?scope=ring").await.refused(503, "unavailable", "1 of 4 partitions");
-    assert_eq!(body["missing"][0]["partition"], 1, "{body}");
-}
-
-#[tokio::test]
 async fn a_node_that_is_not_ready_says_why() {
     let fake = Fake::new().await;
-    assert_eq!(ask(&fake, "GET /ready").await.json(), json!({"ready": true, "node": "node-1"}));
+    let ready = json!({"ready": true, "node": "node-1", "suspended": null});
+    assert_eq!(ask(&fake, "GET /ready").await.json(), ready);
     fake.set_status(|s| s.not_ready = Some("not in the plan yet".to_owned()));
     let body = ask(&fake, "GET /ready").await.refused(503, "not_ready", "not in the plan yet");
     assert_eq!(body["ready"], false);
@@ -404,15 +400,17 @@ async fn the_ring_lists_partitions_and_nodes_with_null_for_no_owner() {
         s.partitions[2].under_replicated = true;
     });
     let ring = ask(&fake, "GET /ring").await.json();
-    assert_eq!(ring["version"], 9);
+    assert_eq!((&ring["plan_version"], &ring["version"]), (&json!(9), &json!(9)), "the second is its former name");
+    assert_eq!((&ring["node"], &ring["phase"], &ring["suspended"]), (&json!("node-1"), &json!("active"), &Value::Null));
     assert_eq!(
         (&ring["replicas"], &ring["consistency"], &ring["on_loss"]),
         (&json!(3), &json!("eventual"), &json!("accept"))
     );
     let partition = |number: u16, owner: Option<&str>, state: &str| {
         json!({
-            "partition": number, "owner": owner, "epoch": 3, "state": state, "replicas": ["node-2", "node-1"],
-            "learners": [], "short_of_memory": [], "under_replicated": false,
+            "partition": number, "owner": owner, "epoch": 3, "state": state, "in_sync": ["node-2", "node-1"],
+            "replicas": ["node-2", "node-1"], "learners": [], "short_of_memory": [], "under_replicated": false,
+            "waits": null,
         })
     };
     assert_eq!(ring["partitions"][0], partition(0, Some("node-2"), "serving"));
@@ -435,6 +433,10 @@ async fn metrics_are_text_with_the_cache_and_the_ring_in_figures() {
     let text = String::from_utf8(answer.body.to_vec()).unwrap();
     for line in [
         "nats_ring_cache_entries 1.0",
+        r#"nats_ring_cache_held_entries{held_as="owned"} 1.0"#,
+        r#"nats_ring_cache_held_entries{held_as="copied"} 0.0"#,
+        r#"nats_ring_waiting_partitions{waits_for="acceptance"} 0"#,
+        "nats_ring_suspended 0",
         "nats_ring_partitions 4",
         r#"nats_ring_partitions_by_state{state="serving"} 4"#,
         r#"nats_ring_members{state="unreachable"} 1"#,

@@ -2,13 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nats_ring::cache::{CacheClient, CacheConfig, CacheService, Limits};
+use nats_ring::coord::{Key, Record};
 use nats_ring::node::{Event, Returning, Ring};
-use nats_ring::testing::{TestRing, TestRingBuilder};
-use nats_ring::types::Consistency;
-use nats_ring::{Bytes, NodeName};
+use nats_ring::testing::{Observed, Observer, TestRing, TestRingBuilder};
+use nats_ring::types::{Consistency, Generation};
+use nats_ring::{BoxError, Bytes, Grant, NodeName, PartitionId, Release, Request, Service, ServiceError, async_trait};
 use tokio::sync::broadcast::Receiver;
 
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
@@ -211,6 +213,65 @@ async fn another_store_drops_what_was_kept() {
     for number in 0..50 {
         assert!(bed.cache.get(key(number)).await.unwrap().found.is_none(), "key-{number}");
     }
+}
+
+/// A service that takes a second to let go of what it held of a partition.
+struct SlowToLetGo;
+
+#[async_trait]
+impl Service for SlowToLetGo {
+    async fn on_own(&self, _: &[Grant]) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn on_release(&self, _: &[Grant], _: Release) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn handle(&self, _: &Grant, _: Request) -> Result<Bytes, ServiceError> {
+        Ok(Bytes::new())
+    }
+
+    fn replicates(&self) -> bool {
+        true
+    }
+
+    async fn discard(&self, _: PartitionId) {
+        tokio::time::sleep(SECOND).await;
+    }
+}
+
+/// Whether the ring's second generation was written down.
+#[derive(Default)]
+struct SecondGeneration(AtomicBool);
+
+impl Observer for SecondGeneration {
+    fn saw(&self, _: Duration, what: &Observed<'_>) {
+        let Observed::Decided { write, outcome: Ok(_) } = what else { return };
+        if let Ok(Record::Meta(meta)) = Record::decode(&Key::Meta, &write.value)
+            && write.key == Key::Meta.text()
+            && meta.generation == Generation::new(2)
+        {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Until the others hear of it, they go on by what the store has forgotten, and may give out an epoch a second time.
+#[tokio::test(start_paused = true)]
+async fn who_finds_that_the_store_went_back_says_so_before_its_service_has_let_go_of_what_it_held() {
+    let second = Arc::new(SecondGeneration::default());
+    let ring = TestRing::builder().partitions(8).observer(second.clone()).build();
+    for node in &NODES[..2] {
+        ring.add_node(*node, Arc::new(SlowToLetGo)).await;
+    }
+    ring.settled().await;
+    ring.roll_back(1);
+    // Eight partitions take eight seconds.
+    ring.advance(SECOND).await;
+    assert!(second.0.load(Ordering::Relaxed));
+    ring.settled().await;
+    assert_eq!(ring.owners().await.len(), 8);
 }
 
 /// One of the four files is damaged: that partition is copied anew, the others go on from what was kept.

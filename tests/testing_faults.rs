@@ -149,6 +149,27 @@ async fn nats_away_as_a_whole_evicts_nobody_whether_or_not_it_is_noticed() {
     }
 }
 
+/// What was on its way to it went with its connection, and is told anew: else it would wait for ever for its name.
+#[tokio::test(start_paused = true)]
+async fn a_process_stopped_for_longer_than_its_connection_is_away_sees_what_there_is() {
+    let history = History::new();
+    let ring = ring_of(TestRing::builder(), &history).await;
+    ring.crash("node-3").await;
+    ring.set_store_faults(StoreFaults { watch_lag: 2 * SECOND, ..StoreFaults::default() });
+    ring.add_node("node-3", Counter::new("node-3", &history)).await;
+    ring.advance(MS).await;
+    ring.pause("node-3");
+    ring.advance(100 * MS).await;
+    ring.cut("node-3");
+    ring.advance(100 * MS).await;
+    ring.heal("node-3");
+    ring.advance(5 * SECOND).await;
+    ring.resume("node-3");
+    ring.set_store_faults(StoreFaults::default());
+    ring.settled().await;
+    assert!(owned_by(&ring, "node-3").await >= 5);
+}
+
 #[tokio::test(start_paused = true)]
 async fn slow_watches_and_late_or_lost_writes_are_survived_and_counted() {
     let history = History::new();

@@ -146,6 +146,17 @@ pub struct PartitionOverview {
     pub under_replicated: bool,
 }
 
+/// A node that is away, or on its way out, and may come back: nobody else gets its places among the copies for now.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct PlacesKeptFor {
+    /// Which.
+    pub node: NodeName,
+    /// How many partitions have one copy less meanwhile.
+    pub places: usize,
+    /// For how long from when it had gone, in milliseconds; `/ring` of a node says for how long yet.
+    pub for_ms: u64,
+}
+
 /// A partition that changes its owner.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct PartitionMove {
@@ -192,6 +203,8 @@ pub struct Overview {
     pub under_replicated: Vec<PartitionId>,
     /// Partitions whose copies in sync are not those planned.
     pub copying: Vec<PartitionId>,
+    /// For whom places among the copies are kept.
+    pub places_kept: Vec<PlacesKeptFor>,
     /// Whether nodes were observed long enough to tell suspects.
     pub observed: bool,
     /// What could not be read, and pins that are not in force.
@@ -261,12 +274,14 @@ pub struct DrainOptions {
     pub force: bool,
     /// How long it is watched; it goes on beyond.
     pub limit: Duration,
+    /// It does not come back: its places among the copies are not kept for it.
+    pub for_good: bool,
 }
 
 impl Default for DrainOptions {
     /// Not forced, watched for 90 s: a node's drain ends after a minute, one way or the other.
     fn default() -> Self {
-        Self { force: false, limit: Duration::from_secs(90) }
+        Self { force: false, limit: Duration::from_secs(90), for_good: false }
     }
 }
 

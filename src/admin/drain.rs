@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use tokio::time::Instant;
 
@@ -13,7 +12,7 @@ use super::state::State;
 use super::{Admin, AdminError, DrainSteps};
 use crate::coord::LeaseState;
 use crate::rpc::RequestError;
-use crate::rpc::drain::DrainAnswer;
+use crate::rpc::drain::{DrainAnswer, DrainRequest};
 use crate::rpc::subject::{self, Intent};
 use crate::types::{NodeId, NodeName};
 
@@ -39,7 +38,7 @@ impl Admin {
         if !options.force && !stranded.is_empty() {
             return Err(AdminError::NobodyElse { node: node.clone(), owned, stranded });
         }
-        let answer = self.ask_to_drain(&id).await?;
+        let answer = self.ask_to_drain(&id, &DrainRequest { for_good: options.for_good }).await?;
         let first = DrainStep::Acknowledged { node: answer.node, start: answer.start, partitions: owned };
         let limit = options.limit.min(LIMIT_MAX);
         let deadline = Instant::now() + limit;
@@ -53,12 +52,12 @@ impl Admin {
         Ok(futures::stream::once(std::future::ready(Ok(first))).chain(rest).boxed())
     }
 
-    async fn ask_to_drain(&self, id: &NodeId) -> Result<DrainAnswer, AdminError> {
+    async fn ask_to_drain(&self, id: &NodeId, how: &DrainRequest) -> Result<DrainAnswer, AdminError> {
         let subject = format!("{}.{}", subject::node(&self.ring, id), Intent::Drain.token());
         let refused = |reason: String| AdminError::NoAnswer { node: id.node.clone(), reason };
         let mut last = String::new();
         for _ in 0..ACK_TRIES {
-            match self.bus.request(&subject, Vec::new(), Bytes::new(), ACK_TIMEOUT).await {
+            match self.bus.request(&subject, Vec::new(), how.encode(), ACK_TIMEOUT).await {
                 Ok(answer) => return DrainAnswer::decode(&answer.payload).map_err(refused),
                 Err(error @ RequestError::Timeout(..)) => last = error.to_string(),
                 Err(error) => return Err(refused(error.to_string())),

@@ -1,7 +1,7 @@
 //! The operators' control plane: look at a ring and steer it, over a connection, without joining it.
 //!
 //! [`Admin`] reads the ring's bucket (`snapshot`) and writes one key of it, `config` (`steer`); a drain is asked of the
-//! node itself, over its subject (`drain`). What would move is found by the nodes' own planner (`preview`). In: a
+//! node itself, over its subject (`drain`), and so is what the bucket does not say (`told`). What would move is found by the nodes' own planner (`preview`). In: a
 //! connection and the ring's name. Out: plain data that is JSON as it stands (`answers`).
 //!
 //! Nothing here decides about liveness by a clock: what the leases say, and whether they are renewed while one looks.
@@ -15,6 +15,7 @@ mod preview;
 mod reading;
 mod state;
 mod steer;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +32,10 @@ use crate::types::{Consistency, Factor, NodeName, OnLoss, PartitionId, RingName}
 
 pub use answers::{
     Change, ConfigView, DrainOptions, DrainStep, NodeOverview, NodeShare, NodeState, Overview, PartitionMove,
-    PartitionOverview, PartitionStanding, Preview, Reason, RingEvent, Safety,
+    PartitionOverview, PartitionStanding, PlacesKeptFor, Preview, Reason, RingEvent, Safety,
 };
 pub use error::AdminError;
+pub use told::{SuspendedNode, Told};
 
 use reading::{Observed, ended, entries};
 use steer::Wish;

@@ -1,11 +1,11 @@
 //! The ring as people see it, from its records.
 
 use super::answers::{
-    ConfigView, NodeOverview, NodeState, Overview, PartitionMove, PartitionOverview, PartitionStanding,
+    ConfigView, NodeOverview, NodeState, Overview, PartitionMove, PartitionOverview, PartitionStanding, PlacesKeptFor,
 };
 use super::reading::Observed;
 use super::state::State;
-use crate::coord::{ClaimState, Lease, LeaseState, MemberState, RingConfig};
+use crate::coord::{ClaimState, KeptPlaces, Lease, LeaseState, MemberState, RingConfig};
 use crate::types::{Epoch, NodeId, NodeName, PartitionId, RingName};
 
 /// The whole of it.
@@ -35,10 +35,25 @@ pub(super) fn overview(ring: &RingName, state: &State, observed: &Observed) -> O
         copies_wanted: copies_wanted(state, &config),
         under_replicated,
         copying: state.partitions().ids().filter(|id| is_copying(state, *id)).collect(),
+        places_kept: places_kept(state),
         partitions,
         observed: observed.told,
         warnings: warnings(state, &config),
     }
+}
+
+/// Those of nodes that are back are taken.
+fn places_kept(state: &State) -> Vec<PlacesKeptFor> {
+    let plan = state.plan.as_ref();
+    let is_back =
+        |id: &NodeId| plan.is_some_and(|plan| plan.members.iter().any(|m| m.id.node == id.node && m.id != *id));
+    let vacant = plan.into_iter().flat_map(|plan| &plan.kept).filter(|places| !is_back(&places.id));
+    let told = |places: &KeptPlaces| PlacesKeptFor {
+        node: places.id.node.clone(),
+        places: places.partitions.len(),
+        for_ms: places.return_ms,
+    };
+    vacant.map(told).collect()
 }
 
 /// Where claims differ from the plan.

@@ -10,7 +10,7 @@ use super::overview::{copies_wanted, live_replicas, overview};
 use super::state::State;
 use super::{Admin, AdminError};
 use crate::coord::{LeaseState, PlanMember, Revision};
-use crate::ring::plan::plan_rows;
+use crate::ring::plan::{Wishes, plan_rows};
 use crate::types::{Incarnation, NodeId, NodeName, PartitionId};
 
 /// Most partitions named in one reason.
@@ -20,8 +20,10 @@ const NAMED_MAX: usize = 8;
 pub(super) fn preview(state: &State, members: &[PlanMember]) -> Result<Preview, AdminError> {
     let config = state.config_in_force();
     let claim = |partition| state.claims.get(&partition);
-    let rows = plan_rows(state.partitions(), members, claim, |_| false, &config)
-        .map_err(|error| AdminError::Plan(error.to_string()))?;
+    let kept = state.plan.as_ref().map_or(&[][..], |plan| &plan.kept);
+    let rows = plan_rows(state.partitions(), members, claim, |_| false, Wishes { config: &config, kept })
+        .map_err(|error| AdminError::Plan(error.to_string()))?
+        .rows;
     let alive = state.live_members();
     let names = alive.iter().chain(members).map(|member| &member.id.node);
     let mut shares: BTreeMap<&NodeName, (usize, usize)> = names.map(|name| (name, (0, 0))).collect();
@@ -93,6 +95,7 @@ impl Admin {
             weight,
             excluded: Vec::new(),
             replicates: state.live_members().iter().all(|member| member.replicates),
+            return_ms: 0,
         });
         preview(&state, &members)
     }
@@ -209,8 +212,10 @@ mod tests {
             let (zone, http, version) = (None, None, "0.1.0".to_owned());
             let (since, excluded, weight) = (Revision(since), Vec::new(), 1);
             let state_of = MemberState::Active;
+            let return_ms = 0;
+            #[rustfmt::skip]
             let member =
-                Member { incarnation, since, state: state_of, zone, weight, http, version, excluded, replicates };
+                Member { incarnation, since, state: state_of, zone, weight, http, version, excluded, replicates, return_ms };
             state.leases.insert(node.clone(), lease);
             state.members.insert(node, member);
         }
@@ -218,8 +223,8 @@ mod tests {
         let rows = vec![vec![owner.node.clone(), id(if replicas[0] == "a" { "b" } else { "a" }).node]];
         let generation = Generation::new(1);
         let members = state.live_members();
-        let (version, config) = (1, RingConfig::default());
-        let plan = PlanRecord { version, author: id("a"), generation, members, gone: Vec::new(), rows, config };
+        let (version, config, gone, kept) = (1, RingConfig::default(), Vec::new(), Vec::new());
+        let plan = PlanRecord { version, author: id("a"), generation, members, gone, rows, config, kept };
         state.plan = Some(plan);
         let (epoch, replicas) = (Epoch::new(4), replicas.iter().map(|name| id(name)).collect());
         let claim = Claim { generation, epoch, owner, replicas, state: ClaimState::Held };

@@ -171,7 +171,7 @@ impl CacheClient {
         Self { consistency: Some(consistency), ..self }
     }
 
-    /// Whose writes have this name: one that is made again under it, by whatever client, is executed once and answered the
+    /// Whose writes have this name: one that is made again under it, by whatever client of this kind or over HTTP, is executed once and answered the
     /// same, for as long as a minute. Every other write needs another name. Without one, each call has a name of its own,
     /// by which it is sent again where no answer comes.
     #[must_use]

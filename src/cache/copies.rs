@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::change::{Effect, Nameless, Unreadable};
 use super::item::{Item, Written};
-use super::once::Remembered;
+use super::once::{REMEMBERED_FOR, Remembered};
 use super::partition::{Partition, Tenure};
 use super::snapshot::{self, SnapshotError};
 use super::stats::add;
@@ -35,9 +35,13 @@ impl Store {
             self.copy_change(&partition, effect, (*version, now.since(*made)), now);
             let memory = &mut partition.write().memory;
             match name {
-                Ok(Some(executed)) => memory.remember(Remembered { version: *version, at: *made, executed }),
-                Ok(None) => {}
-                Err(Nameless) => memory.is_blind_until(*made),
+                Ok(executed) => {
+                    memory.is_named_from(*made);
+                    if let Some(executed) = executed {
+                        memory.remember(Remembered { version: *version, at: *made, executed });
+                    }
+                }
+                Err(Nameless) => memory.is_nameless_until(*made),
             }
         }
         partition.write().memory.expire(now);
@@ -53,8 +57,9 @@ impl Store {
     ) {
         let ends = |ttl_ns: Option<u64>| deadline(ttl_ns.map(|ns| Duration::from_nanos(ns).saturating_sub(age)), now);
         match effect {
-            Effect::Set { key, value, content_type, ttl_ns } => {
-                let (deadline, written) = (ends(ttl_ns), Written::before(now, age));
+            Effect::Set { key, value, content_type, ttl_ns, age_ns } => {
+                let of_value = age.saturating_add(Duration::from_nanos(age_ns));
+                let (deadline, written) = (ends(ttl_ns), Written::before(now, of_value));
                 self.copy_item(partition, &Item { key, value, content_type, version, deadline, written }, now);
             }
             Effect::Delete { key } => {
@@ -95,7 +100,13 @@ impl Store {
         let now = self.clock().now();
         let partition = self.copy(id);
         if let Some(recalled) = snapshot::recalled(chunk, now, age)? {
-            recalled.into_memory(&mut partition.write().memory);
+            let memory = &mut partition.write().memory;
+            recalled.into_memory(memory);
+            // As of a file that a process left, whose age is told by a clock which may have been set: what looks as old as that was
+            // perhaps executed just now.
+            if age > REMEMBERED_FOR {
+                memory.is_blind_until(now);
+            }
         }
         snapshot::each_entry(chunk, now, age, |item| {
             self.copy_item(&partition, &item, now);

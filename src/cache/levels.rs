@@ -47,6 +47,25 @@ pub(super) async fn settle(grant: &Grant, level: Consistency, version: Version) 
     }
 }
 
+/// What the caller of a refused request is told: the refusal once the write that it was judged by is where `level` wants it, like
+/// any other reading of it; before that, it may still be lost.
+pub(super) async fn settle_refusal(
+    grant: &Grant,
+    level: Consistency,
+    judged_by: Version,
+    refusal: ServiceError,
+) -> ServiceError {
+    if settle(grant, level, judged_by).await.is_ok() {
+        return refusal;
+    }
+    let (partition, code) = (grant.partition, refusal.code);
+    let message = format!(
+        "what it was judged by ({code}) is not on as many copies of partition {partition} as {level} needs: nothing was executed; \
+         try again"
+    );
+    ServiceError::new(NOT_ENOUGH_REPLICAS, message)
+}
+
 /// The level a request names.
 pub(super) fn parse(what: &str, text: &str) -> Result<Consistency, ServiceError> {
     text.parse().map_err(|error| bad_request(format!("{what}: {error}")))

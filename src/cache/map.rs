@@ -172,7 +172,12 @@ impl BoundedMap {
         let mut gone = Gone::default();
         let digest = self.digest(item.key);
         // An entry that grows where it is can push itself out; put in anew, room is made for it first.
-        let admitted = self.insert_once(digest, item, now, &mut gone) || self.insert_once(digest, item, now, &mut gone);
+        let (mut admitted, replaced) = self.insert_once(digest, item, now, &mut gone);
+        if !admitted {
+            (admitted, _) = self.insert_once(digest, item, now, &mut gone);
+            // There is neither: the one it was to replace is gone for want of room.
+            gone.evicted += u64::from(replaced && !admitted);
+        }
         if admitted && item.deadline != NEVER {
             self.deadlines.add(item.deadline, digest);
         }
@@ -180,10 +185,11 @@ impl BoundedMap {
         (gone, admitted)
     }
 
-    fn insert_once(&mut self, digest: KeyDigest, item: &Item<'_>, now: Time, gone: &mut Gone) -> bool {
+    /// Whether it stayed, and whether a live one with its key went for it.
+    fn insert_once(&mut self, digest: KeyDigest, item: &Item<'_>, now: Time, gone: &mut Gone) -> (bool, bool) {
         let place = self.log.append(item);
         self.entries.insert(digest, Slot { place, has_deadline: item.deadline != NEVER });
-        let mut admitted = true;
+        let (mut admitted, mut replaced) = (true, false);
         for (old_digest, old) in self.out.take() {
             if old.place == place {
                 admitted = false;
@@ -194,9 +200,11 @@ impl BoundedMap {
             // The entry it replaces was not evicted.
             if old_digest != digest || expired {
                 gone.count(expired);
+            } else {
+                replaced = true;
             }
         }
-        admitted
+        (admitted, replaced)
     }
 
     /// Takes an entry out; `Some(true)` where a live one was there, `Some(false)` an expired one.

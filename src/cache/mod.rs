@@ -32,6 +32,7 @@ mod native;
 mod once;
 mod partition;
 pub mod plain;
+mod refused;
 mod service;
 mod snapshot;
 mod stats;
@@ -52,7 +53,7 @@ pub use content_type::{ContentType, MAX_CONTENT_TYPE_BYTES};
 pub use limits::{Limits, MAX_KEY_BYTES, MAX_TTL_SECONDS, MAX_VALUE_BYTES, check_key, check_ttl, ttl_from_seconds};
 pub use service::{CacheConfig, CacheService, OPERATIONS};
 pub use snapshot::SnapshotError;
-pub use stats::CacheStats;
+pub use stats::{CacheStats, Held};
 
 pub use crate::service::NOT_ENOUGH_REPLICAS;
 pub use crate::types::{Version, VersionError};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::rpc::WRITE_TIMEOUT;
 use crate::service::{Form, REQUEST_ID_REUSED, Request, ServiceError, UNKNOWN};
 use crate::types::{Once, RequestId, Time, Version};
 
@@ -17,8 +18,8 @@ use crate::types::{Once, RequestId, Time, Version};
 pub(super) const REMEMBERED_MAX: usize = 8192;
 /// For so long at most.
 pub(super) const REMEMBERED_FOR: Duration = Duration::from_secs(60);
-/// A request is older than its sender says by the time it was on its way.
-const ON_ITS_WAY: Duration = Duration::from_secs(1);
+/// A request is older than its sender says by the time it was on its way: by no more than its caller waits, as long as none asks for more.
+const ON_ITS_WAY: Duration = WRITE_TIMEOUT;
 
 /// A write that is to be executed once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,10 +45,19 @@ impl Named {
 /// What a write came to, without the values it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Outcome {
-    Stored { created: bool },
-    Deleted { existed: bool },
+    Stored {
+        created: bool,
+    },
+    Deleted {
+        existed: bool,
+    },
     Lifetime,
     Incremented(i64),
+    /// It changed nothing; the version of the entry, where there was one. Releases before do not know it, so it is told where they
+    /// overlook it.
+    Nothing {
+        entry: Option<Version>,
+    },
 }
 
 /// An executed write, as it travels with its change.
@@ -75,12 +85,16 @@ pub(super) struct Memory {
     by_id: BTreeMap<RequestId, Version>,
     /// What was executed up to then may be forgotten; `None`: nothing is.
     forgotten_until: Option<Time>,
+    /// What was executed up to then was never known here.
+    blind_until: Option<Time>,
+    /// The partition's owner so far may be of a release that knows no names.
+    nameless: bool,
 }
 
 impl Memory {
     /// Of a partition whose past is not known at this moment.
     pub(super) fn beginning(now: Time) -> Self {
-        Self { forgotten_until: Some(now), ..Self::default() }
+        Self { blind_until: Some(now), nameless: true, ..Self::default() }
     }
 
     /// What a request came to when it was executed; `None` where it was not.
@@ -97,8 +111,14 @@ impl Memory {
                 "another request was executed under this name; nothing was executed: give each request its own";
             return Err(ServiceError::new(REQUEST_ID_REUSED, message));
         }
-        if again && self.forgotten_until.is_some_and(|until| first_sent <= until + ON_ITS_WAY) {
-            let message = "it was sent before, so long ago that it is not known any more whether it was executed";
+        let unknown_until = self.forgotten_until.max(self.blind_until);
+        let too_old = match again {
+            true => unknown_until.is_some_and(|until| first_sent <= until + ON_ITS_WAY),
+            // A first sending that was held up for so long that a second may have been executed since, and forgotten.
+            false => self.forgotten_until.is_some_and(|until| first_sent < until),
+        };
+        if too_old {
+            let message = "it was first sent so long ago that it is not known any more whether it was executed";
             return Err(ServiceError::new(UNKNOWN, message));
         }
         Ok(None)
@@ -106,8 +126,14 @@ impl Memory {
 
     /// A write was executed, or has come from its owner.
     pub(super) fn remember(&mut self, one: Remembered) {
-        if self.by_id.contains_key(&one.executed.id) {
-            return;
+        if let Some(known) = self.by_id.get(&one.executed.id).copied() {
+            if known >= one.version {
+                return;
+            }
+            // Its owner had forgotten it, and executed it anew.
+            if let Ok(place) = self.kept.binary_search_by(|kept| kept.version.cmp(&known)) {
+                self.kept.remove(place);
+            }
         }
         match self.kept.back() {
             Some(newest) if newest.version >= one.version => {
@@ -124,12 +150,25 @@ impl Memory {
 
     /// What was executed up to this moment is not known here.
     pub(super) fn is_blind_until(&mut self, moment: Time) {
-        self.forgotten_until = self.forgotten_until.max(Some(moment));
+        self.blind_until = self.blind_until.max(Some(moment));
+    }
+
+    /// Its owner is one that does not know names: what it executed up to this moment is not known, nor what it has passed on since.
+    pub(super) fn is_nameless_until(&mut self, moment: Time) {
+        self.nameless = true;
+        self.is_blind_until(moment);
+    }
+
+    /// From this moment on its owner is one that knows names. What one before it executed, or passed on, is not known.
+    pub(super) fn is_named_from(&mut self, moment: Time) {
+        if std::mem::take(&mut self.nameless) {
+            self.is_blind_until(moment);
+        }
     }
 
     /// Takes in what its owner remembers of the partition: all there was, up to now.
     pub(super) fn take_in(&mut self, all: Vec<Remembered>, forgotten_until: Option<Time>) {
-        self.forgotten_until = forgotten_until;
+        (self.forgotten_until, self.blind_until, self.nameless) = (forgotten_until, None, false);
         all.into_iter().for_each(|one| self.remember(one));
     }
 
@@ -144,13 +183,13 @@ impl Memory {
     pub(super) fn newest(&self, most: usize) -> (impl Iterator<Item = &Remembered>, Option<Time>) {
         let skipped = self.kept.len().saturating_sub(most);
         let last_skipped = skipped.checked_sub(1).and_then(|at| self.kept.get(at)).map(|kept| kept.at);
-        (self.kept.range(skipped..), self.forgotten_until.max(last_skipped))
+        (self.kept.range(skipped..), self.forgotten_until.max(self.blind_until).max(last_skipped))
     }
 
     fn forget_oldest(&mut self) {
         if let Some(oldest) = self.kept.pop_front() {
             self.by_id.remove(&oldest.executed.id);
-            self.is_blind_until(oldest.at);
+            self.forgotten_until = self.forgotten_until.max(Some(oldest.at));
         }
     }
 

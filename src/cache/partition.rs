@@ -56,8 +56,13 @@ impl Held {
         matches!(&self.tenure, Tenure::Owned(token) if token.epoch == epoch)
     }
 
-    /// Begins a grant, if the data is still right for it.
-    pub(super) fn begin(&mut self, grant: &Grant) -> bool {
+    /// Whether the partition is another node's.
+    pub(super) fn is_copy(&self) -> bool {
+        self.tenure == Tenure::Copied
+    }
+
+    /// Begins a grant at this moment, if the data is still right for it.
+    pub(super) fn begin(&mut self, grant: &Grant, now: Time) -> bool {
         if !self.tenure.carries_over_to(&grant.token) {
             return false;
         }
@@ -65,6 +70,7 @@ impl Held {
         if !repeated {
             self.tenure = Tenure::Owned(grant.token.clone());
         }
+        self.memory.is_named_from(now);
         true
     }
 

@@ -149,14 +149,23 @@ pub fn parse_consistency(operation: &str, body: &[u8]) -> Result<Option<Consiste
 /// # Errors
 /// `bad_request` where it is none.
 pub fn parse_request_id(operation: &str, key: &[u8], body: &[u8]) -> Result<Option<RequestId>, ServiceError> {
+    let Some(name) = parse_request_name(operation, body)? else { return Ok(None) };
+    let id = RequestId::named(&name, operation, key);
+    id.map(Some).map_err(|error| bad_request(format!("field \"request_id\": {error}")))
+}
+
+/// The same as it is given.
+///
+/// # Errors
+/// `bad_request` where it is no text.
+pub fn parse_request_name(operation: &str, body: &[u8]) -> Result<Option<Bytes>, ServiceError> {
     if !may_have(body, "\"request_id\"") {
         return Ok(None);
     }
     let Some(raw) = fields(operation, body)?.request_id.filter(|raw| raw.get() != "null") else { return Ok(None) };
     let name: String = serde_json::from_str(raw.get())
         .map_err(|_| bad_request(format!("field \"request_id\": expected a string, got {}", described(raw))))?;
-    let id = RequestId::named(name.as_bytes(), operation, key);
-    id.map(Some).map_err(|error| bad_request(format!("field \"request_id\": {error}")))
+    Ok(Some(Bytes::from(name)))
 }
 
 /// Whether a body may have a field: most do not, and need not be read twice. (With an escape in it, who knows.)

@@ -18,6 +18,7 @@ use super::limits::{Limits, bad_request, check_key, check_ttl};
 use super::native::{self, Answer, Found, Operation, Seen, encode};
 use super::once::Named;
 use super::plain::{self, IncrementRequest, TouchRequest, check_json};
+use super::refused::Refused;
 use super::snapshot::{self, SnapshotError};
 use super::stats::{CacheStats, add};
 use super::store::{NewValue, Store, Stored};
@@ -102,10 +103,10 @@ impl CacheService {
         write: &Write<'_>,
         request: &Request,
         operation: Operation<'_>,
-    ) -> Result<(Bytes, Version), ServiceError> {
+    ) -> Result<(Bytes, Version), Refused> {
         if operation.name() != request.operation {
             let (asked, holds) = (&request.operation, operation.name());
-            return Err(bad_request(format!("operation '{asked}' came with a message for '{holds}'")));
+            return Err(bad_request(format!("operation '{asked}' came with a message for '{holds}'")).into());
         }
         operation.condition().check_size()?;
         let Write { grant, key, .. } = *write;
@@ -153,7 +154,7 @@ impl CacheService {
     }
 
     /// Executes a request of a plain client; answers with the version that the answer goes back to.
-    fn plain(&self, write: &Write<'_>, request: &Request) -> Result<(Bytes, Version), ServiceError> {
+    fn plain(&self, write: &Write<'_>, request: &Request) -> Result<(Bytes, Version), Refused> {
         let (Write { grant, key, .. }, body) = (*write, &request.payload);
         Ok(match request.operation.as_str() {
             "get" => {
@@ -161,7 +162,7 @@ impl CacheService {
                     Some(item) => plain::found_stored(item.value, item.content_type, &self.node, item.version),
                     None => plain::not_found(&self.node),
                 })?;
-                self.limits.check_answer(&answer)?;
+                self.limits.check_answer(&answer).map_err(Refused::by(version))?;
                 (answer, version)
             }
             "set" => {
@@ -209,7 +210,7 @@ impl CacheService {
             }
             other => {
                 let known = OPERATIONS.join(", ");
-                return Err(bad_request(format!("operation '{other}' is not known; known: {known}")));
+                return Err(bad_request(format!("operation '{other}' is not known; known: {known}")).into());
             }
         })
     }
@@ -217,12 +218,12 @@ impl CacheService {
     /// Executes what enough copies are there for, and answers once they have what the answer goes back to.
     async fn execute(&self, grant: &Grant, request: &Request) -> Result<Bytes, ServiceError> {
         check_key(&request.key)?;
-        let (level, (answer, version)) = match request.form {
+        let (level, executed) = match request.form {
             Form::Native => {
                 let (asked, operation) = native::decode_operation(&request.payload)?;
                 let named = request.once.map(|once| Named::of(request, once, native::body(&request.payload)));
                 let write = Write { grant, key: &request.key, named: named.as_ref() };
-                (self.level(&write, asked)?, self.native(&write, request, operation)?)
+                (self.level(&write, asked)?, self.native(&write, request, operation))
             }
             Form::Plain => {
                 let asked = plain::parse_consistency(&request.operation, &request.payload)?;
@@ -233,11 +234,16 @@ impl CacheService {
                 };
                 let named = once.map(|once| Named::of(request, once, &request.payload));
                 let write = Write { grant, key: &request.key, named: named.as_ref() };
-                (self.level(&write, asked)?, self.plain(&write, request)?)
+                (self.level(&write, asked)?, self.plain(&write, request))
             }
         };
-        levels::settle(grant, level, version).await?;
-        Ok(answer)
+        match executed {
+            Ok((answer, version)) => levels::settle(grant, level, version).await.map(|()| answer),
+            Err(Refused { error, by: Some(version) }) => {
+                Err(levels::settle_refusal(grant, level, version, error).await)
+            }
+            Err(Refused { error, by: None }) => Err(error),
+        }
     }
 
     /// The level in force. What was executed before is answered again, however many copies there are now.
@@ -248,7 +254,7 @@ impl CacheService {
         }
     }
 
-    fn set(&self, write: &Write<'_>, value: NewValue<'_>, condition: &Condition) -> Result<Stored, ServiceError> {
+    fn set(&self, write: &Write<'_>, value: NewValue<'_>, condition: &Condition) -> Result<Stored, Refused> {
         self.limits.check_value(value.bytes)?;
         self.store.set(write, value, condition)
     }

@@ -4,8 +4,9 @@
 //! - a chunk of entries: `[1][0]`, then postcard: its number from 0, its age mark (nanoseconds since the snapshot began),
 //!   then entries until it ends;
 //! - the trailer, the last chunk: `[1][1]`, then postcard: chunks before it, entries in them, its age mark; then, since there are
-//!   names of requests, which of the writes that came with one are remembered (releases before overlook it); then the
-//!   XXH3-64 of all bytes before it, this chunk's included, little-endian.
+//!   names of requests, which of the writes that came with one are remembered, then, where there are such, those of them that
+//!   changed nothing (each is overlooked by releases before); then the XXH3-64 of all bytes before it, this chunk's included,
+//!   little-endian.
 //!
 //! An entry carries its age and the time it had left when its chunk was made. The difference of the two age marks is how
 //! long the chunk waited for the rest; the receiver adds it to the one and subtracts it from the other. No clock is
@@ -22,7 +23,7 @@ use super::content_type;
 use super::item::{Item, NEVER, Written};
 use super::map::KeyDigest;
 use super::native::as_bytes;
-use super::once::{Executed, Memory, Remembered};
+use super::once::{Executed, Memory, Outcome, Remembered};
 use super::partition::Partition;
 use crate::types::{Clock, Time, Version};
 
@@ -36,7 +37,7 @@ const AIM_BYTES: usize = 128 * 1024;
 const AROUND_ENTRY_BYTES: usize = 64;
 const AROUND_CHUNK_BYTES: usize = 32;
 /// The most a write that came with a name needs in the trailer.
-const TOLD_BYTES: usize = 80;
+const TOLD_BYTES: usize = 96;
 
 /// Why a snapshot could not be made or is refused. A refused one leaves nothing behind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,9 +92,15 @@ struct Trailer {
 struct Told {
     /// How long ago the newest one was executed that is not among them, if there was one.
     forgotten_ns: Option<u64>,
-    /// Oldest first: version, how long ago, what.
-    writes: Vec<(Version, u64, Executed)>,
+    /// Oldest first.
+    writes: Vec<ToldWrite>,
+    /// Those that changed nothing, told apart.
+    #[serde(skip)]
+    changed_nothing: Vec<ToldWrite>,
 }
+
+/// Version, how long ago, what.
+type ToldWrite = (Version, u64, Executed);
 
 /// The same, as it is held.
 pub(super) struct Recalled {
@@ -173,7 +180,11 @@ impl Writer {
     fn close(&mut self, now: Time) -> Bytes {
         self.done = true;
         let trailer = Trailer { chunks: self.chunks, entries: self.entries, age_ns: self.age_ns(now) };
-        let mut out = append(begin(TRAILER, &trailer), &self.told(now));
+        let told = self.told(now);
+        let mut out = append(begin(TRAILER, &trailer), &told);
+        if !told.changed_nothing.is_empty() {
+            out = append(out, &told.changed_nothing);
+        }
         self.hash.update(&out);
         out.extend_from_slice(&self.hash.digest().to_le_bytes());
         out.into()
@@ -185,8 +196,10 @@ impl Writer {
         let most = self.max_bytes.saturating_sub(2 * AROUND_CHUNK_BYTES + CHECKSUM_BYTES) / TOLD_BYTES;
         let held = self.partition.read();
         let (newest, forgotten_until) = held.memory.newest(most);
-        let writes = newest.map(|one| (one.version, nanos(now.since(one.at)), one.executed)).collect();
-        Told { forgotten_ns: forgotten_until.map(|until| nanos(now.since(until))), writes }
+        let told = newest.map(|one| (one.version, nanos(now.since(one.at)), one.executed));
+        let (changed_nothing, writes) =
+            told.partition(|(_, _, executed)| matches!(executed.outcome, Outcome::Nothing { .. }));
+        Told { forgotten_ns: forgotten_until.map(|until| nanos(now.since(until))), writes, changed_nothing }
     }
 }
 
@@ -195,7 +208,9 @@ impl Told {
     fn at(self, now: Time, waited: Duration) -> Recalled {
         let ago = |ns: u64| now - Duration::from_nanos(ns).saturating_add(waited);
         let held = |(version, age_ns, executed)| Remembered { version, at: ago(age_ns), executed };
-        Recalled { all: self.writes.into_iter().map(held).collect(), forgotten_until: self.forgotten_ns.map(ago) }
+        let mut all: Vec<_> = self.writes.into_iter().chain(self.changed_nothing).map(held).collect();
+        all.sort_unstable_by_key(|one| one.version);
+        Recalled { all, forgotten_until: self.forgotten_ns.map(ago) }
     }
 }
 
@@ -295,8 +310,11 @@ fn read_trailer(chunk: &Bytes, position: usize) -> Result<(Trailer, Option<Told>
     if rest.is_empty() {
         return Ok((trailer, None, checksum));
     }
-    // What is left of it are fields of a later release.
-    let told = postcard::from_bytes(rest).map_err(|error| damaged(error.to_string()))?;
+    let (mut told, rest): (Told, _) = postcard::take_from_bytes(rest).map_err(|error| damaged(error.to_string()))?;
+    if !rest.is_empty() {
+        // What is left of it are fields of a later release.
+        told.changed_nothing = postcard::from_bytes(rest).map_err(|error| damaged(error.to_string()))?;
+    }
     Ok((trailer, Some(told), checksum))
 }
 

@@ -29,6 +29,29 @@ pub struct CacheStats {
     pub failures: u64,
     /// The bound on `bytes`.
     pub capacity_bytes: u64,
+    /// What of the above is of partitions that this node owns, or is about to own.
+    pub owned: Held,
+    /// What of it are copies that this node keeps of partitions of others.
+    pub copied: Held,
+}
+
+/// A part of what is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Held {
+    /// Entries.
+    pub entries: u64,
+    /// Those of them that have a time to live.
+    pub with_ttl: u64,
+    /// What they weigh.
+    pub bytes: u64,
+}
+
+impl Held {
+    pub(super) fn add(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.with_ttl += other.with_ttl;
+        self.bytes += other.bytes;
+    }
 }
 
 #[derive(Debug, Default)]

@@ -16,7 +16,8 @@ use super::limits::{UNAVAILABLE, too_large};
 use super::map::BoundedMap;
 use super::once::Outcome;
 use super::partition::{Held, Partition, Tenure};
-use super::stats::{CacheStats, Counters, add, read};
+use super::refused::Refused;
+use super::stats::{self, CacheStats, Counters, add, read};
 use super::write::Write;
 use crate::service::{Grant, Memory, ServiceError};
 use crate::types::{Chance, Clock, PartitionId, Time, Version};
@@ -125,12 +126,7 @@ impl Store {
     }
 
     /// Stores a value in place of what is there, if the condition holds.
-    pub(super) fn set(
-        &self,
-        write: &Write<'_>,
-        value: NewValue<'_>,
-        condition: &Condition,
-    ) -> Result<Stored, ServiceError> {
+    pub(super) fn set(&self, write: &Write<'_>, value: NewValue<'_>, condition: &Condition) -> Result<Stored, Refused> {
         let Write { grant, key, .. } = *write;
         let content_len = key.len() + value.content_type.len() + value.bytes.len();
         self.ensure_can_ever_fit(content_len, value.bytes.len())?;
@@ -143,7 +139,7 @@ impl Store {
             if let Some(executed) = write.executed_before(&held)? {
                 return Ok(Stored::before(executed));
             }
-            condition.check(live_version(&held, key, now))?;
+            judge(&held, condition, live_version(&held, key, now))?;
         }
         self.prepare_room(&partition, heaviest(content_len), now);
         let mut held = partition.write();
@@ -152,7 +148,7 @@ impl Store {
             return Ok(Stored::before(executed));
         }
         let before = live_version(&held, key, now);
-        condition.check(before)?;
+        judge(&held, condition, before)?;
         let created = before.is_none();
         let version = self.replace(&mut held, write, value, now, Outcome::Stored { created })?;
         Ok(Stored { version, created })
@@ -172,14 +168,14 @@ impl Store {
         let NewValue { bytes: value, content_type, ttl } = value;
         let (deadline, written) = (deadline(ttl, now), Written::before(now, Duration::ZERO));
         self.insert(held, &Item { key, value, content_type, version, deadline, written }, now)?;
-        let effect = Effect::Set { key, value, content_type, ttl_ns: ttl.map(nanos) };
+        let effect = Effect::Set { key, value, content_type, ttl_ns: ttl.map(nanos), age_ns: 0 };
         write.done(held, version, now, outcome, &effect);
         Ok(version)
     }
 
     /// Takes an entry out, if the condition holds for it; says whether a live one was there, and the version of the
     /// deletion.
-    pub(super) fn delete(&self, write: &Write<'_>, condition: &Condition) -> Result<(bool, Version), ServiceError> {
+    pub(super) fn delete(&self, write: &Write<'_>, condition: &Condition) -> Result<(bool, Version), Refused> {
         let (Write { grant, key, .. }, now) = (*write, self.clock.now());
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
         let mut held = partition.write();
@@ -188,7 +184,7 @@ impl Store {
             return Ok((outcome == Outcome::Deleted { existed: true }, version));
         }
         if let Some(version) = live_version(&held, key, now) {
-            condition.check(Some(version))?;
+            judge(&held, condition, Some(version))?;
         }
         let version = held.next_version(grant.epoch());
         let removed = held.map.remove(key, now);
@@ -205,7 +201,7 @@ impl Store {
         write: &Write<'_>,
         ttl: Option<Duration>,
         condition: &Condition,
-    ) -> Result<(Option<Version>, Version), ServiceError> {
+    ) -> Result<(Option<Version>, Version), Refused> {
         let (Write { grant, key, .. }, now) = (*write, self.clock.now());
         let partition = self.partition(grant.partition).ok_or_else(|| not_held(grant))?;
         if ttl.is_some() {
@@ -213,26 +209,37 @@ impl Store {
         }
         let mut held = partition.write();
         ensure_serving(&held, grant)?;
-        if let Some((version, _)) = write.executed_before(&held)? {
-            return Ok((Some(version), version));
+        match write.executed_before(&held)? {
+            Some((version, Outcome::Nothing { entry })) => return Ok((entry, version)),
+            Some((version, _)) => return Ok((Some(version), version)),
+            None => {}
         }
-        let Some(item) = held.map.look(key, now) else { return Ok((None, held.last_version())) };
-        let (version, has_none) = (item.version, item.deadline == NEVER);
-        condition.check(Some(version))?;
+        let Some(item) = held.map.look(key, now) else {
+            let upto = write.changed_nothing(&mut held, now, None);
+            return Ok((None, upto.unwrap_or(held.last_version())));
+        };
+        let (found, has_none) = (item.version, item.deadline == NEVER);
+        judge(&held, condition, Some(found))?;
         if ttl.is_none() && has_none {
-            return Ok((Some(version), version));
+            let upto = write.changed_nothing(&mut held, now, Some(found));
+            return Ok((Some(found), upto.unwrap_or(found)));
         }
+        // To the copies it is the whole entry: what has ended at one of them lives on as here.
+        let Item { value, content_type, .. } = item;
+        let age_ns = nanos(item.written.age(now));
+        let effect = Effect::Set { key, value, content_type, ttl_ns: ttl.map(nanos), age_ns };
+        let change = write.change(Outcome::Lifetime, &effect);
         let version = held.next_version(grant.epoch());
         let gone = held.map.change_lifetime(key, version, deadline(ttl, now), now);
-        let effect = Effect::Lifetime { key, ttl_ns: ttl.map(nanos) };
-        write.done(&mut held, version, now, Outcome::Lifetime, &effect);
+        write.changed(&mut held, version, now, change);
         self.counters.gone(gone);
         Ok((Some(version), version))
     }
 
     /// Begins a grant with the data that was restored or kept for it, else with none.
     pub(super) fn own(&self, grant: &Grant) {
-        if self.partition(grant.partition).is_some_and(|partition| partition.write().begin(grant)) {
+        let now = self.clock.now();
+        if self.partition(grant.partition).is_some_and(|partition| partition.write().begin(grant, now)) {
             return;
         }
         self.install(grant.partition, Tenure::Owned(grant.token.clone()));
@@ -322,11 +329,13 @@ impl Store {
         };
         for partition in self.read_table().values() {
             let held = partition.read();
-            stats.entries += held.map.len() as u64;
-            stats.with_ttl += held.map.with_deadline() as u64;
-            stats.bytes += held.map.weight();
+            let (entries, with_ttl) = (held.map.len() as u64, held.map.with_deadline() as u64);
+            let whose = if held.is_copy() { &mut stats.copied } else { &mut stats.owned };
+            whose.add(stats::Held { entries, with_ttl, bytes: held.map.weight() });
         }
-        stats
+        let mut all = stats.owned;
+        all.add(stats.copied);
+        CacheStats { entries: all.entries, with_ttl: all.with_ttl, bytes: all.bytes, ..stats }
     }
 
     fn insert(&self, held: &mut Held, item: &Item<'_>, now: Time) -> Result<(), ServiceError> {
@@ -447,6 +456,10 @@ fn nanos(span: Duration) -> u64 {
 
 pub(super) fn live_version(held: &Held, key: &[u8], now: Time) -> Option<Version> {
     held.map.look(key, now).map(|item| item.version)
+}
+
+fn judge(held: &Held, condition: &Condition, current: Option<Version>) -> Result<(), Refused> {
+    condition.check(current).map_err(Refused::by(current.unwrap_or(held.last_version())))
 }
 
 pub(super) fn deadline(ttl: Option<Duration>, now: Time) -> Time {

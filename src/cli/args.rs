@@ -134,6 +134,10 @@ pub(super) struct ServeArgs {
     /// [default: 30s]
     #[arg(long, env = "NATS_RING_RETURN_DELAY", value_name = "DURATION")]
     return_delay: Option<String>,
+    /// Once this node was evicted, its copies are not made elsewhere for so long: frozen or cut off, it comes back with them [default:
+    /// 0s, at once]
+    #[arg(long, env = "NATS_RING_EVICTED_DELAY", value_name = "DURATION")]
+    evicted_delay: Option<String>,
     /// A folder in which a node that drains leaves its copies for its next start, at most 4 GB. They hold the entries as they are
     /// [default: none are left]
     #[arg(long, env = "NATS_RING_KEEP", value_name = "FOLDER")]
@@ -175,6 +179,7 @@ impl ServeArgs {
             copy_parallel: self.copy_parallel,
             copy_rate: self.copy_rate,
             return_delay: self.return_delay,
+            evicted_delay: self.evicted_delay,
             keep: self.keep,
             kv_replicas: self.kv_replicas,
             wait: self.wait,

@@ -14,6 +14,7 @@ mod nats_args;
 mod serve;
 mod signals;
 mod start;
+mod told;
 
 use std::ffi::OsString;
 use std::io::ErrorKind::BrokenPipe;

@@ -65,7 +65,12 @@ pub(super) async fn start(config: &Config, address: SocketAddr) -> Result<Starte
         .kv_replicas(config.kv_replicas)
         .timing(timing)
         .copying(Copying { parallel: config.copy_parallel, bytes_per_second: config.copy_bytes_per_second })
-        .returning(Returning { delay: config.return_delay, keep: config.keep.clone(), ..Returning::default() })
+        .returning(Returning {
+            delay: config.return_delay,
+            keep: config.keep.clone(),
+            evicted_delay: config.evicted_delay,
+            ..Returning::default()
+        })
         .staging_bytes(staging_bytes(config.memory_bytes))
         .queries(QUERIES.to_vec())
         .observer(Arc::new(Counting(Arc::clone(&metrics))))

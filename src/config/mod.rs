@@ -63,6 +63,8 @@ pub struct Config {
     pub copy_bytes_per_second: u64,
     /// How long a node that went away is reckoned with: what it misses is kept, and what it held. Zero: not at all.
     pub return_delay: Duration,
+    /// For so long nobody else gets this node's copies once it was evicted.
+    pub evicted_delay: Duration,
     /// The folder in which this node's copies are kept from a drain to the next start; `None`: they are not.
     pub keep: Option<PathBuf>,
     /// Copies of the ring's bucket; where not given, 3 on a JetStream cluster, else 1.
@@ -113,6 +115,7 @@ impl Config {
             copy_parallel: parse::given("copy-parallel", settings.copy_parallel, "4", parse::copy_parallel)?,
             copy_bytes_per_second: parse::given("copy-rate", settings.copy_rate, "100MB", parse::copy_rate)?,
             return_delay: parse::given("return-delay", settings.return_delay, "30s", parse::return_delay)?,
+            evicted_delay: parse::given("evicted-delay", settings.evicted_delay, "0s", parse::return_delay)?,
             keep: parse::optional("keep", settings.keep, parse::folder)?,
             kv_replicas: parse::optional("kv-replicas", settings.kv_replicas, parse::kv_replicas)?,
             wait: parse::given("wait", settings.wait, "30s", parse::wait)?,

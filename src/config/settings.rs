@@ -65,6 +65,8 @@ pub struct Settings {
     pub copy_rate: Option<String>,
     /// How long a node that went away is reckoned with.
     pub return_delay: Option<String>,
+    /// How long one that was evicted is.
+    pub evicted_delay: Option<String>,
     /// Where copies are kept while the process is away.
     pub keep: Option<String>,
     /// Copies of the bucket.
@@ -134,6 +136,7 @@ impl Settings {
             copy_parallel,
             copy_rate,
             return_delay,
+            evicted_delay,
             keep,
             kv_replicas,
             wait,

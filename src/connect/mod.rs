@@ -55,16 +55,25 @@ impl Connection {
     /// # Errors
     /// [`ConnectError`]: what is wrong and what to do about it, in one line.
     pub async fn open(options: &ConnectOptions) -> Result<Self, ConnectError> {
-        let (addresses, login) = options.login()?;
-        let servers = options::shown(&addresses);
         let started = Instant::now();
+        let connection = Self::open_core(options).await?;
+        let servers = options::shown(&options.login()?.0);
+        check_jetstream(connection.client(), &connection.inner.told, &servers, options.wait, started).await?;
+        Ok(connection)
+    }
+
+    /// The same, where requests to nodes are all that is wanted: these answer while JetStream is away.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub async fn open_core(options: &ConnectOptions) -> Result<Self, ConnectError> {
+        let (addresses, login) = options.login()?;
         let told = Told::new(&options.name);
         let client_options = told.by(options.client_options(&login, &addresses).await?);
 
         let client = reach(options.wait, &login, &addresses, client_options).await?;
         check_version(&client.server_info().version)?;
         let inbox = Inbox::open(client.clone()).await.map_err(|error| ConnectError::Client(error.to_string()))?;
-        check_jetstream(&client, &told, &servers, options.wait, started).await?;
         let link = link::Link::follow(client.clone(), Arc::clone(&told));
         Ok(Self { inner: Arc::new(Inner { client, inbox, link, told, wait: options.wait }) })
     }

@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) use follow::read_entry;
 pub use follow::{Followed, Follower, ReadMetaError, Update, read_meta};
 pub use records::{
-    Claim, ClaimState, FORMAT, Key, Knew, Lease, LeaseState, Member, MemberState, Meta, PlanMember, PlanRecord, Record,
-    RecordError, Resumed,
+    Claim, ClaimState, FORMAT, KeptPlaces, Key, Knew, Lease, LeaseState, Member, MemberState, Meta, PlanMember,
+    PlanRecord, Record, RecordError, Resumed,
 };
 pub use ring_config::{OnLoss, RingConfig};
 

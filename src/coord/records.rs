@@ -12,6 +12,8 @@ use crate::types::{Epoch, Generation, Incarnation, KeyHash, NodeId, NodeName, Pa
 
 /// The format this release writes, and the only one it reads.
 pub const FORMAT: u32 = 1;
+/// How a value of that format begins, as it is written here.
+const OURS: &[u8] = b"{\"format\":1,";
 
 /// A key of the ring's bucket.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -155,6 +157,9 @@ pub struct Member {
     /// Whether it keeps copies of partitions it does not own; releases before replication do not say.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replicates: bool,
+    /// For how long its places among the copies are kept, should it go now; zero: they are planned anew at once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub return_ms: u64,
 }
 
 /// A member as the plan knows it.
@@ -175,6 +180,9 @@ pub struct PlanMember {
     /// Whether it keeps copies of partitions it does not own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replicates: bool,
+    /// For how long its places are kept, as it says itself.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub return_ms: u64,
 }
 
 impl PlanMember {
@@ -188,8 +196,29 @@ impl PlanMember {
             weight: member.weight,
             excluded: member.excluded.clone(),
             replicates: member.replicates,
+            return_ms: member.return_ms,
         }
     }
+}
+
+/// What is not said is not written, as by releases before.
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+/// Places among the copies that are left vacant for a node, or were until it came back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KeptPlaces {
+    /// Who had them, in which incarnation. Where a member of the plan has this name and another incarnation, it is back, and
+    /// has not caught up everywhere.
+    pub id: NodeId,
+    /// The zone it was in.
+    pub zone: Option<String>,
+    /// For how long, from when whoever looks first saw that it is away; and once more from its return.
+    pub return_ms: u64,
+    /// Of which partitions.
+    pub partitions: Vec<PartitionId>,
 }
 
 /// `plan`: who should own what. Written by the coordinator.
@@ -210,6 +239,9 @@ pub struct PlanRecord {
     /// What operators had asked for when it was made.
     #[serde(default)]
     pub config: RingConfig,
+    /// Places that no row names anybody for, because who had them may come back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptPlaces>,
 }
 
 /// State of a claim.
@@ -303,9 +335,12 @@ fn write<T: Serialize>(body: &T) -> Bytes {
 
 fn read<T: DeserializeOwned>(key: &Key, value: &[u8]) -> Result<T, RecordError> {
     let malformed = |source| RecordError::Malformed { key: key.text(), source };
-    let FormatOnly { format } = serde_json::from_slice(value).map_err(malformed)?;
-    if format != FORMAT {
-        return Err(RecordError::Format { key: key.text(), found: format });
+    // As every release has written it so far; then it need not be looked for.
+    if !value.starts_with(OURS) {
+        let FormatOnly { format } = serde_json::from_slice(value).map_err(malformed)?;
+        if format != FORMAT {
+            return Err(RecordError::Format { key: key.text(), found: format });
+        }
     }
     serde_json::from_slice(value).map_err(malformed)
 }
@@ -368,6 +403,17 @@ mod tests {
     fn a_record_reads_back_as_it_was_written() {
         let key = Key::Own(PartitionId::new(7));
         assert_eq!(Record::decode(&key, &claim().encode()).unwrap(), claim());
+    }
+
+    #[test]
+    fn a_record_is_read_wherever_its_format_stands() {
+        let key = Key::Own(PartitionId::new(7));
+        let text = String::from_utf8(claim().encode().to_vec()).unwrap();
+        assert!(text.as_bytes().starts_with(OURS));
+        let last = text.replace("\"format\":1,", "").replace("\"held\"}", "\"held\",\"format\": 1}");
+        assert_eq!(Record::decode(&key, last.as_bytes()).unwrap(), claim());
+        let none = text.replace("\"format\":1,", "");
+        assert!(matches!(Record::decode(&key, none.as_bytes()), Err(RecordError::Malformed { .. })));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::view::{NodeView, OwnerView, members_by_state};
-use crate::node::{MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, Status};
+use crate::node::{MemberStatus, MoveStatus, PartitionStatus, Phase, PlacesKept, Status, Suspended, Waits};
 use crate::types::{CopyRules, Epoch, NodeName, PartitionId};
 
 #[derive(Serialize)]
@@ -16,8 +16,14 @@ struct Owner<'a> {
     partition: PartitionId,
     owner: Option<NodeName>,
     is_local: bool,
-    this_node: NodeName,
     epoch: Epoch,
+    in_sync: Vec<NodeName>,
+    waits: Option<Waits>,
+    suspended: Option<Suspended>,
+    /// Whoever answers, as in every other answer.
+    node: NodeName,
+    /// The former names of `node` and `in_sync`.
+    this_node: NodeName,
     replicas: Vec<NodeName>,
 }
 
@@ -38,10 +44,14 @@ struct RingStats<'a> {
     under_replicated: usize,
     #[serde(flatten)]
     rules: CopyRules,
-    members: &'a [MemberStatus],
-    members_by_state: Value,
+    waiting: usize,
+    nodes: &'a [MemberStatus],
+    nodes_by_state: Value,
     zones: Vec<&'a str>,
     moves: Vec<Value>,
+    /// The former names of `nodes` and `nodes_by_state`.
+    members: &'a [MemberStatus],
+    members_by_state: Value,
 }
 
 #[derive(Serialize)]
@@ -55,6 +65,7 @@ struct NodeStats<'a> {
     learners: usize,
     copied_bytes: u64,
     difference_bytes: u64,
+    suspended: Option<Suspended>,
     ready: bool,
     not_ready: Option<&'a str>,
     version: &'static str,
@@ -62,19 +73,38 @@ struct NodeStats<'a> {
 
 #[derive(Serialize)]
 struct Ring<'a> {
+    node: &'a NodeName,
+    phase: Phase,
+    suspended: Option<Suspended>,
+    plan_version: u64,
+    /// The former name of `plan_version`.
     version: u64,
     #[serde(flatten)]
     rules: CopyRules,
-    partitions: &'a [PartitionStatus],
+    places_kept: &'a [PlacesKept],
+    partitions: Vec<Row<'a>>,
     nodes: &'a [MemberStatus],
 }
 
-/// `{"key","partition","owner","is_local","this_node","epoch","replicas"}`.
+/// A partition; its `replicas` are the former name of `in_sync`.
+#[derive(Serialize)]
+pub(super) struct Row<'a> {
+    #[serde(flatten)]
+    status: &'a PartitionStatus,
+    in_sync: &'a [NodeName],
+}
+
+fn row(status: &PartitionStatus) -> Row<'_> {
+    Row { status, in_sync: &status.replicas }
+}
+
+/// `{"key","partition","owner","is_local","epoch","in_sync","waits","suspended","node"}`.
 pub fn owner(view: &dyn NodeView, key: &str) -> String {
-    let OwnerView { partition, owner, epoch, replicas } = view.owner(key.as_bytes());
-    let this_node = view.node();
-    let is_local = owner.as_ref() == Some(&this_node);
-    text(&Owner { key, partition, owner, is_local, this_node, epoch, replicas })
+    let OwnerView { partition, owner, epoch, replicas, waits, suspended } = view.owner(key.as_bytes());
+    let (node, in_sync) = (view.node(), replicas.clone());
+    let is_local = owner.as_ref() == Some(&node);
+    let this_node = node.clone();
+    text(&Owner { key, partition, owner, is_local, epoch, in_sync, waits, suspended, node, this_node, replicas })
 }
 
 /// `{"cache":{…},"ring":{…},"node":{…}}`.
@@ -84,8 +114,8 @@ pub fn stats(view: &dyn NodeView) -> String {
 }
 
 fn ring_stats(status: &Status) -> RingStats<'_> {
-    let states: serde_json::Map<String, Value> =
-        members_by_state(status).into_iter().map(|(state, count)| (state.to_owned(), count.into())).collect();
+    let counts = members_by_state(status).into_iter().map(|(state, count)| (state.to_owned(), count.into()));
+    let states = Value::Object(counts.collect());
     let mut zones: Vec<&str> = status.members.iter().filter_map(|m| m.zone.as_deref()).collect();
     zones.sort_unstable();
     zones.dedup();
@@ -97,10 +127,13 @@ fn ring_stats(status: &Status) -> RingStats<'_> {
         not_served: missing(status).count(),
         under_replicated: status.under_replicated(),
         rules: status.rules,
-        members: &status.members,
-        members_by_state: states.into(),
+        waiting: status.waiting().count(),
+        nodes: &status.members,
+        nodes_by_state: states.clone(),
         zones,
         moves: status.moves.iter().map(moving).collect(),
+        members: &status.members,
+        members_by_state: states,
     }
 }
 
@@ -115,6 +148,7 @@ fn node_stats(status: &Status) -> NodeStats<'_> {
         learners: status.learners(),
         copied_bytes: status.copied_bytes,
         difference_bytes: status.difference_bytes,
+        suspended: status.suspended,
         ready: status.not_ready.is_none(),
         not_ready: status.not_ready.as_deref(),
         version: env!("CARGO_PKG_VERSION"),
@@ -131,11 +165,20 @@ fn moving(one: &MoveStatus) -> Value {
     json!({ "partition": one.partition, "to": one.to, "step": one.step, "elapsed_seconds": elapsed_seconds })
 }
 
-/// `{"version","replicas","consistency","on_loss","partitions":[{"partition","owner","epoch","state","replicas","learners",
-/// "short_of_memory","under_replicated"},…],"nodes":[…]}`.
+/// `{"node","phase","suspended","plan_version","replicas","consistency","on_loss","places_kept":[…],"partitions":[{"partition","owner","epoch",
+/// "state","in_sync","learners","short_of_memory","under_replicated","waits"},…],"nodes":[…]}`.
 pub fn ring(status: &Status) -> String {
-    let rules = status.rules;
-    text(&Ring { version: status.plan_version, rules, partitions: &status.partitions, nodes: &status.members })
+    text(&Ring {
+        node: &status.node,
+        phase: status.phase,
+        suspended: status.suspended,
+        plan_version: status.plan_version,
+        version: status.plan_version,
+        rules: status.rules,
+        places_kept: &status.places_kept,
+        partitions: status.partitions.iter().map(row).collect(),
+        nodes: &status.members,
+    })
 }
 
 /// Plain data with string keys: serialising it cannot fail.
@@ -143,11 +186,8 @@ fn text(body: &impl Serialize) -> String {
     serde_json::to_string(body).unwrap_or_default()
 }
 
-/// The partitions without a serving owner. One on its way to another owner still has one; a suspended node serves none.
-pub(super) fn missing(status: &Status) -> impl Iterator<Item = &PartitionStatus> {
-    let suspended = status.phase == Phase::Suspended;
-    status.partitions.iter().filter(move |p| {
-        let served = matches!(p.state, PartitionState::Serving | PartitionState::Moving);
-        !served || (suspended && p.owner.as_ref() == Some(&status.node))
-    })
+/// The partitions without a serving owner. One on its way to another owner still has one; a suspended node serves at most those
+/// that have copies.
+pub(super) fn missing(status: &Status) -> impl Iterator<Item = Row<'_>> {
+    status.partitions.iter().filter(|p| !status.is_served(p)).map(row)
 }

@@ -20,12 +20,12 @@ pub struct ApiError {
     code: String,
     message: String,
     /// Fields beside `error`.
-    more: Option<(&'static str, Value)>,
+    more: Vec<(&'static str, Value)>,
 }
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self { status, code: code.to_owned(), message: message.into(), more: None }
+        Self { status, code: code.to_owned(), message: message.into(), more: Vec::new() }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -40,9 +40,10 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message)
     }
 
-    /// With a field beside `error`.
-    pub(super) fn with(self, field: &'static str, value: Value) -> Self {
-        Self { more: Some((field, value)), ..self }
+    /// With one more field beside `error`.
+    pub(super) fn with(mut self, field: &'static str, value: Value) -> Self {
+        self.more.push((field, value));
+        self
     }
 }
 
@@ -63,7 +64,7 @@ fn status_of(code: &str) -> StatusCode {
 
 impl From<ServiceError> for ApiError {
     fn from(ServiceError { code, message }: ServiceError) -> Self {
-        Self { status: status_of(&code), code, message, more: None }
+        Self { status: status_of(&code), code, message, more: Vec::new() }
     }
 }
 
@@ -75,14 +76,14 @@ impl From<CallError> for ApiError {
                 "; it may have been executed: repeat it under the same Idempotency-Key, or only if that does no harm",
             );
         }
-        Self { status: status_of(error.code()), code: error.code().to_owned(), message, more: None }
+        Self { status: status_of(error.code()), code: error.code().to_owned(), message, more: Vec::new() }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = json!({ "error": { "code": self.code, "message": self.message } });
-        if let Some((field, value)) = self.more {
+        for (field, value) in self.more {
             body[field] = value;
         }
         let mut response = (self.status, Json(body)).into_response();

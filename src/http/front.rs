@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{NodeView, OwnerView, bodies, cache_figures, gauges};
@@ -39,12 +41,18 @@ impl NodeView for Front {
         let route = self.ring.route(partition);
         let epoch = route.as_ref().map_or(Epoch::ZERO, |route| route.epoch);
         let replicas = self.ring.replicas(partition);
-        OwnerView { partition, owner: route.map(|route| route.owner.node), epoch, replicas }
+        let owner = route.map(|route| route.owner.node);
+        let (waits, suspended) = (self.ring.waits(partition), self.ring.suspended());
+        OwnerView { partition, owner, epoch, replicas, waits, suspended }
     }
 
     fn cache_stats(&self) -> serde_json::Value {
         // Figures only: always serialisable.
         serde_json::to_value(self.cache.stats()).unwrap_or_default()
+    }
+
+    fn reaches_itself(&self, within: Duration) -> BoxFuture<'_, bool> {
+        self.ring.reaches_itself(within).boxed()
     }
 
     fn metrics_text(&self) -> String {

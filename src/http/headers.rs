@@ -24,7 +24,7 @@ struct Tag<'a> {
 /// Ours: how many copies must have what is written or read.
 const CONSISTENCY: HeaderName = HeaderName::from_static("consistency");
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// `Consistency`.
 pub(super) fn consistency(headers: &HeaderMap) -> Result<Option<Consistency>, ApiError> {

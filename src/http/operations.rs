@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
+use super::headers::IDEMPOTENCY_KEY;
 use super::key::{Key, parameter};
 use super::{ApiError, AppState};
 use crate::cache::{Condition, ContentType, NewEntry, plain};
@@ -16,7 +17,14 @@ pub(super) async fn set(State(state): State<AppState>, headers: HeaderMap, body:
     let body = state.bodies.read(&headers, body).await?;
     let request = plain::parse_set(&body.bytes, &state.cache.limits())?;
     let entry = NewEntry { value: request.value, content_type: ContentType::JSON, ttl: request.ttl };
-    let cache = state.writer(&headers, plain::parse_consistency("set", &body.bytes)?)?;
+    let asked = plain::parse_consistency("set", &body.bytes)?;
+    let cache = state.writer(&headers, asked)?;
+    // As over NATS, a header comes before the field.
+    let named = plain::parse_request_name("set", &body.bytes)?.filter(|_| !headers.contains_key(IDEMPOTENCY_KEY));
+    let cache = match named {
+        Some(name) => cache.with_request_id(name),
+        None => cache,
+    };
     let reply = cache.put(request.key, entry, request.condition).await?;
     Ok(json(StatusCode::OK, plain::stored(&reply.node, reply.version)))
 }

@@ -1,5 +1,6 @@
 //! The state of the moment, asked for at each scrape rather than kept up to date in between.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::ConstCounter;
@@ -9,6 +10,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::PREFIX;
 
+type Labels = Vec<(&'static str, &'static str)>;
+
 /// One figure of the service, with what it means.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
@@ -17,10 +20,11 @@ pub struct Figure {
     value: Value,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Value {
     Counter(u64),
     Gauge(f64),
+    Gauges(&'static str, Vec<(&'static str, f64)>),
 }
 
 impl Figure {
@@ -32,6 +36,16 @@ impl Figure {
     /// One that goes up and down.
     pub const fn gauge(name: &'static str, help: &'static str, value: f64) -> Self {
         Self { name, help, value: Value::Gauge(value) }
+    }
+
+    /// Several that go up and down, told apart by this label.
+    pub const fn gauges_by(
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        values: Vec<(&'static str, f64)>,
+    ) -> Self {
+        Self { name, help, value: Value::Gauges(label, values) }
     }
 }
 
@@ -56,10 +70,16 @@ pub struct Gauges {
     pub copied_bytes: u64,
     /// Bytes of writes sent to nodes that had missed them.
     pub difference_bytes: u64,
+    /// How many partitions wait for what, every copy of them lost.
+    pub waiting_partitions: Vec<(&'static str, usize)>,
     /// The plan's version.
     pub plan_version: u64,
     /// How long this node may act without a further heartbeat.
     pub lease_margin: Duration,
+    /// Whether that is over for now.
+    pub suspended: bool,
+    /// How long it may then go on with what its copies confirm, in seconds.
+    pub suspension_margin: f64,
     /// Whether this node is ready.
     pub ready: bool,
     /// Messages dropped so far because their reader was too slow.
@@ -76,8 +96,11 @@ impl Gauges {
         let to = &mut registry;
         count(to, "partitions", "Partitions of the ring", self.partitions);
         count(to, "owned_partitions", "Partitions this node owns", self.owned_partitions);
-        by_state(to, "partitions_by_state", "Partitions by state, as this node sees them", &self.partitions_by_state);
-        by_state(to, "members", "Members of the ring by state", &self.members_by_state);
+        let seen = "Partitions by state, as this node sees them";
+        counts_by(to, ("partitions_by_state", "state"), seen, &self.partitions_by_state);
+        counts_by(to, ("members", "state"), "Members of the ring by state", &self.members_by_state);
+        let waiting = "Partitions of which every copy is lost, by what they wait for";
+        counts_by(to, ("waiting_partitions", "waits_for"), waiting, &self.waiting_partitions);
         count(to, "moves_under_way", "Planned moves that this node has under way", self.moves_under_way);
         let under = "Partitions owned here with fewer copies in sync than asked for, and than there are nodes for";
         count(to, "under_replicated_partitions", under, self.under_replicated);
@@ -95,6 +118,10 @@ impl Gauges {
             Unit::Seconds,
             margin,
         );
+        count(to, "suspended", "1 where the lease of this node ran out for now", u8::from(self.suspended));
+        let margin = ConstGauge::new(self.suspension_margin);
+        let with_copies = "Time this node, suspended, goes on with what its copies confirm; 0 where it does not";
+        to.register_with_unit("suspension_margin", with_copies, Unit::Seconds, margin);
         count(to, "ready", "1 where this node is ready", u8::from(self.ready));
         let dropped = "Messages dropped because their reader in this process was too slow";
         to.register("dropped_messages", dropped, ConstCounter::new(self.dropped_messages));
@@ -102,9 +129,16 @@ impl Gauges {
         to.register("router_resends", resends, ConstCounter::new(self.resends));
         let cache = to.sub_registry_with_prefix("cache");
         for Figure { name, help, value } in &self.cache {
-            match *value {
-                Value::Counter(value) => cache.register(*name, *help, ConstCounter::new(value)),
-                Value::Gauge(value) => cache.register(*name, *help, ConstGauge::new(value)),
+            match value {
+                Value::Counter(value) => cache.register(*name, *help, ConstCounter::new(*value)),
+                Value::Gauge(value) => cache.register(*name, *help, ConstGauge::new(*value)),
+                Value::Gauges(label, values) => {
+                    let family = Family::<Labels, Gauge<f64, AtomicU64>>::default();
+                    for (of, value) in values {
+                        family.get_or_create(&vec![(*label, *of)]).set(*value);
+                    }
+                    cache.register(*name, *help, family);
+                }
             }
         }
         registry
@@ -115,10 +149,10 @@ fn count<N: TryInto<i64>>(to: &mut Registry, name: &str, help: &str, value: N) {
     to.register(name, help, ConstGauge::new(value.try_into().unwrap_or(i64::MAX)));
 }
 
-fn by_state(to: &mut Registry, name: &str, help: &str, counts: &[(&'static str, usize)]) {
-    let family = Family::<Vec<(&'static str, &'static str)>, Gauge>::default();
-    for (state, number) in counts {
-        family.get_or_create(&vec![("state", *state)]).set(i64::try_from(*number).unwrap_or(i64::MAX));
+fn counts_by(to: &mut Registry, (name, label): (&str, &'static str), help: &str, counts: &[(&'static str, usize)]) {
+    let family = Family::<Labels, Gauge>::default();
+    for (of, number) in counts {
+        family.get_or_create(&vec![(label, *of)]).set(i64::try_from(*number).unwrap_or(i64::MAX));
     }
     to.register(name, help, family);
 }

@@ -2,22 +2,23 @@
 //!
 //! Each subject has one reader; what it reads is handed to the server at once.
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::{Notify, mpsc};
-use tokio_util::sync::CancellationToken;
 
 use super::copies::{Copies, SwitchHead, open_ask, seal_told};
+use super::leave::Leave;
 use super::offers::{Offers, Pending};
 use super::parts::Queries;
-use super::ring::WeakRing;
+use super::ring::{Ring, WeakRing};
 use super::supervise::Supervisor;
 use super::transfer::{Staging, seal_verdict};
 use crate::ring::{Input, Offer, OpId};
-use crate::rpc::drain::DrainAnswer;
+use crate::rpc::drain::{DrainAnswer, DrainRequest};
 use crate::rpc::envelope::{CallHead, ChunkHead, EnvelopeError, FarewellHead, OfferHead, ReplyHead, open, seal};
 use crate::rpc::micro::MicroService;
 use crate::rpc::server::{Answer, Job, Refusal, Server, plain_message};
@@ -73,7 +74,7 @@ pub(super) struct Entrance {
     /// Who this node is, for whoever asks it to leave.
     pub(super) me: NodeId,
     /// Said once an operator asks it to leave.
-    pub(super) leave: CancellationToken,
+    pub(super) leave: Leave,
     /// For what must wait.
     pub(super) tasks: Supervisor,
     /// Tells the world which plain subjects there are, and how often they were asked.
@@ -82,8 +83,14 @@ pub(super) struct Entrance {
     pub(super) garbled: Throttle,
 }
 
-/// Where whoever answers plain questions is put, once, with the node that is asked.
-pub(super) type QueryBoard = Arc<OnceLock<(WeakRing, Arc<dyn Queries>)>>;
+/// The node that is asked, and whoever answers plain questions: each put here once.
+pub(super) type QueryBoard = Arc<Board>;
+
+#[derive(Default)]
+pub(super) struct Board {
+    pub(super) ring: OnceLock<WeakRing>,
+    pub(super) answers: OnceLock<Arc<dyn Queries>>,
+}
 
 /// A subscription's reader, from outside: tells it to let go.
 #[derive(Clone, Debug, Default)]
@@ -131,14 +138,16 @@ impl Entrance {
     /// Reads a plain subject until it ends.
     pub(super) async fn read_plain(self: Arc<Self>, mut messages: Subscription, reader: Reader) {
         let mut pace = Pace::new(self.clock.now());
+        let mut let_go = pin!(reader.let_go.notified());
         loop {
             tokio::select! {
                 biased;
-                () = reader.let_go.notified() => {
+                () = &mut let_go => {
                     if !guard::holds(Guard::LetGoWithoutLoss) {
                         return;
                     }
                     messages.let_go(pace.in_flight_at_most());
+                    let_go.set(reader.let_go.notified());
                 }
                 message = messages.next() => match message {
                     Some(message) => {
@@ -163,6 +172,7 @@ impl Entrance {
                 Some(Intent::Switch) => self.switch(message).await,
                 Some(Intent::Farewell) => self.farewell(message),
                 Some(Intent::Drain) => self.drain(message).await,
+                Some(Intent::Status) => self.status(message).await,
                 None => tracing::debug!(subject = message.subject, "not a subject of this release"),
             }
         }
@@ -238,12 +248,24 @@ impl Entrance {
             Some(key) => serde_json::json!({ "key": key }).to_string().into(),
             None => message.payload,
         };
-        let asked = self.queries.get().and_then(|(ring, queries)| Some((ring.upgrade()?, queries)));
+        let asked = self.ring().and_then(|ring| Some((ring, self.queries.answers.get()?)));
         let result = match asked {
             Some((ring, queries)) => guarded(|| queries.answer(&ring, query, &payload)).map_err(Refusal::Service),
             None => Err(Refusal::NotExecuted("this node has just started, or is about to leave".to_owned())),
         };
         self.send(plain_message(reply, result)).await;
+    }
+
+    /// This node, unless it has just started, or is about to leave.
+    fn ring(&self) -> Option<Ring> {
+        self.queries.ring.get()?.upgrade()
+    }
+
+    /// How this very node is, for whoever asks it and no other.
+    async fn status(&self, message: Message) {
+        let (Some(subject), Some(status)) = (message.reply, self.ring().map(|ring| ring.status())) else { return };
+        let payload = status.answer().encode();
+        self.send(Message { subject, payload, ..Message::default() }).await;
     }
 
     fn plain_job(
@@ -287,6 +309,9 @@ impl Entrance {
         };
         let (now, remaining) = (self.clock.now(), Duration::from_millis(u64::from(head.remaining_ms)));
         let (form, once) = (head.form(), head.once.map(|once| once.arrived(now, again)));
+        if again && once.is_none() {
+            return self.without_its_name(message.reply, form).await;
+        }
         let job = Job {
             partition: head.partition,
             epoch: head.epoch,
@@ -301,6 +326,20 @@ impl Entrance {
             },
         };
         self.server.dispatch(job).await;
+    }
+
+    /// It comes again, and the name that it came by is not to be read: whether it was executed nobody knows.
+    async fn without_its_name(&self, reply: Option<String>, form: Form) {
+        let Some(subject) = reply else { return };
+        let reason = format!("node {}: it was sent again, under a name that cannot be read here", self.me.node);
+        self.send(match form {
+            Form::Plain => plain_message(subject, Err(Refusal::Unknown(reason))),
+            Form::Native => {
+                let payload = seal(&ReplyHead::Unknown(reason), &[]).unwrap_or_default();
+                Message { subject, payload, ..Message::default() }
+            }
+        })
+        .await;
     }
 
     /// Says so to whoever asks, in words of another release perhaps: it was surely not executed. A plain client whose
@@ -386,8 +425,9 @@ impl Entrance {
 
     /// Answered at once, also where it was asked before: the drain itself shows in the store.
     async fn drain(&self, message: Message) {
-        tracing::info!(node = %self.me.node, "asked to drain over NATS");
-        self.leave.cancel();
+        let for_good = DrainRequest::decode(&message.payload).for_good;
+        tracing::info!(node = %self.me.node, for_good, "asked to drain over NATS");
+        self.leave.ask(for_good);
         let Some(reply) = message.reply else { return };
         let payload = DrainAnswer { node: self.me.node.clone(), start: self.me.incarnation.start }.encode();
         self.send(Message { subject: reply, payload, ..Message::default() }).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-use crate::ring::{Event, MemberChange};
+use crate::ring::{Event, MemberChange, PlacesEnd};
 use crate::types::NodeName;
 
 /// Events kept for a listener that is slow; a slower one misses the oldest and is told how many.
@@ -63,6 +63,15 @@ fn log(node: &NodeName, event: &Event) {
                 MemberChange::Gone => "is gone",
             };
             tracing::info!(%node, member = %other, "member {change}");
+        }
+        Event::PlacesKept { node: other, places, within } => {
+            tracing::info!(%node, away = %other, places, ?within, "its places among the copies are kept: it may come back");
+        }
+        Event::PlacesEnded { node: other, end: PlacesEnd::Returned } => {
+            tracing::info!(%node, back = %other, "back in its places among the copies");
+        }
+        Event::PlacesEnded { node: other, end: PlacesEnd::GivenUp } => {
+            tracing::info!(%node, away = %other, "its places among the copies are kept no longer: others get them");
         }
         Event::Coordinating(true) => tracing::info!(%node, "this node writes the plan now"),
         Event::Coordinating(false) => tracing::info!(%node, "another node writes the plan now"),

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::copies::{Copies, Heritage, Led, LedLog, SwitchHead, Unwanted};
 use super::entrance::Entrance;
-use super::hooks::Hooks;
+use super::hooks::{Hooks, caught};
 use super::offers::{Handed, Pending};
 use super::own_lease;
 use super::parts::{NodeParts, RingShape};
@@ -28,9 +28,6 @@ use crate::types::{Epoch, FencingToken, NodeId, PartitionId};
 
 /// How long a target may take to answer an offer. (Its claim shows in the watch, answered or not.)
 const OFFER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often, and in what pace, an owner is asked whether a copy that belongs here no more may go.
-const LEAVE_TRIES: u32 = 20;
-const LEAVE_PAUSE: Duration = Duration::from_secs(1);
 /// How long requests that run may take when the incarnation ends.
 const SERVER_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -59,6 +56,8 @@ pub(super) struct Executor {
     pub(super) handed: HashMap<PartitionId, (Epoch, Handed)>,
     pub(super) transfers: HashMap<PartitionId, Outgoing>,
     pub(super) copies: Arc<Copies>,
+    /// Copies that belong here no more, whose owner is asked.
+    pub(super) leaving: HashMap<PartitionId, CancellationToken>,
     /// Whether discovery is to be told of other partitions at the end of this turn.
     pub(super) partitions_changed: bool,
 }
@@ -97,7 +96,7 @@ impl Executor {
             Action::SendOffer { to, offer } => self.send_offer(&to, offer),
             Action::AnswerOffer { op, result } => self.answer_offer(op, result),
             Action::LetGo { peers } => self.let_go(peers),
-            Action::Discard { partition } => self.discard(partition),
+            Action::Discard { partition } => self.discard(partition, Epoch::ZERO),
             Action::WatchLeases(_) | Action::Emit(_) | Action::Finish(_) => {}
         }
     }
@@ -239,7 +238,7 @@ impl Executor {
         let grant = self.new_grant(partition, epoch);
         let copies = Arc::clone(&self.copies);
         self.later(async move {
-            let result = copies.recover(&grant, survivors).await;
+            let result = caught(copies.recover(&grant, survivors)).await.and_then(|result| result);
             Input::Recovered { partition, epoch, result }
         });
     }
@@ -261,15 +260,19 @@ impl Executor {
 
     /// The partition is another node's. What was owned here, or copied, stays as a copy or goes.
     fn keep_copy(&mut self, partition: PartitionId, epoch: Epoch, wanted: bool) {
+        // What was ordered before counts no more.
+        if let Some(leaving) = self.leaving.remove(&partition) {
+            leaving.cancel();
+        }
         if self.grants.get(&partition).is_some_and(|(grant, _)| grant.epoch() < epoch) {
             self.end_grant(partition);
         }
         if wanted || self.copies.holds_on() {
             return self.copies.follow(partition, epoch);
         }
-        match self.copies.unwanted(partition, epoch) {
+        match self.copies.drop_unwanted(partition, epoch) {
             Unwanted::Keep => {}
-            Unwanted::Drop => self.discard(partition),
+            Unwanted::Drop => self.end_grant(partition),
             Unwanted::Ask { .. } => self.ask_to_leave(partition, epoch),
         }
     }
@@ -277,15 +280,11 @@ impl Executor {
     fn ask_to_leave(&mut self, partition: PartitionId, epoch: Epoch) {
         // The claim that says so may be one of this turn's.
         self.publish_routes();
-        let owner = self.table.route(partition).filter(|route| route.epoch == epoch).map(|route| route.owner);
-        let (Some(owner), copies) = (owner, Arc::clone(&self.copies)) else { return };
+        let (table, copies, stop) = (self.table.clone(), Arc::clone(&self.copies), CancellationToken::new());
+        self.leaving.insert(partition, stop.clone());
         self.supervisor.once(async move {
-            for _ in 0..LEAVE_TRIES {
-                if copies.ask_to_leave(partition, epoch, &owner).await {
-                    return;
-                }
-                tokio::time::sleep(LEAVE_PAUSE).await;
-            }
+            let owner = || table.route(partition).filter(|route| route.epoch == epoch).map(|route| route.owner);
+            stop.run_until_cancelled(copies.leave(partition, epoch, owner)).await;
         });
     }
 
@@ -399,13 +398,14 @@ impl Executor {
         });
     }
 
-    fn discard(&mut self, partition: PartitionId) {
+    /// What is held of the partition goes, whose owner is known up to this epoch.
+    fn discard(&mut self, partition: PartitionId, known: Epoch) {
         self.end_grant(partition);
         if !guard::holds(Guard::DiscardAfterLoss) {
             return;
         }
         if self.parts.service.replicates() {
-            return self.copies.drop_copy(partition);
+            return self.copies.drop_copy(partition, known);
         }
         let service = Arc::clone(self.hooks.service());
         let work = async move { service.discard(partition).await };

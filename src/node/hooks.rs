@@ -82,10 +82,21 @@ impl Hooks {
 
 /// A panicking hook is one that failed.
 async fn guarded(hook: impl Future<Output = Result<(), BoxError>> + Send) -> Result<(), String> {
-    match AssertUnwindSafe(hook).catch_unwind().await {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panic) => Err(format!("it panicked: {}", panic_text(&*panic))),
-    }
+    caught(hook).await?.map_err(|error| error.to_string())
+}
+
+/// What came of it; a panic is an error that says so.
+pub(super) async fn caught<T>(work: impl Future<Output = T> + Send) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| panicked(&*panic))
+}
+
+/// As [`caught`], for what the service does at once.
+pub(super) fn caught_now<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|panic| panicked(&*panic))
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> String {
+    format!("it panicked: {}", panic_text(panic))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

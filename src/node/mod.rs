@@ -11,6 +11,7 @@ mod entrance;
 mod events;
 mod executor;
 mod hooks;
+mod leave;
 mod meta;
 mod offers;
 mod own_lease;
@@ -32,5 +33,6 @@ pub use parts::{Copying, CreatedWith, NodeParts, Queries, Returning, RingShape};
 pub use ring::{Ring, WeakRing};
 pub use run::NodeError;
 pub use status::{
-    LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, ShortOfMemory, Status,
+    CopiesUnderWay, CopyStatus, LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase,
+    PlacesKept, ShortOfMemory, Status, Suspended, Waits, WaitsFor,
 };

@@ -105,11 +105,14 @@ pub struct Returning {
     pub max_bytes: usize,
     /// Where a node that drains leaves its copies for the next process of its name; `None`: it leaves none.
     pub keep: Option<PathBuf>,
+    /// For so long nobody else gets this node's places among the copies once it was evicted: frozen or cut off, it comes back
+    /// with what it had. Those of a node that left with `keep` set wait for [`Returning::delay`].
+    pub evicted_delay: Duration,
 }
 
 impl Default for Returning {
     fn default() -> Self {
-        Self { delay: Duration::from_secs(30), max_bytes: 256 * 1024 * 1024, keep: None }
+        Self { delay: Duration::from_secs(30), max_bytes: 256 * 1024 * 1024, keep: None, evicted_delay: Duration::ZERO }
     }
 }
 

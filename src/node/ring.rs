@@ -1,26 +1,29 @@
 //! The handle of a running node: what services and front ends hold.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
-use tokio_util::sync::CancellationToken;
 
 use super::copies::{Copied, Copies, KeptCell, Shortage};
 use super::created;
 use super::entrance::QueryBoard;
 use super::events::EventSender;
+use super::leave::Leave;
 use super::meta;
 use super::parts::{CreatedWith, NodeParts, Queries, RingShape};
 use super::run::{Life, NodeError};
 use super::session::Command;
 use super::shown::Shown;
 use super::status::{
-    LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, ShortOfMemory, Status,
+    LearnerStatus, MemberStatus, MoveStatus, PartitionState, PartitionStatus, Phase, PlacesKept, ShortOfMemory, Status,
+    Suspended, Waits,
 };
-use crate::ring::{CopiesReport, Event, Report, Standing};
+use crate::ring::{CopiesReport, Event, PlacesReport, Report, Standing, Wait, WaitReport};
+use crate::rpc::subject::{self, Intent};
 use crate::rpc::{CallError, Caller, How, Reply, Route, RouteTable, RoutedCall, Router, RouterParts};
 use crate::service::Gate;
 use crate::types::{Epoch, NodeId, NodeName, PartitionId, Time};
@@ -91,7 +94,7 @@ impl Ring {
             gates: gate_sender,
             commands: command_receiver,
             queries: queries.clone(),
-            leave: CancellationToken::new(),
+            leave: Leave::default(),
             kept: KeptCell::default(),
         };
         let started = clock.now();
@@ -109,7 +112,9 @@ impl Ring {
             parts.process.spawn(created::compare(Arc::clone(&parts), shown.clone()));
         }
         let inner = Inner { parts, shape, router, events, shown, gates, commands, ended, started, queries };
-        Ok(Self { inner: Arc::new(inner) })
+        let ring = Self { inner: Arc::new(inner) };
+        let _ = ring.inner.queries.ring.set(ring.downgrade());
+        Ok(ring)
     }
 
     /// Waits until the node takes part: it holds its lease, is in the plan, and knows who owns what. Calls need not wait for
@@ -163,7 +168,7 @@ impl Ring {
 
     /// From now on plain questions are answered by this; only the first call counts.
     pub fn answer_queries(&self, queries: Arc<dyn Queries>) {
-        let _ = self.inner.queries.set((self.downgrade(), queries));
+        let _ = self.inner.queries.answers.set(queries);
     }
 
     /// A handle that keeps nothing alive: for services, and for whatever else the node itself holds.
@@ -229,6 +234,15 @@ impl Ring {
         driven.map(|driven| driven.machine().copies_report(partition).in_sync).unwrap_or_default()
     }
 
+    /// What the partition waits for, where every copy of it is lost.
+    pub fn waits(&self, partition: PartitionId) -> Option<Waits> {
+        if !self.inner.shape.partitions.contains(partition) {
+            return None;
+        }
+        let driven = self.inner.shown.borrow().driven.clone();
+        driven.and_then(|driven| driven.machine().waits(partition)).map(|report| waits_status(&report))
+    }
+
     /// Messages dropped because a subscription's reader was too slow.
     pub fn dropped_messages(&self) -> u64 {
         self.inner.parts.bus.dropped()
@@ -244,6 +258,29 @@ impl Ring {
         &self.inner.shape
     }
 
+    /// What this node does while its lease has run out for now; `None` where it has not.
+    pub fn suspended(&self) -> Option<Suspended> {
+        let margin = self.inner.gates.borrow().margin();
+        let report = margin.is_zero().then(|| self.inner.shown.borrow().report())?;
+        (phase(&report, margin) == Phase::Suspended).then(|| suspended(&report, self.suspension_margin()))
+    }
+
+    /// Whether what this node asks of itself over NATS comes back in time. Of a link that stands half open nothing else tells at
+    /// once: no answer comes, and no error.
+    pub async fn reaches_itself(&self, within: Duration) -> bool {
+        let driven = self.inner.shown.borrow().driven.clone();
+        let Some(me) = driven.and_then(|driven| driven.machine().id()) else { return false };
+        let parts = &self.inner.parts;
+        let subject = format!("{}.{}", subject::node(&parts.ring, &me), Intent::Status.token());
+        parts.bus.request(&subject, Vec::new(), Bytes::new(), within).await.is_ok()
+    }
+
+    /// For how much longer copies may confirm what the lease does not; zero where they cannot be reached.
+    fn suspension_margin(&self) -> Duration {
+        let connected = self.inner.parts.bus.is_connected();
+        if connected { self.inner.gates.borrow().suspension_margin() } else { Duration::ZERO }
+    }
+
     /// What this node knows right now.
     pub fn status(&self) -> Status {
         let inner = &self.inner;
@@ -251,8 +288,8 @@ impl Ring {
         let report = shown.report();
         let margin = inner.gates.borrow().margin();
         let phase = phase(&report, margin);
-        let copied = report.copies.iter().any(|copies| copies.in_sync.len() > 1);
-        let with_copies = phase == Phase::Suspended && copied && inner.gates.borrow().is_within_suspension();
+        let connected = inner.parts.bus.is_connected();
+        let suspended = (phase == Phase::Suspended).then(|| suspended(&report, self.suspension_margin()));
         Status {
             ring: inner.parts.ring.clone(),
             node: inner.parts.node.clone(),
@@ -265,15 +302,26 @@ impl Ring {
             partitions: partitions(&report, shown.copies.as_deref(), inner.shape.partitions.ids()),
             moves: moves(&report),
             rules: report.rules,
+            places_kept: report.places_kept.iter().map(places_kept).collect(),
             copied_bytes: shown.copies.as_ref().map_or(0, |copies| copies.copied_bytes()),
             difference_bytes: shown.copies.as_ref().map_or(0, |copies| copies.difference_bytes()),
             lease_margin: margin,
-            not_ready: not_ready(&report, phase, inner.parts.bus.is_connected()).map(|reason| match with_copies {
-                true => format!("{reason}; partitions with copies are served by what these confirm"),
-                false => reason,
-            }),
+            suspended,
+            not_ready: not_ready(&report, phase, suspended, connected),
         }
     }
+}
+
+/// Where nobody has a copy of anything there is nothing to go on with, however long it might.
+fn suspended(report: &Report, left: Duration) -> Suspended {
+    let copied = report.copies.iter().any(|copies| copies.in_sync.len() > 1);
+    let left = if copied && report.joined && !report.draining { left } else { Duration::ZERO };
+    Suspended { serves_with_copies: !left.is_zero(), remaining_seconds: tenths(left) }
+}
+
+/// As seconds, to a tenth.
+fn tenths(span: Duration) -> f64 {
+    (span.as_secs_f64() * 10.0).round() / 10.0
 }
 
 fn phase(report: &Report, margin: Duration) -> Phase {
@@ -287,11 +335,17 @@ fn phase(report: &Report, margin: Duration) -> Phase {
     }
 }
 
-fn not_ready(report: &Report, phase: Phase, connected: bool) -> Option<String> {
+/// A suspended node that goes on with its copies is ready: whatever it has no copies for is refused, as not executed.
+fn not_ready(report: &Report, phase: Phase, suspended: Option<Suspended>, connected: bool) -> Option<String> {
     let reason = match phase {
+        Phase::Suspended if suspended.is_some_and(|suspended| suspended.serves_with_copies) => return None,
+        Phase::Suspended if !connected => "suspended, and not connected to NATS",
+        Phase::Suspended if report.draining => "suspended while it drains: no heartbeat got through for 3/4 of a lease",
         Phase::Joining if !report.table_seen => "the state of the ring was not read yet",
         Phase::Joining => "not in the plan yet",
-        Phase::Suspended => "suspended: no heartbeat got through for 3/4 of a lease",
+        Phase::Suspended => {
+            "suspended: no heartbeat got through, and there are no copies to confirm answers, or ten leases are over"
+        }
         Phase::Draining => "draining",
         Phase::Left => "not in the ring any more",
         Phase::Active if !connected => "not connected to NATS",
@@ -313,6 +367,12 @@ fn member_status(member: &crate::ring::MemberReport) -> MemberStatus {
     }
 }
 
+fn places_kept(report: &PlacesReport) -> PlacesKept {
+    // To the millisecond.
+    let remaining_seconds = (report.remaining.as_secs_f64() * 1000.0).round() / 1000.0;
+    PlacesKept { node: report.node.clone(), places: report.places, remaining_seconds }
+}
+
 fn partitions(
     report: &Report,
     copies: Option<&Copies>,
@@ -321,6 +381,7 @@ fn partitions(
     let unknown = (None, Epoch::ZERO, Standing::Unowned);
     let none = CopiesReport::default();
     let known = report.partitions.iter().cloned().chain(std::iter::repeat(unknown));
+    let waits: BTreeMap<PartitionId, &WaitReport> = report.waits.iter().map(|(p, report)| (*p, report)).collect();
     let status = |(partition, (owner, epoch, standing)): (PartitionId, (Option<NodeName>, Epoch, Standing))| {
         let state = match standing {
             Standing::Unowned => PartitionState::Unowned,
@@ -339,9 +400,17 @@ fn partitions(
             learners: copied.learners.iter().map(|learner| learner_status(partition, learner, copies)).collect(),
             short_of_memory: short_of_memory(partition, copies),
             under_replicated: copied.live < report.copies_wanted,
+            waits: waits.get(&partition).map(|report| waits_status(report)),
         }
     };
     ids.zip(known).map(status).collect()
+}
+
+fn waits_status(WaitReport { wait, lost }: &WaitReport) -> Waits {
+    match wait {
+        Wait::EmptyStart { left } => Waits::until_empty_start(lost.clone(), tenths(*left)),
+        Wait::Acceptance => Waits::until_accepted(lost.clone()),
+    }
 }
 
 fn learner_status(

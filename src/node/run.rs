@@ -4,17 +4,17 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::copies::{Kept, KeptCell, files};
 use super::entrance::QueryBoard;
 use super::events::EventSender;
+use super::leave::Leave;
 use super::meta::{self, MetaError};
 use super::parts::{NodeParts, RingShape};
 use super::session::{Command, Session};
 use super::shown::Shown;
 use crate::coord::{Position, StoreIdentity};
-use crate::ring::{Former, Identity, Outcome};
+use crate::ring::{Former, Identity, Outcome, Timing};
 use crate::rpc::Router;
 use crate::service::Gate;
 use crate::types::NodeId;
@@ -58,7 +58,7 @@ pub(super) struct Life {
     pub(super) gates: watch::Sender<Arc<Gate>>,
     pub(super) commands: watch::Receiver<Command>,
     pub(super) queries: QueryBoard,
-    pub(super) leave: CancellationToken,
+    pub(super) leave: Leave,
     /// What of the node's copies outlives its incarnations.
     pub(super) kept: KeptCell,
 }
@@ -84,7 +84,12 @@ impl Life {
                 Outcome::Evicted => {}
                 Outcome::StoreReset(reason) => {
                     tracing::warn!(reason, "the store is not what it was: the ring resumes under a new generation");
-                    Kept::drop_all(&self.kept, &*self.parts.service).await;
+                    // The others act by what the store has forgotten until they hear of it: that does not wait for the
+                    // service, which may take its time to let go of what it holds.
+                    let dropped = Kept::drop_all(&self.kept, &*self.parts.service);
+                    let (said, ()) = tokio::join!(self.agree_again(&shape), dropped);
+                    said?;
+                    // By then it may be yet another store, which nobody watched meanwhile.
                     match self.agree_again(&shape).await? {
                         Some(agreed) => (shape, identity) = agreed,
                         None => return Ok(()),
@@ -98,7 +103,7 @@ impl Life {
     }
 
     fn is_to_leave(&self) -> bool {
-        *self.commands.borrow() == Command::Drain || self.leave.is_cancelled()
+        *self.commands.borrow() == Command::Drain || self.leave.asked.is_cancelled()
     }
 
     /// Agrees on the next generation, for as long as it takes the store to be there again: no reason to end. `None`
@@ -122,6 +127,18 @@ impl Life {
         Ok(None)
     }
 
+    /// With how long the others are to reckon with this node.
+    fn timing(&self) -> Timing {
+        let returning = &self.parts.returning;
+        let keeps_copies = self.parts.service.replicates();
+        let only_if = |holds: bool, delay: Duration| if holds { delay } else { Duration::ZERO };
+        Timing {
+            returns_after_leaving: only_if(keeps_copies && returning.keep.is_some(), returning.delay),
+            returns_after_eviction: only_if(keeps_copies, returning.evicted_delay),
+            ..self.parts.timing.clone()
+        }
+    }
+
     fn incarnation(&self, shape: &RingShape, identity: &StoreIdentity, former: Option<Former>) -> Session {
         let parts = &self.parts;
         Session {
@@ -141,7 +158,7 @@ impl Life {
                 replicates: parts.service.replicates(),
                 former,
             },
-            timing: parts.timing.clone(),
+            timing: self.timing(),
             router: Arc::clone(&self.router),
             events: self.events.clone(),
             shown: self.shown.clone(),

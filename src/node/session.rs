@@ -16,6 +16,7 @@ use super::entrance::{Entrance, GARBLED_EVERY, QueryBoard, own_subject};
 use super::events::EventSender;
 use super::executor::Executor;
 use super::hooks::Hooks;
+use super::leave::Leave;
 use super::offers::Offers;
 use super::parts::{NodeParts, RingShape};
 use super::readers::Readers;
@@ -57,7 +58,7 @@ pub(super) struct Session {
     pub(super) commands: watch::Receiver<Command>,
     pub(super) queries: QueryBoard,
     /// Said once an operator asks the node to leave, over its subject.
-    pub(super) leave: CancellationToken,
+    pub(super) leave: Leave,
     /// The copies that it begins with, and those that it leaves.
     pub(super) kept: KeptCell,
 }
@@ -146,20 +147,24 @@ impl Session {
         let returning = &self.parts.returning;
         let wanted = match outcome {
             Outcome::Evicted => !returning.delay.is_zero(),
-            Outcome::Left => returning.keep.is_some(),
+            Outcome::Left => returning.keep.is_some() && !self.leave.is_for_good(),
             // Another life of the store: what is held has no place in it.
             _ => false,
         };
         let (followers, mut rest) = copies.close();
+        let mut kept = Kept::default();
         if wanted {
-            let kept = Kept::new(&self.shape, followers);
-            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+            kept = Kept::new(&self.shape, followers);
         } else {
             rest.extend(followers.into_keys());
         }
-        if matches!(outcome, Outcome::Evicted | Outcome::StoreReset(_)) {
-            copies::discard(&*self.parts.service, rest).await;
+        match outcome {
+            Outcome::Evicted => copies::discard(&*self.parts.service, rest).await,
+            // Freed while the next generation is agreed on.
+            Outcome::StoreReset(_) => kept = Kept::nothing_of(rest),
+            _ => {}
         }
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
     }
 }
 
@@ -196,10 +201,14 @@ impl Drive {
                         batch.push(Input::Drain);
                     }
                 }
-                () = self.session.leave.cancelled(), if !self.drained => {
+                () = self.session.leave.asked.cancelled(), if !self.drained => {
                     self.drained = true;
-                    self.hold_on();
-                    batch.push(Input::Drain);
+                    if self.session.leave.is_for_good() {
+                        batch.push(Input::DrainForGood);
+                    } else {
+                        self.hold_on();
+                        batch.push(Input::Drain);
+                    }
                 }
                 notices = self.notices.next() => batch.extend(notices.into_iter().map(input_of)),
                 _ = self.receiver.recv_many(&mut batch, BATCH) => {}
@@ -343,6 +352,7 @@ impl Drive {
             grants: HashMap::new(),
             handed: HashMap::new(),
             transfers: HashMap::new(),
+            leaving: HashMap::new(),
             copies,
             partitions_changed: false,
         };

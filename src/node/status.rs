@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use crate::rpc::status::{CopiesUnderWay, CopyStatus, LearnerStatus, Suspended, Waits, WaitsFor};
+use crate::rpc::status::{LISTED_MAX, StatusAnswer, Waiting};
 use crate::types::{CopyRules, Epoch, NodeName, PartitionId, RingName};
 
 /// Where a node stands in its life.
@@ -21,6 +23,19 @@ pub enum Phase {
     Draining,
     /// Out of the ring.
     Left,
+}
+
+impl Phase {
+    /// As in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Draining => "draining",
+            Self::Left => "left",
+        }
+    }
 }
 
 /// State of a partition, as this node sees it.
@@ -58,23 +73,8 @@ pub struct PartitionStatus {
     pub short_of_memory: Vec<ShortOfMemory>,
     /// Whether it has fewer live copies in sync than are asked for, and than there are nodes for.
     pub under_replicated: bool,
-}
-
-/// A node that is brought up to date.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct LearnerStatus {
-    /// Which.
-    pub node: NodeName,
-    /// Whether it has everything, and waits to be counted in.
-    pub caught_up: bool,
-    /// Bytes of the copy made for it so far; zero where it needs none.
-    pub copied_bytes: u64,
-    /// Of about how many; `None` where no copy was begun, or its service does not say.
-    pub total_bytes: Option<u64>,
-    /// How fast that went; `None` where it cannot be told.
-    pub bytes_per_second: Option<u64>,
-    /// What is left, at that rate; `None` where it cannot be told.
-    pub remaining_seconds: Option<f64>,
+    /// What it waits for where every copy of it is lost; `None` where it waits for nothing of the kind.
+    pub waits: Option<Waits>,
 }
 
 /// A node whose memory is too small for the copy it was given: live entries had to make room, of this partition or others.
@@ -88,6 +88,17 @@ pub struct ShortOfMemory {
     pub wanted_bytes: u64,
     /// What all that the node holds may take.
     pub bound_bytes: u64,
+}
+
+/// A node that is away and may come back: nobody else gets its places among the copies for now.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PlacesKept {
+    /// Which.
+    pub node: NodeName,
+    /// How many partitions have one copy less meanwhile.
+    pub places: usize,
+    /// For how long yet, as the node that was asked reckons.
+    pub remaining_seconds: f64,
 }
 
 /// One member.
@@ -149,12 +160,16 @@ pub struct Status {
     pub moves: Vec<MoveStatus>,
     /// What is asked for of copies.
     pub rules: CopyRules,
+    /// For whom places among the copies are kept.
+    pub places_kept: Vec<PlacesKept>,
     /// Bytes of copies that this node has made for others, since it took its lease.
     pub copied_bytes: u64,
     /// Bytes of writes sent to nodes that had missed them, since then.
     pub difference_bytes: u64,
     /// How long this node may act without a further heartbeat.
     pub lease_margin: Duration,
+    /// What this node does while it is suspended; `None` where it is not.
+    pub suspended: Option<Suspended>,
     /// Why this node is not ready; `None` when it is.
     pub not_ready: Option<String>,
 }
@@ -183,5 +198,44 @@ impl Status {
     /// How many copies this node brings up to date.
     pub fn learners(&self) -> usize {
         self.partitions.iter().map(|p| p.learners.len()).sum()
+    }
+
+    /// Whether this node answers for its partition: nobody but its owner knows.
+    pub fn is_served(&self, partition: &PartitionStatus) -> bool {
+        let served = matches!(partition.state, PartitionState::Serving | PartitionState::Moving);
+        let here = partition.owner.as_ref() == Some(&self.node);
+        match self.suspended.filter(|_| here) {
+            // What all copies confirm is answered: where there is none but this node's, nothing is.
+            Some(suspended) => served && suspended.serves_with_copies && partition.replicas.len() > 1,
+            None => served,
+        }
+    }
+
+    /// The partitions that wait, all copies of which are lost.
+    pub fn waiting(&self) -> impl Iterator<Item = (PartitionId, &Waits)> {
+        self.partitions.iter().filter_map(|p| Some((p.partition, p.waits.as_ref()?)))
+    }
+
+    /// What operators are told who ask this very node.
+    pub fn answer(&self) -> StatusAnswer {
+        let copies = self.partitions.iter().flat_map(|p| {
+            let from = self.node.clone();
+            p.learners.iter().map(move |learner| CopyStatus {
+                partition: p.partition,
+                from: from.clone(),
+                learner: learner.clone(),
+            })
+        });
+        let waiting = |(partition, waits): (PartitionId, &Waits)| Waiting { partition, waits: waits.clone() };
+        StatusAnswer {
+            node: self.node.clone(),
+            start: self.start,
+            phase: self.phase.as_str().to_owned(),
+            not_ready: self.not_ready.clone(),
+            suspended: self.suspended,
+            copies_under_way: CopiesUnderWay::of(copies, LISTED_MAX),
+            waiting_partitions: self.waiting().count(),
+            waiting: self.waiting().take(LISTED_MAX).map(waiting).collect(),
+        }
     }
 }

@@ -3,7 +3,6 @@
 //! The giving side streams chunks in an acknowledged window and counts them; the taking side keeps them until the offer
 //! that names their stream and number arrives, or until they are of no use any more.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -178,6 +177,13 @@ impl Staging {
         if streams.get(&head.partition).is_some_and(|stream| stream.stream != head.stream) {
             streams.remove(&head.partition);
         }
+        // Sent twice, it is the same chunk: see its checksum. It is here already, and takes no room.
+        if let Some(stream) = streams.get_mut(&head.partition)
+            && stream.chunks.contains_key(&head.sequence)
+        {
+            stream.touched = now;
+            return Ok(());
+        }
         let held: usize = streams.values().map(|stream| stream.bytes).sum();
         if held + payload.len() > self.max_bytes {
             return Err(format!("{held} bytes are on their way to this node already, the bound is {}", self.max_bytes));
@@ -185,11 +191,8 @@ impl Staging {
         let fresh = || Stream { stream: head.stream, chunks: BTreeMap::new(), bytes: 0, touched: now };
         let stream = streams.entry(head.partition).or_insert_with(fresh);
         stream.touched = now;
-        // Sent twice, it is the same chunk: see its checksum.
-        if let Entry::Vacant(entry) = stream.chunks.entry(head.sequence) {
-            stream.bytes += payload.len();
-            entry.insert(Chunk { payload, arrived: now });
-        }
+        stream.bytes += payload.len();
+        stream.chunks.insert(head.sequence, Chunk { payload, arrived: now });
         Ok(())
     }
 
@@ -254,6 +257,8 @@ mod tests {
         assert!(staging.take(&chunk(9, 0, b"abc"), Bytes::from_static(b"abd")).unwrap_err().contains("corrupt"));
         staging.take(&chunk(9, 0, b"abc"), Bytes::from_static(b"abc")).unwrap();
         assert!(staging.take(&chunk(9, 1, b"de"), Bytes::from_static(b"de")).unwrap_err().contains("bound"));
+        let again = staging.take(&chunk(9, 0, b"abc"), Bytes::from_static(b"abc"));
+        assert_eq!(again, Ok(()), "what is here already takes no room");
     }
 
     #[test]

@@ -72,6 +72,13 @@ impl Follower {
         Self { bounds, promised, newest: 0, holding: Holding::Nothing }
     }
 
+    /// What is left once its copy is let go, where the owner of `known` is known: owners before that one, which may not have heard
+    /// of it yet, are refused. What they brought would stay, for nobody asks for it any more.
+    #[must_use]
+    pub fn let_go(&self, known: Epoch) -> Self {
+        Self::new(self.promised.max(known), self.bounds)
+    }
+
     /// The copy of a former owner, which follows the owner of `promised`.
     pub fn from_leader(promised: Epoch, leader: Leader) -> Self {
         let (mut log, bounds) = leader.into_log();
@@ -174,7 +181,7 @@ impl Follower {
             },
             Ask::CopyChunk { stream, number, checksum, age_ms, body, .. } => {
                 if xxh3_64(&body) != checksum {
-                    return nothing(refused(&format!("chunk {number} is corrupt: send it again")));
+                    return nothing(refused(&format!("chunk {number} is corrupt: begin the copy anew")));
                 }
                 let chunk = Chunk { body, age: Duration::from_millis(age_ms.into()) };
                 self.chunk(now, stream, number, chunk)

@@ -152,6 +152,7 @@ impl Leader {
             let peer = self.peers.entry(node.clone()).or_insert_with(Peer::new);
             let was_member = peer.is_member();
             (peer.in_sync, peer.pending) = (members.in_sync.contains(node), in_pending(node));
+            peer.named_after = (peer.pending && !peer.in_sync).then(|| peer.named_after.unwrap_or(self.last_number));
             if peer.is_member() {
                 peer.joining = false;
                 // Nobody in the set is cleared: the copy is not wanted any more.
@@ -273,6 +274,17 @@ impl Leader {
         }
     }
 
+    /// Bytes of writes that were kept for this copy since it began, where that was too little: it has come to nothing, for the
+    /// log does not go back to its beginning any more.
+    pub fn outpaced(&self, to: &NodeId, stream: u64) -> Option<usize> {
+        match self.peers.get(to)?.flight {
+            Some(Flight::Copy { stream: current, since: Some(since) }) if current == stream => {
+                (!self.log.contains(since)).then_some(self.bounds.pinned_max_bytes)
+            }
+            _ => None,
+        }
+    }
+
     /// What came of [`Send::Copy`], also of one that was not wanted any more: `Ok` where its end was answered with `At`.
     pub fn copied(&mut self, now: Time, to: &NodeId, stream: u64, result: Result<(), Failure>) {
         let tail = self.log.tail();
@@ -336,6 +348,14 @@ impl Leader {
     /// Whether a node is in the set, or in the one it is being changed to.
     pub fn is_member(&self, node: &NodeId) -> bool {
         self.peers.get(node).is_some_and(Peer::is_member)
+    }
+
+    /// Who is added by a change of the set that is not settled, has all that is committed, and has said so since the change named
+    /// it. Before, its copy may have gone since it was asked last.
+    pub fn joined(&self) -> impl Iterator<Item = &NodeId> {
+        let has_all = |peer: &Peer| peer.acknowledged().is_some_and(|at| at >= self.committed);
+        let since = |peer: &Peer| peer.named_after.is_some_and(|named_after| peer.answered > named_after);
+        self.peers.iter().filter(move |(_, peer)| since(peer) && has_all(peer)).map(|(node, _)| node)
     }
 
     /// Bytes of writes that are kept for nobody but those that left and may come back, and until when the first of them is

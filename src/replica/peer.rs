@@ -45,6 +45,9 @@ pub(super) struct Peer {
     pub(super) unanswered_since: Option<Time>,
     /// The number of the last message that it answered with where it stands.
     pub(super) answered: u64,
+    /// The last message before a change that adds it, and is not settled, named it: what was answered up to then does not say
+    /// that its copy is there still.
+    pub(super) named_after: Option<u64>,
     /// It was reported as silent, and has acknowledged nothing since.
     pub(super) silent: bool,
 }
@@ -63,6 +66,7 @@ impl Peer {
             copies: 0,
             unanswered_since: None,
             answered: 0,
+            named_after: None,
             silent: false,
         }
     }
@@ -108,7 +112,8 @@ impl Peer {
             Place::Unknown => Some(self.not_before),
             Place::At(version) => {
                 let owes = self.counts() && asked.is_some_and(|asked| self.answered <= asked);
-                (version != tail || owes).then_some(self.not_before)
+                let owes_place = self.named_after.is_some_and(|named_after| self.answered <= named_after);
+                (version != tail || owes || owes_place).then_some(self.not_before)
             }
             Place::NoCopy => self.may_be_cleared().then_some(self.not_before.max(self.copy_not_before)),
         }

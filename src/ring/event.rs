@@ -30,6 +30,15 @@ pub enum MemberChange {
     Gone,
 }
 
+/// How it ended that a node's places were kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlacesEnd {
+    /// It is back.
+    Returned,
+    /// It did not come back in time, or too few copies remained: they are made elsewhere.
+    GivenUp,
+}
+
 /// Why a node is no longer in a partition's in-sync set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RemovalReason {
@@ -79,6 +88,22 @@ pub enum Event {
         node: NodeName,
         /// What.
         change: MemberChange,
+    },
+    /// A node is away and may come back: nobody else gets its places among the copies for now.
+    PlacesKept {
+        /// Who.
+        node: NodeName,
+        /// How many.
+        places: usize,
+        /// For how long.
+        within: Duration,
+    },
+    /// A node's places are kept no longer.
+    PlacesEnded {
+        /// Whose.
+        node: NodeName,
+        /// Why.
+        end: PlacesEnd,
     },
     /// This node began or ceased to write the plan.
     Coordinating(bool),

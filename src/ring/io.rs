@@ -156,8 +156,10 @@ pub enum Input {
     Connection(bool),
     /// Another life of the store, or one that went back, or another generation in `meta`.
     StoreReset(String),
-    /// Give everything away and leave.
+    /// Give everything away and leave; to come back where the settings say so.
     Drain,
+    /// Give everything away and leave for good.
+    DrainForGood,
     /// Every subscription was let go of.
     LetGone,
     /// Leave as on [`Input::Drain`]: something on this node is beyond repair.

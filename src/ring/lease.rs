@@ -128,10 +128,15 @@ impl Observer {
         self.received.entry(node.clone()).or_insert((Revision::NONE, now));
     }
 
+    /// From when on a moment counts: not from before all timers were started again.
+    pub(crate) fn judged_from(&self, moment: Time) -> Time {
+        moment.max(self.judging_since)
+    }
+
     /// Leases that are looked for and were not seen, and since when, as far as this node can tell.
     pub(crate) fn missing(&self) -> impl Iterator<Item = (&NodeName, Time)> {
         let unseen = self.received.iter().filter(|(_, (revision, _))| *revision == Revision::NONE);
-        unseen.map(|(node, (_, at))| (node, (*at).max(self.judging_since)))
+        unseen.map(|(node, (_, at))| (node, self.judged_from(*at)))
     }
 
     /// Starts all timers again: after a gap of one's own, a reconnect, or a conflict.

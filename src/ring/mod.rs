@@ -10,7 +10,7 @@ pub mod plan;
 mod settings;
 mod view;
 
-pub use event::{Event, MemberChange, Origin, RemovalReason};
+pub use event::{Event, MemberChange, Origin, PlacesEnd, RemovalReason};
 pub use io::{Action, CopySet, Input, Offer, OpId, Outcome};
-pub use machine::{CopiesReport, Machine, MemberReport, MoveReport, Report, Standing};
+pub use machine::{CopiesReport, Machine, MemberReport, MoveReport, PlacesReport, Report, Standing, Wait, WaitReport};
 pub use settings::{Former, Identity, Timing};

@@ -38,7 +38,7 @@ pub struct Former {
     pub generation: Generation,
     /// That plan's.
     pub version: u64,
-    /// That plan's members.
+    /// That plan's members, and who was gone by it while claims named them: evicted, they may still serve, cut off with their set.
     pub members: Vec<NodeId>,
     /// What it was itself then.
     pub was: Incarnation,
@@ -69,6 +69,11 @@ pub struct Timing {
     pub backoff: Duration,
     /// Longest such pause.
     pub backoff_max: Duration,
+    /// For how long the others keep this node's places among the copies once it has left, for it comes back with them. Zero: its
+    /// copies are made anew, elsewhere, before it leaves.
+    pub returns_after_leaving: Duration,
+    /// The same once it was evicted. Zero: they are made anew at once.
+    pub returns_after_eviction: Duration,
 }
 
 impl Timing {
@@ -87,6 +92,8 @@ impl Timing {
             parallel_moves: 4,
             backoff: Duration::from_millis(250),
             backoff_max: Duration::from_secs(60),
+            returns_after_leaving: Duration::ZERO,
+            returns_after_eviction: Duration::ZERO,
         }
     }
 

@@ -14,6 +14,7 @@ mod resend;
 mod routed;
 mod router;
 pub mod server;
+pub mod status;
 pub mod subject;
 mod table;
 mod trace;

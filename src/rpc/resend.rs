@@ -32,7 +32,9 @@ pub(super) struct Sendings {
     way: Option<Way>,
     on_way: u32,
     first_sent: Option<Time>,
-    /// Why the last one that may have been executed has no answer.
+    /// How many may have been executed, for all that is known.
+    open: u32,
+    /// Why the last of them has no answer.
     unanswered: Option<String>,
     refused_since: Option<Time>,
 }
@@ -51,6 +53,7 @@ impl Sendings {
             way: None,
             on_way: 0,
             first_sent: None,
+            open: 0,
             unanswered: None,
             refused_since: None,
         }
@@ -92,7 +95,21 @@ impl Sendings {
 
     /// The last sending may have been executed, and nobody says so.
     pub(super) fn unanswered(&mut self, reason: String) {
+        self.open += 1;
         self.unanswered = Some(reason);
+    }
+
+    /// One of those that may have been executed was surely not.
+    pub(super) fn not_executed(&mut self) {
+        self.open = self.open.saturating_sub(1);
+        if self.open == 0 {
+            self.unanswered = None;
+        }
+    }
+
+    /// Whether this refusal leaves open what the call comes to: an earlier sending may have been executed.
+    pub(super) fn doubts(&self, error: &ServiceError) -> bool {
+        self.is_again() && !self.reads && error.code != REQUEST_ID_REUSED
     }
 
     /// Refused for want of copies: whether that is still tried again, at this moment of a call of so much time.
@@ -104,7 +121,7 @@ impl Sendings {
     /// The service's refusal as the end: where an earlier sending may still be on its way, what it comes to is not known.
     pub(super) fn refused(&self, partition: PartitionId, error: ServiceError) -> CallError {
         match &self.unanswered {
-            Some(before) if !self.reads && error.code != REQUEST_ID_REUSED => {
+            Some(before) if self.doubts(&error) => {
                 let reason = format!("{before}; sent again, it was refused ({}): {}", error.code, error.message);
                 CallError::Unknown { partition, reason }
             }
@@ -178,6 +195,23 @@ mod tests {
         let mut reads = sendings(Resend::Read);
         reads.unanswered("silence".to_owned());
         assert_eq!(reads.refused(PARTITION, refusal()).code(), "precondition_failed");
+    }
+
+    #[test]
+    fn a_refusal_stands_once_all_sendings_before_it_were_surely_not_executed() {
+        let refusal = || ServiceError::new("precondition_failed", "another version");
+        let mut writes = sendings(Resend::Once(None));
+        let first = writes.send(at(10)).unwrap();
+        for _ in 0..2 {
+            writes.unanswered("silence".to_owned());
+        }
+        writes.not_executed();
+        assert!(writes.is_again() && writes.doubts(&refusal()));
+        writes.not_executed();
+        assert!(!writes.is_again() && !writes.doubts(&refusal()));
+        assert_eq!(writes.refused(PARTITION, refusal()).code(), "precondition_failed");
+        assert_eq!(writes.over(PARTITION, FIRST_WAIT, "no owner".to_owned()).code(), "unavailable");
+        assert_eq!(writes.send(at(900)), Some(Once { first_sent: at(900), ..first }));
     }
 
     #[test]

@@ -86,6 +86,15 @@ struct Call<'a> {
     earlier: FuturesUnordered<Asking>,
 }
 
+/// What was heard of the sendings of a call.
+enum Heard {
+    /// The answer to the last one.
+    This(Result<Message, RequestError>),
+    /// One before it was executed.
+    Earlier(Reply),
+    Nothing,
+}
+
 /// A request that was sent, until its answer.
 type Asking = BoxFuture<'static, Result<Message, RequestError>>;
 
@@ -126,7 +135,7 @@ impl Router {
 
     async fn attempt(&self, call: &mut Call<'_>) -> Try {
         while let Some(Some(answer)) = call.earlier.next().now_or_never() {
-            if let Some(reply) = executed(call.partition, answer) {
+            if let Some(reply) = call.heard(answer) {
                 return Try::Done(Ok(reply));
             }
         }
@@ -205,8 +214,10 @@ impl Router {
         let wait = call.sendings.wait(way).map_or(left, |wait| self.parts.chance.jittered(wait * 4 / 3).min(left));
         let bus = Arc::clone(&self.parts.bus);
         let asking = async move { bus.request(&subject, Vec::new(), message, left).await }.boxed();
-        let Some(answer) = self.answer_of(asking, way, wait, call).await else {
-            return silent(format!("its owner {} did not answer", route.owner));
+        let answer = match self.answer_of(asking, way, wait, call).await {
+            Heard::This(answer) => answer,
+            Heard::Earlier(reply) => return Try::Done(Ok(reply)),
+            Heard::Nothing => return silent(format!("its owner {} did not answer", route.owner)),
         };
         match answer {
             Ok(message) => read_reply(call.partition, &message),
@@ -221,17 +232,11 @@ impl Router {
         }
     }
 
-    /// Waits for an answer; `None` once it is better to send again: `wait` is over, the partition has another owner, or what was
-    /// under way was lost with the connection.
-    async fn answer_of(
-        &self,
-        mut asking: Asking,
-        way: Way,
-        wait: Duration,
-        call: &mut Call<'_>,
-    ) -> Option<Result<Message, RequestError>> {
+    /// Waits for an answer; hears nothing once it is better to send again: `wait` is over, the partition has another owner, or what
+    /// was under way was lost with the connection.
+    async fn answer_of(&self, mut asking: Asking, way: Way, wait: Duration, call: &mut Call<'_>) -> Heard {
         if !call.sendings.resends() {
-            return Some(asking.await);
+            return Heard::This(asking.await);
         }
         let until = self.parts.clock.now() + wait;
         loop {
@@ -240,29 +245,50 @@ impl Router {
             let answer = async {
                 tokio::select! {
                     biased;
-                    answer = &mut asking => Some(answer),
-                    Some(answer) = earlier.next() => Some(answer).filter(|answer| executed(call.partition, answer.clone()).is_some()),
+                    answer = &mut asking => Ok(answer),
+                    Some(answer) = earlier.next() => Err(answer),
                 }
             };
             match tokio::time::timeout(left.min(LOOK_EVERY), answer).await {
-                Ok(Some(answer)) => return Some(answer),
-                // Of one sent before, and surely not executed or refused: this one is still under way.
-                Ok(None) => continue,
+                Ok(Ok(answer)) => return Heard::This(answer),
+                Ok(Err(earlier)) => match call.heard(earlier) {
+                    Some(reply) => return Heard::Earlier(reply),
+                    // This one is still under way.
+                    None => continue,
+                },
                 Err(_) => {}
             }
             let epoch = self.parts.table.route(call.partition).map(|route| route.epoch);
             let moved = epoch.is_some_and(|epoch| epoch != way.epoch);
             if left <= LOOK_EVERY || moved || self.parts.bus.connects() != way.connects {
                 call.earlier.push(asking);
-                return None;
+                return Heard::Nothing;
             }
         }
+    }
+
+    /// A refusal as the end. Where a sending before may still have been executed, its answer decides.
+    async fn refuse(&self, call: &mut Call<'_>, error: ServiceError) -> Result<Reply, CallError> {
+        while call.sendings.doubts(&error) {
+            match tokio::time::timeout(self.left(call), call.earlier.next()).await {
+                Ok(Some(answer)) => match call.heard(answer) {
+                    Some(reply) => return Ok(reply),
+                    None => continue,
+                },
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Err(call.sendings.refused(call.partition, error))
     }
 
     /// What comes after a try.
     fn after(&self, call: &mut Call<'_>, tried: Try, pause: Duration) -> Next {
         let (partition, again, resends) = (call.partition, call.sendings.is_again(), call.sendings.resends());
         match tried {
+            // Its age has grown by a byte. The sending before was small enough.
+            Try::Done(Err(error @ CallError::TooLarge { .. })) if again => {
+                Next::End(Err(call.sendings.over(partition, call.timeout, error.to_string())))
+            }
             Try::Done(result) => Next::End(result),
             Try::Again(reason) => Next::Try(reason, Some(pause)),
             Try::Overloaded(reason) if again => Next::Try(reason, Some(call.sendings.pause())),
@@ -274,7 +300,7 @@ impl Router {
                 call.sendings.unanswered(message.clone());
                 Next::Try(message, Some(call.sendings.pause()))
             }
-            Try::TooFewCopies(error) | Try::Refused(error) => Next::End(Err(call.sendings.refused(partition, error))),
+            Try::TooFewCopies(error) | Try::Refused(error) => Next::Refused(error),
             Try::Unsure(reason) | Try::Silent(reason) if !resends => Next::End(Err(unknown(partition, reason))),
             Try::Unsure(reason) => {
                 call.sendings.unanswered(reason.clone());
@@ -291,6 +317,7 @@ impl Router {
 /// What comes after a try.
 enum Next {
     End(Result<Reply, CallError>),
+    Refused(ServiceError),
     /// Another one, and why; after a pause, or at once.
     Try(String, Option<Duration>),
 }
@@ -314,11 +341,21 @@ fn refused(refusal: Refusal) -> Try {
     }
 }
 
-/// The reply, where it is that of an execution.
-fn executed(partition: PartitionId, answer: Result<Message, RequestError>) -> Option<Reply> {
-    match read_reply(partition, &answer.ok()?) {
-        Try::Done(Ok(reply)) => Some(reply),
-        _ => None,
+impl Call<'_> {
+    /// A sending before was answered: the reply, where it was executed. Where it was surely not, it does not count any more.
+    fn heard(&mut self, answer: Result<Message, RequestError>) -> Option<Reply> {
+        let tried = match answer {
+            Ok(message) => read_reply(self.partition, &message),
+            Err(RequestError::Timeout(..)) => return None,
+            Err(RequestError::NoResponders(_) | RequestError::NotSent(_)) => Try::Again(String::new()),
+        };
+        match tried {
+            Try::Done(Ok(reply)) => return Some(reply),
+            Try::Refused(error) if error.code == UNKNOWN => {}
+            Try::Done(Err(_)) | Try::Unsure(_) | Try::Silent(_) => {}
+            Try::Again(_) | Try::TooFewCopies(_) | Try::Refused(_) | Try::Overloaded(_) => self.sendings.not_executed(),
+        }
+        None
     }
 }
 
@@ -351,6 +388,7 @@ impl Caller for Router {
             let tried = self.attempt(&mut call).await;
             let (reason, wait) = match self.after(&mut call, tried, pause) {
                 Next::End(result) => return result,
+                Next::Refused(error) => return self.refuse(&mut call, error).await,
                 Next::Try(reason, wait) => (reason, wait),
             };
             let left = self.left(&call);

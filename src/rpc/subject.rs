@@ -1,6 +1,6 @@
 //! The subjects of a ring.
 
-use crate::types::{NodeId, PartitionId, RingName};
+use crate::types::{NodeId, NodeName, PartitionId, RingName};
 
 /// Queue group of everything that any of several nodes may answer.
 pub const QUEUE: &str = "nats-ring";
@@ -65,7 +65,12 @@ pub fn asked(subject: &str) -> Asked<'_> {
 
 /// `<ring>.node.<node>.<incarnation>`: everything between nodes, with an [`Intent`] behind it.
 pub fn node(ring: &RingName, id: &NodeId) -> String {
-    format!("{ring}.node.{}.{}", id.node, id.incarnation)
+    node_start(ring, &id.node, &id.incarnation.token())
+}
+
+/// The same, of an incarnation that is known by its token.
+pub fn node_start(ring: &RingName, node: &NodeName, incarnation: &str) -> String {
+    format!("{ring}.node.{node}.{incarnation}")
 }
 
 /// The last token of a subject.
@@ -93,6 +98,8 @@ pub enum Intent {
     Farewell,
     /// An operator asks the node to give everything away and end.
     Drain,
+    /// An operator asks the node how it is.
+    Status,
 }
 
 impl Intent {
@@ -107,14 +114,15 @@ impl Intent {
             Self::Switch => "switch",
             Self::Farewell => "farewell",
             Self::Drain => "drain",
+            Self::Status => "status",
         }
     }
 
     /// From the token.
     pub fn parse(token: &str) -> Option<Self> {
-        [Self::Call, Self::Again, Self::Chunk, Self::Offer, Self::Copy, Self::Switch, Self::Farewell, Self::Drain]
-            .into_iter()
-            .find(|intent| intent.token() == token)
+        let between_nodes =
+            [Self::Call, Self::Again, Self::Chunk, Self::Offer, Self::Copy, Self::Switch, Self::Farewell];
+        between_nodes.into_iter().chain([Self::Drain, Self::Status]).find(|intent| intent.token() == token)
     }
 }
 

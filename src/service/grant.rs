@@ -49,9 +49,17 @@ impl Gate {
     /// Whether the node may do now what all copies confirm: it has its lease as far as it knows, and has not been without
     /// a heartbeat for too long.
     pub fn is_within_suspension(&self) -> bool {
+        !self.suspension_margin().is_zero()
+    }
+
+    /// How much longer it may do that without a further heartbeat; zero where it may not.
+    pub fn suspension_margin(&self) -> Duration {
         let open_until = self.open_until_nanos.load(Ordering::SeqCst);
+        if open_until == 0 {
+            return Duration::ZERO;
+        }
         let limit = if guard::holds(Guard::SuspendLimit) { self.suspended_for } else { self.suspended_for * 1000 };
-        open_until > 0 && self.clock.now() < Time::from_nanos(open_until) + limit
+        (Time::from_nanos(open_until) + limit).since(self.clock.now())
     }
 
     /// How long it stays open without a further heartbeat; zero when closed.

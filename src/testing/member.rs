@@ -19,7 +19,7 @@ use crate::rpc::Message;
 use crate::rpc::mem::{MemBus, MemSwitch, Tap};
 use crate::rpc::server::RequestObserver;
 use crate::service::Service;
-use crate::types::{Chance, Clock, PartitionId, Process};
+use crate::types::{Chance, PartitionId, Process};
 
 /// Most bytes of state on their way to a node: as the program has it.
 const STAGING_BYTES: usize = 256 * 1024 * 1024;
@@ -64,8 +64,9 @@ pub(super) struct Published {
 
 impl Tap for Published {
     fn published(&self, message: &Message) {
-        let local = self.clock.now();
-        self.world.saw(&Observed::Published { by: self.by.as_ref(), local, message });
+        let at = self.world.clock.elapsed();
+        let local = self.clock.at(at);
+        self.world.saw_at(at, &Observed::Published { by: self.by.as_ref(), local, message });
     }
 
     fn unheard(&self, message: &Message) {

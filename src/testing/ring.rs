@@ -18,7 +18,7 @@ use super::settle;
 use super::world::World;
 use crate::coord::mem::MemStore;
 use crate::coord::{Key, Record};
-use crate::node::{NodeError, Ring, Status};
+use crate::node::{NodeError, Ring};
 use crate::rpc::mem::{MemBus, MemSwitch};
 use crate::rpc::{Bus, CallError, Caller, How, Reply, RequestError, Resend, subject};
 use crate::service::Service;
@@ -44,6 +44,8 @@ pub struct TestRing {
     /// What is wrong with all connections.
     away: Mutex<Link>,
     chance: Chance,
+    /// What was read at the last look whether it has settled.
+    records: Mutex<settle::Records>,
 }
 
 /// Nodes by name that have neither crashed nor left.
@@ -80,7 +82,7 @@ impl TestRing {
         let world = World::new(clock, MemStore::new(chance.number()), chance.fork(), watched);
         let switch = MemSwitch::under(chance.number(), world.process.clone());
         let (members, processes, away) = (Members::default(), Mutex::default(), Mutex::new(Link::Up));
-        Self { settings, world, switch, members, processes, away, chance }
+        Self { settings, world, switch, members, processes, away, chance, records: Mutex::default() }
     }
 
     /// Starts a node with this service. It owns partitions once the ring has [settled](TestRing::settled). A name whose
@@ -120,6 +122,10 @@ impl TestRing {
         let ring = Ring::start(parts).await?;
         self.members().insert(name, Member::new(ring.clone(), ends));
         Ok(ring)
+    }
+
+    fn records(&self) -> MutexGuard<'_, settle::Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn next_process(&self, name: &NodeName) -> u32 {
@@ -206,12 +212,16 @@ impl TestRing {
     }
 
     async fn look(&self) -> Result<(), String> {
-        let nodes: Vec<Status> =
-            self.members().values().filter(|m| m.takes_part()).map(|member| member.ring.status()).collect();
+        let nodes: Vec<Ring> =
+            self.members().values().filter(|m| m.takes_part()).map(|member| member.ring.clone()).collect();
         if nodes.is_empty() {
             return Err("it has no node that takes part".to_owned());
         }
-        settle::check(self.store(), self.settings.partitions, &nodes).await
+        let records = std::mem::take(&mut *self.records());
+        let mut look = settle::Look { store: self.store(), records };
+        let rest = look.check(self.settings.partitions, &nodes).await;
+        *self.records() = look.records;
+        rest
     }
 
     /// Who owns what at which epoch, by the store. Partitions that nobody owns are left out.

@@ -2,25 +2,61 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use crate::coord::mem::MemStore;
 use crate::coord::{Claim, ClaimState, Key, PlanRecord, Record, Store};
-use crate::node::{PartitionState, Phase, Status};
+use crate::node::{PartitionState, Phase, Ring, Status};
 use crate::types::{PartitionCount, PartitionId};
 
-/// `Ok` where every partition is owned as planned and served, all these nodes are in the plan, nobody else is, and all
-/// agree; else the first thing that is not so.
-pub(super) async fn check(store: &MemStore, partitions: PartitionCount, nodes: &[Status]) -> Result<(), String> {
-    nodes.iter().try_for_each(at_rest)?;
-    let Some(plan) = plan(store).await else { return Err("there is no plan yet".to_owned()) };
-    members_are(&plan, nodes)?;
-    for partition in partitions.ids() {
-        let Some(claim) = claim(store, partition).await else {
-            return Err(format!("partition {partition} never had an owner"));
+/// Records by key, with the values they were read from: most are the same at the next look.
+pub(super) type Records = BTreeMap<Key, (Bytes, Record)>;
+
+/// One look at a ring.
+pub(super) struct Look<'a> {
+    pub(super) store: &'a MemStore,
+    pub(super) records: Records,
+}
+
+impl Look<'_> {
+    /// `Ok` where every partition is owned as planned and served, all these nodes are in the plan, nobody else is, and all
+    /// agree; else the first thing that is not so. What costs most is looked at last.
+    pub(super) async fn check(&mut self, partitions: PartitionCount, nodes: &[Ring]) -> Result<(), String> {
+        self.read(Key::Plan).await;
+        for partition in partitions.ids() {
+            self.read(Key::Own(partition)).await;
+        }
+        let Some((_, Record::Plan(plan))) = self.records.get(&Key::Plan) else {
+            return Err("there is no plan yet".to_owned());
         };
-        claimed_as_planned(&plan, partition, &claim)?;
-        nodes.iter().try_for_each(|node| agrees(node, partition, &claim))?;
+        let mut claims = Vec::with_capacity(usize::from(partitions.get()));
+        for partition in partitions.ids() {
+            let Some((_, Record::Own(claim))) = self.records.get(&Key::Own(partition)) else {
+                return Err(format!("partition {partition} never had an owner"));
+            };
+            claimed_as_planned(plan, partition, claim)?;
+            claims.push((partition, claim));
+        }
+        let mut statuses = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            let status = node.status();
+            at_rest(&status)?;
+            claims.iter().try_for_each(|(partition, claim)| agrees(&status, *partition, claim))?;
+            statuses.push(status);
+        }
+        members_are(plan, &statuses)
     }
-    Ok(())
+
+    async fn read(&mut self, key: Key) {
+        let value = self.store.get(&key.text()).await.ok().flatten().and_then(|entry| entry.value);
+        if value.as_ref() == self.records.get(&key).map(|(value, _)| value) {
+            return;
+        }
+        match value.and_then(|value| Some((Record::decode(&key, &value).ok()?, value))) {
+            Some((record, value)) => drop(self.records.insert(key, (value, record))),
+            None => drop(self.records.remove(&key)),
+        }
+    }
 }
 
 fn at_rest(node: &Status) -> Result<(), String> {
@@ -86,13 +122,6 @@ fn agrees(node: &Status, partition: PartitionId, claim: &Claim) -> Result<(), St
 pub(super) async fn record(store: &MemStore, key: Key) -> Option<Record> {
     let entry = store.get(&key.text()).await.ok()??;
     Record::decode(&key, &entry.value?).ok()
-}
-
-async fn plan(store: &MemStore) -> Option<PlanRecord> {
-    match record(store, Key::Plan).await? {
-        Record::Plan(plan) => Some(plan),
-        _ => None,
-    }
 }
 
 /// The claim of a partition, if there ever was one.

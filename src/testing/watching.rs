@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures::StreamExt;
 
-use super::link::Link;
 use super::wire::Line;
 use super::world::World;
 use crate::coord::{WatchItem, WatchStream};
@@ -40,11 +39,7 @@ impl Watching {
         let line = Arc::clone(&self.line);
         loop {
             let changed = line.changed.notified();
-            if self.drops != line.drops() {
-                // The store's side begins anew with a snapshot.
-                self.under_way.clear();
-                self.drops = line.drops();
-            }
+            self.forget_what_was_cut_off();
             let open = line.link().carries_in() && !self.world.is_silent();
             let now = self.world.clock.elapsed();
             if open && self.under_way.front().is_some_and(|(due, _)| *due <= now) {
@@ -54,8 +49,7 @@ impl Watching {
                 return None;
             }
             let due = self.under_way.front().map(|(due, _)| due.saturating_sub(now));
-            // One that is cut off is asked all the same: it forgets where it stood.
-            let asked = !self.ended && self.under_way.len() < UNDER_WAY_MAX && (open || line.link() == Link::Down);
+            let asked = !self.ended && self.under_way.len() < UNDER_WAY_MAX && open;
             tokio::select! {
                 biased;
                 item = self.changes.next(), if asked => self.put(item),
@@ -65,7 +59,17 @@ impl Watching {
         }
     }
 
+    /// What was on its way as the connection was closed is gone; the store's side begins anew with a snapshot.
+    fn forget_what_was_cut_off(&mut self) {
+        let drops = self.line.drops();
+        if std::mem::replace(&mut self.drops, drops) != drops {
+            self.under_way.clear();
+        }
+    }
+
     fn put(&mut self, item: Option<WatchItem>) {
+        // Before it is put there: that snapshot comes first of all where this process was stopped meanwhile.
+        self.forget_what_was_cut_off();
         let Some(item) = item else {
             self.ended = true;
             return;

@@ -65,6 +65,10 @@ impl World {
         }
     }
 
+    pub(super) fn saw_at(&self, at: Duration, what: &Observed<'_>) {
+        self.watched.saw(at, what);
+    }
+
     pub(super) fn watched(&self) -> &Watched {
         &self.watched
     }

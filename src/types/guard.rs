@@ -145,10 +145,6 @@ guards! {
     ///
     /// Without it: a request writes after the state was copied: acknowledged, and lost.
     FinishRunning = "finish-running",
-    /// A later claim in the view ends one's own (`ring::machine::partition`).
-    ///
-    /// Without it: an owner replaced behind its back keeps the partition.
-    SupersededClaim = "superseded-claim",
     /// A lease of one's name with another incarnation is somebody else's (`ring::machine::life`).
     ///
     /// Without it: two processes of one name renew one lease.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -56,7 +56,8 @@ impl Process {
     pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<Option<T>> {
         match &self.switch {
             None => tokio::spawn(async move { Some(work.await) }),
-            Some(switch) => tokio::spawn(seated(Seat::new(switch), work)),
+            // Boxed: a future is moved several times on its way into a task, and once more as it ends.
+            Some(switch) => tokio::spawn(seated(Seat::new(switch), Box::pin(work))),
         }
     }
 
@@ -67,7 +68,7 @@ impl Process {
     ) -> JoinHandle<Option<T>> {
         match &self.switch {
             None => self.spawn(work),
-            Some(switch) => tokio::spawn(seated(Seat::of_main(switch), work)),
+            Some(switch) => tokio::spawn(seated(Seat::of_main(switch), Box::pin(work))),
         }
     }
 
@@ -90,7 +91,7 @@ impl Process {
     pub fn spawn_on(&self, tracker: &TaskTracker, work: impl Future<Output = ()> + Send + 'static) {
         match &self.switch {
             None => drop(tracker.spawn(work)),
-            Some(switch) => drop(tracker.spawn(seated(Seat::new(switch), work))),
+            Some(switch) => drop(tracker.spawn(seated(Seat::new(switch), Box::pin(work)))),
         }
     }
 
@@ -150,6 +151,8 @@ struct Seat {
     switch: Arc<Switch>,
     number: u64,
     main: bool,
+    /// As it is known to the process.
+    waker: Option<Waker>,
 }
 
 impl Seat {
@@ -158,7 +161,7 @@ impl Seat {
         state.last += 1;
         let number = state.last;
         state.tasks.insert(number, Waker::noop().clone());
-        Self { switch: Arc::clone(switch), number, main: false }
+        Self { switch: Arc::clone(switch), number, main: false, waker: None }
     }
 
     fn of_main(switch: &Arc<Switch>) -> Self {
@@ -167,10 +170,12 @@ impl Seat {
         seat
     }
 
-    fn look(&self, context: &Context<'_>) -> Mode {
+    fn look(&mut self, context: &Context<'_>) -> Mode {
         let mut state = self.switch.state();
-        if let Some(waker) = state.tasks.get_mut(&self.number) {
-            waker.clone_from(context.waker());
+        // A task is polled with one and the same waker as long as it lives.
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            self.waker = Some(context.waker().clone());
+            state.tasks.insert(self.number, context.waker().clone());
         }
         if self.main && state.wedged && state.mode == Mode::Runs { Mode::Frozen } else { state.mode }
     }
@@ -182,9 +187,8 @@ impl Drop for Seat {
     }
 }
 
-async fn seated<T>(seat: Seat, work: impl Future<Output = T>) -> Option<T> {
-    // Dropped before the seat: a process without tasks holds nothing any more.
-    let mut work = pin!(work);
+/// The work is dropped before the seat: a process without tasks holds nothing any more.
+async fn seated<T>(mut seat: Seat, mut work: Pin<Box<impl Future<Output = T>>>) -> Option<T> {
     poll_fn(|context| match seat.look(context) {
         Mode::Runs => work.as_mut().poll(context).map(Some),
         Mode::Frozen => Poll::Pending,

@@ -20,9 +20,15 @@ pub struct RequestId(u128);
 pub struct InvalidRequestName(usize);
 
 impl RequestId {
-    /// One that no other request has.
+    /// One that no other request has. Its first 16 bits are zero, which tells it from a user's.
     pub fn draw(chance: &Chance) -> Self {
-        Self((u128::from(chance.number()) << 64) | u128::from(chance.number()))
+        Self((u128::from(chance.number() >> 16) << 64) | u128::from(chance.number()))
+    }
+
+    /// Whether it was drawn: only whoever drew it sends requests under it, and says so where one may be sent before. (Of users' names
+    /// one in 65536 looks as if.)
+    pub const fn is_drawn(self) -> bool {
+        self.0 >> 112 == 0
     }
 
     /// What a user calls a request of this operation for this key: the same name for another key or operation is another
@@ -98,5 +104,7 @@ mod tests {
     fn what_is_drawn_is_drawn_once() {
         let chance = Chance::seeded(1);
         assert_ne!(RequestId::draw(&chance), RequestId::draw(&chance));
+        assert!(RequestId::draw(&chance).is_drawn());
+        assert!(!RequestId::named(b"order-7", "incr", b"user:1").unwrap().is_drawn());
     }
 }

@@ -3,6 +3,9 @@
 use serde_json::json;
 
 use super::common::eventually::eventually;
+use super::common::http::Http;
+use super::common::nats_server::NatsServer;
+use super::common::node::NodeProcess;
 use super::ground::{Ground, READY};
 
 const WAIT: &str = "40s";
@@ -15,6 +18,38 @@ async fn what_the_ring_keeps_to_is_changed_while_it_runs() {
     a_choice_for_losses_is_kept(&ring).await;
     what_cannot_be_asked_for_is_refused(&ring).await;
     a_node_is_safe_to_stop_where_one_copy_is_asked_for_and_where_others_have_theirs(&ring).await;
+}
+
+/// A copy that takes seconds: 12 MB at 1 MB a second.
+#[tokio::test]
+async fn a_copy_under_way_shows_how_far_it_is() {
+    let server = NatsServer::start();
+    let flags = ["--lease", "6s", "--partitions", "4", "--copy-rate", "1MB"];
+    let first = NodeProcess::spawn("a-1", &server.url(), &flags);
+    first.wait_ready(READY).await;
+    let (http, url) = (Http::new(), first.url("/set").await);
+    for number in 0..24 {
+        let body = json!({"key": format!("key-{number}"), "value": "v".repeat(500_000)});
+        assert_eq!(http.post(&url, &body).await.unwrap().status, 200);
+    }
+    let second = NodeProcess::spawn("a-2", &server.url(), &flags);
+    let ring = Ground { nodes: vec![first, second], server };
+    let seen = eventually(READY, "a copy is under way", || async {
+        let status = ring.json(&["status"]).await;
+        let copied = status["copies_under_way"]["copied_bytes"].as_u64();
+        if copied.is_some_and(|bytes| bytes > 0) { Ok(status) } else { Err(status) }
+    })
+    .await;
+    let copies = &seen["copies_under_way"];
+    assert_eq!((&seen["silent"], &seen["suspended"]), (&json!([]), &json!([])), "{seen}");
+    let one = &copies["listed"][0];
+    assert_eq!(
+        (&one["from"], &one["node"], &one["caught_up"]),
+        (&json!("a-1"), &json!("a-2"), &json!(false)),
+        "{seen}"
+    );
+    assert!(one["total_bytes"].as_u64().unwrap() > 400_000 && one["bytes_per_second"].is_u64(), "{seen}");
+    ring.run(&["status"]).await.assert_says(&["copying  ", " under way: ", "a-1 -> a-2  ", " of ", "B/s, ", " left"]);
 }
 
 async fn fewer_copies_are_kept_and_more_again(ring: &Ground) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use nats_ring::cache::{CacheConfig, CacheService};
 use nats_ring::http::{NodeView, OwnerView, cache_figures, gauges};
 use nats_ring::metrics::Metrics;
@@ -147,11 +148,16 @@ impl NodeView for Fake {
     fn owner(&self, key: &[u8]) -> OwnerView {
         let partition = self.partition(key);
         let known = self.status.lock().unwrap().partitions[partition.index()].clone();
-        OwnerView { partition, owner: known.owner, epoch: known.epoch, replicas: known.replicas }
+        let (waits, suspended) = (known.waits, self.status.lock().unwrap().suspended);
+        OwnerView { partition, owner: known.owner, epoch: known.epoch, replicas: known.replicas, waits, suspended }
     }
 
     fn cache_stats(&self) -> Value {
         serde_json::to_value(self.cache.stats()).unwrap()
+    }
+
+    fn reaches_itself(&self, _: Duration) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(true))
     }
 
     fn metrics_text(&self) -> String {
@@ -169,6 +175,7 @@ fn status(count: PartitionCount) -> Status {
         learners: Vec::new(),
         short_of_memory: Vec::new(),
         under_replicated: false,
+        waits: None,
     };
     let member = |node: &str, state, zone: Option<&str>| MemberStatus {
         node: name(node),
@@ -195,10 +202,12 @@ fn status(count: PartitionCount) -> Status {
         ],
         partitions: count.ids().map(partition).collect(),
         moves: Vec::new(),
+        places_kept: Vec::new(),
         rules: CopyRules::default(),
         copied_bytes: 0,
         difference_bytes: 0,
         lease_margin: Duration::from_millis(2250),
+        suspended: None,
         not_ready: None,
     }
 }

@@ -187,6 +187,11 @@ async fn a_request_repeated_under_its_idempotency_key_answers_the_same_at_any_no
     let other = put("a", "three").await;
     assert_eq!((other.status, other.json()["error"]["code"].as_str()), (422, Some("request_id_reused")));
     assert_eq!(put(" ", "x").await.status, 400);
+    let (url, name) = (nodes[0].url("/set").await, r#""key":"field","request_id":"a""#);
+    for (value, status) in [(1, 200), (1, 200), (2, 422)] {
+        let body = format!(r#"{{{name},"value":{value}}}"#);
+        assert_eq!(http.request_with(Method::POST, &url, &[], Some(body.into())).await.unwrap().status, status);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use nats_ring::rpc::envelope::{CallHead, ReplyHead, open, seal};
+use nats_ring::rpc::envelope::{CallHead, OnceHead, ReplyHead, open, seal};
 use nats_ring::rpc::mem::MemSwitch;
 use nats_ring::rpc::{
     Bus, CallError, Caller, How, Message, Reply, Resend, RouteTable, Router, RouterParts, Subscription,
 };
 use nats_ring::service::NOT_ENOUGH_REPLICAS;
-use nats_ring::types::{BootClock, Chance, Incarnation, KeyHash, RingName};
+use nats_ring::types::{BootClock, Chance, Incarnation, KeyHash, RequestId, RingName};
 use nats_ring::{Epoch, NodeId, NodeName, PartitionCount, PartitionId, ServiceError};
 use uuid::Uuid;
 
@@ -175,4 +175,70 @@ async fn a_want_of_copies_is_tried_again_for_a_while_and_an_unknown_outcome_unti
     };
     let ended = tokio::select! { ended = call => ended.unwrap(), () = answering => unreachable!() };
     assert_eq!(ended.unwrap_err().code(), NOT_ENOUGH_REPLICAS);
+}
+
+fn stale() -> ReplyHead {
+    ReplyHead::Service(ServiceError::new("precondition_failed", "another version"))
+}
+
+#[tokio::test]
+async fn a_refusal_of_every_sending_is_a_refusal_in_whatever_order_they_come() {
+    for first_answered in [0, 1] {
+        let stage = Stage::new();
+        let mut owner = stage.owner(1).await;
+        let call = stage.call(Resend::Once(None), SOON);
+        let (first, _) = next(&mut owner).await;
+        let (second, _) = next(&mut owner).await;
+        let both = [first, second];
+        stage.answer(&both[first_answered], &stale()).await;
+        stage.answer(&both[1 - first_answered], &stale()).await;
+        assert_eq!(call.await.unwrap().unwrap_err().code(), "precondition_failed");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_waits_for_the_sending_before_it_and_that_one_decides() {
+    for (answer, code) in [
+        (Some(ok()), None),
+        (Some(ReplyHead::NotExecuted("passed on".to_owned())), Some("precondition_failed")),
+        (Some(ReplyHead::Unknown("cut off".to_owned())), Some("unknown")),
+        (None, Some("unknown")),
+    ] {
+        let stage = Stage::new();
+        let (mut one, mut two) = (stage.owner(1).await, stage.owner(2).await);
+        let call = stage.call(Resend::Once(None), Duration::from_secs(if answer.is_some() { 20 } else { 2 }));
+        let (first, _) = next(&mut one).await;
+        stage.owned_by(2);
+        let (second, _) = next(&mut two).await;
+        stage.answer(&second, &stale()).await;
+        if let Some(answer) = &answer {
+            stage.answer(&first, answer).await;
+        }
+        assert_eq!(call.await.unwrap().err().map(|error| error.code().to_owned()).as_deref(), code, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_sending_that_does_not_fit_any_more_ends_as_unknown() {
+    let stage = Stage::new();
+    let mut owner = stage.owner(1).await;
+    let id = RequestId::named(b"n", "incr", b"k").unwrap();
+    let head = |key_len: usize| CallHead {
+        partition: ONE,
+        epoch: Epoch::new(1),
+        hops: 0,
+        plain: false,
+        remaining_ms: 20_000,
+        operation: "incr".to_owned(),
+        key: vec![b'k'; key_len],
+        trace: None,
+        once: Some(OnceHead { id, age_ms: 0 }),
+    };
+    // The longest that fits; from 128 ms on its age needs a byte more.
+    let key_len = (65_000..).find(|len| seal(&head(len + 1), b"").is_err()).unwrap();
+    let (router, how) = (Arc::clone(&stage.router), How { timeout: SOON, resend: Resend::Once(Some(id)) });
+    let key = Bytes::from(vec![b'k'; key_len]);
+    let call = tokio::spawn(async move { router.call_with(key, "incr", Bytes::new(), how).await });
+    next(&mut owner).await;
+    assert_eq!(call.await.unwrap().unwrap_err().code(), "unknown");
 }

@@ -21,8 +21,9 @@ use world::{Profile, Random, World};
 fn check_event(world: &World, random: &mut Random) -> Result<Assignment, String> {
     let planned = plan(&world.input()).map_err(|error| error.to_string())?;
     Case { input: world.input(), plan: &planned }.check()?;
-    let (candidates, current) = world.shuffled(random);
-    let shuffled = plan(&PlanInput { candidates: &candidates, current: &current, ..world.input() });
+    let (candidates, current, absent) = world.shuffled(random);
+    let shuffled = PlanInput { candidates: &candidates, current: &current, absent: &absent, ..world.input() };
+    let shuffled = plan(&shuffled);
     if shuffled.as_ref() != Ok(&planned) {
         return Err("another order of candidates gave another plan".to_owned());
     }
@@ -82,6 +83,11 @@ fn replicated_histories_keep_zones_apart_and_copy_the_least() {
 }
 
 #[test]
+fn histories_of_nodes_that_may_come_back_keep_their_places_and_move_no_copies_meanwhile() {
+    run_histories(Profile::Returning, 600);
+}
+
+#[test]
 fn histories_under_operators_bind_what_is_pinned_cordoned_or_paused_and_balance_the_rest() {
     run_histories(Profile::Operated, 1_000);
 }
@@ -114,7 +120,7 @@ fn equal_candidates(names: &[&str]) -> Vec<Candidate> {
 
 fn input<'a>(candidates: &'a [Candidate], current: &'a [CurrentRow], replicas: usize) -> PlanInput<'a> {
     let partitions = PartitionCount::new(u16::try_from(current.len()).unwrap()).unwrap();
-    PlanInput { partitions, replicas, candidates, current, paused: false, pins: &NO_PINS }
+    PlanInput { partitions, replicas, candidates, current, paused: false, pins: &NO_PINS, absent: &[] }
 }
 
 fn owned_by(plan: &Assignment, node: &str) -> Vec<usize> {
@@ -266,7 +272,7 @@ fn the_checker_catches_plans_that_are_wrong_in_one_thing() {
     let wrong = |change: &dyn Fn(&mut Vec<Vec<NodeName>>)| {
         let mut rows = settled.rows.clone();
         change(&mut rows);
-        checked(&input, &Assignment { rows }).unwrap_err()
+        checked(&input, &Assignment { rows, kept: vec![vec![]; 9] }).unwrap_err()
     };
     let (mine, theirs) = (owned_by(&settled, "a")[0], owned_by(&settled, "b")[0]);
     let (a, b) = (candidates[0].node.clone(), candidates[1].node.clone());
@@ -287,7 +293,9 @@ fn the_checker_catches_lost_zones_and_unbalanced_replicas() {
     let (a, d) = (candidates[0].node.clone(), candidates[3].node.clone());
     let mut rows = settled.rows.clone();
     rows.iter_mut().filter(|row| row[0] != d).for_each(|row| row[1] = d.clone());
-    let unbalanced = checked(&input(&candidates, &current, 2), &Assignment { rows }).unwrap_err();
+    let kept = vec![vec![]; 12];
+    let plan_of = |rows| Assignment { rows, kept: kept.clone() };
+    let unbalanced = checked(&input(&candidates, &current, 2), &plan_of(rows)).unwrap_err();
     assert!(unbalanced.contains("replicas differ"), "{unbalanced}");
     for (candidate, zone) in candidates.iter_mut().zip(["east", "east", "west", "west"]) {
         candidate.zone = Some(zone.to_owned());
@@ -295,7 +303,7 @@ fn the_checker_catches_lost_zones_and_unbalanced_replicas() {
     let zoned = plan(&input(&candidates, &current, 2)).unwrap();
     let mut rows = zoned.rows;
     rows.iter_mut().filter(|row| row[0] == a).for_each(|row| row[1] = candidates[1].node.clone());
-    let lost = checked(&input(&candidates, &current, 2), &Assignment { rows }).unwrap_err();
+    let lost = checked(&input(&candidates, &current, 2), &plan_of(rows)).unwrap_err();
     assert!(lost.contains("zones"), "{lost}");
 }
 

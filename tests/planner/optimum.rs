@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use nats_ring::ring::plan::{Candidate, PlanInput};
+use nats_ring::ring::plan::{Absent, Candidate, PlanInput};
 use nats_ring::types::PartitionId;
 
 use crate::flow::Network;
@@ -19,6 +19,8 @@ pub(crate) struct View<'a> {
     /// Nothing but weights decides how many partitions a node gets.
     pub(crate) is_free: bool,
     total_weight: i64,
+    /// Whether any place is kept: then copies stay where they are.
+    pub(crate) waits: bool,
 }
 
 impl<'a> View<'a> {
@@ -27,7 +29,7 @@ impl<'a> View<'a> {
         let unbound = |node: &&Candidate| !node.frozen && !node.cordoned && node.excluded.is_empty();
         let is_free = eligible.iter().all(unbound) && !input.paused && input.pins.is_empty();
         let total_weight = eligible.iter().map(|node| i64::from(node.weight)).sum();
-        Self { input, eligible, is_free, total_weight }
+        Self { input, eligible, is_free, total_weight, waits: false }
     }
 
     pub(crate) fn partitions(&self) -> usize {
@@ -43,7 +45,31 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn in_sync(&self, p: usize, node: &Candidate) -> bool {
+        let is_back = || self.input.absent.iter().any(|back| back.node == node.node && has_place(back, p));
+        let now = || self.eligible.iter().filter(|node| self.is_in_sync_now(p, node)).count();
+        self.is_in_sync_now(p, node) || (is_back() && now() < self.input.replicas)
+    }
+
+    fn is_in_sync_now(&self, p: usize, node: &Candidate) -> bool {
         self.owns(p, node) || self.input.current[p].replicas.contains(&node.node)
+    }
+
+    /// Whose places are kept in a partition of this owner.
+    pub(crate) fn kept_places(&self, p: usize, owner: usize) -> Vec<&'a Absent> {
+        let copies = |in_sync: &dyn Fn(&Candidate) -> bool| {
+            self.eligible.iter().filter(|node| in_sync(node) && !self.excludes(p, node)).count()
+        };
+        let now = copies(&|node| self.is_in_sync_now(p, node));
+        let new_owner = usize::from(!self.in_sync(p, self.eligible[owner]));
+        let missing = self.input.replicas.saturating_sub(copies(&|node| self.in_sync(p, node)) + new_owner);
+        let away = |absent: &&Absent| self.eligible.iter().all(|node| node.node != absent.node);
+        let mut had_one: Vec<_> = self.input.absent.iter().filter(away).filter(|absent| has_place(absent, p)).collect();
+        had_one.sort_by(|a, b| a.node.cmp(&b.node));
+        had_one.truncate(missing);
+        let could = |node: &Candidate| !self.excludes(p, node) && (!self.is_bound(node) || self.in_sync(p, node));
+        let nodes = (0..self.eligible.len()).filter(|&n| n == owner || could(self.eligible[n])).count();
+        let for_others = nodes > self.input.replicas - had_one.len();
+        if now < 2 || 2 * now <= self.input.replicas || !for_others { Vec::new() } else { had_one }
     }
 
     /// The nodes that may own the partition: first the rules that leave one, then everybody who gets new ones.
@@ -69,7 +95,7 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn keeps_copy(&self, p: usize, node: &Candidate) -> bool {
-        (self.input.paused || self.is_bound(node)) && self.in_sync(p, node)
+        (self.input.paused || self.waits || self.is_bound(node)) && self.in_sync(p, node)
     }
 
     fn move_unit(&self) -> i64 {
@@ -119,6 +145,10 @@ impl<'a> View<'a> {
         }
         nothing_held
     }
+}
+
+fn has_place(absent: &Absent, p: usize) -> bool {
+    absent.places.contains(&PartitionId::new(u16::try_from(p).unwrap()))
 }
 
 /// The least cost of an assignment of owners. Partitions that are alike for every node are one vertex.
@@ -175,6 +205,8 @@ pub(crate) struct Places {
     pub(crate) kept: Vec<usize>,
     pub(crate) open: usize,
     pub(crate) options: Vec<usize>,
+    /// The zones of places that are kept for who is away.
+    pub(crate) vacant: Vec<Option<String>>,
 }
 
 /// The least cost of replicas where owners and kept places are given: zones lost, imbalance, copies.
@@ -188,7 +220,8 @@ pub(crate) fn replicas_by_flow(view: &View<'_>, owners: &[Option<usize>], places
         let partition = first_node + nodes + p * (1 + nodes);
         wanted += place.open + place.kept.len();
         network.arc(source, partition, place.open as i64, 0);
-        let used: Vec<_> = owners[p].iter().chain(&place.kept).map(|&n| &view.eligible[n].zone).collect();
+        let used = owners[p].iter().chain(&place.kept).map(|&n| &view.eligible[n].zone);
+        let used: Vec<_> = used.chain(&place.vacant).collect();
         let mut zones: Vec<_> = place.options.iter().map(|&n| &view.eligible[n].zone).collect();
         zones.sort();
         zones.dedup();
@@ -221,14 +254,15 @@ pub(crate) fn replicas_cost(view: &View<'_>, rows: &[Vec<usize>], places: &[Plac
     let mut cost: i64 = (0..view.eligible.len()).map(|n| view.imbalance(n, held(n), total)).sum();
     for (p, row) in rows.iter().enumerate().filter(|(_, row)| !row.is_empty()) {
         let before: Vec<usize> = row[..1].iter().chain(&places[p].kept).copied().collect();
-        cost -= zone_unit(view) * (distinct_zones(view, row) - distinct_zones(view, &before)) as i64;
+        let zones = |nodes: &[usize]| distinct_zones(view, nodes, &places[p].vacant);
+        cost -= zone_unit(view) * (zones(row) - zones(&before)) as i64;
         cost += row[1..].iter().filter(|&&n| !view.in_sync(p, view.eligible[n])).count() as i64;
     }
     cost
 }
 
-pub(crate) fn distinct_zones(view: &View<'_>, nodes: &[usize]) -> usize {
-    let mut zones: Vec<_> = nodes.iter().map(|&n| &view.eligible[n].zone).collect();
+pub(crate) fn distinct_zones(view: &View<'_>, nodes: &[usize], vacant: &[Option<String>]) -> usize {
+    let mut zones: Vec<_> = nodes.iter().map(|&n| &view.eligible[n].zone).chain(vacant).collect();
     zones.sort();
     zones.dedup();
     zones.len()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nats_ring::ring::plan::{Assignment, PlanInput};
+use nats_ring::ring::plan::{Absent, Assignment, PlanInput};
 
 use crate::optimum::{self, Places, View};
 
@@ -52,22 +52,34 @@ impl<'a> Case<'a> {
             let numbers: Option<Vec<usize>> = names.iter().map(number).collect();
             rows.push(numbers.ok_or_else(|| format!("partition {p}: one of {names:?} must not own or hold it"))?);
         }
-        let places = rows.iter().enumerate().map(|(p, row)| places(&view, p, row)).collect();
+        let mut view = view;
+        let kept: Vec<_> = rows.iter().enumerate().map(|(p, row)| kept_places(&view, p, row)).collect();
+        let named: Vec<Vec<_>> =
+            kept.iter().map(|kept| kept.iter().map(|absent| absent.node.clone()).collect()).collect();
+        ensure(named == self.plan.kept, || format!("places kept are {:?}, not {named:?}", self.plan.kept))?;
+        view.waits = kept.iter().any(|kept| !kept.is_empty());
+        let vacant = |kept: Vec<&Absent>| kept.into_iter().map(|absent| absent.zone.clone()).collect();
+        let places = rows.iter().zip(kept).enumerate();
+        let places = places.map(|(p, (row, kept))| places_of(&view, p, row, vacant(kept))).collect();
         Ok(Checked { view, rows, places })
     }
 }
 
 /// In-sync nodes that are frozen, cordoned or in a paused ring keep their places, as far as there are any; others fill the rest.
-fn places(view: &View<'_>, p: usize, row: &[usize]) -> Places {
-    let Some(&owner) = row.first() else { return Places { kept: vec![], open: 0, options: vec![] } };
+fn places_of(view: &View<'_>, p: usize, row: &[usize], vacant: Vec<Option<String>>) -> Places {
+    let Some(&owner) = row.first() else { return Places { kept: vec![], open: 0, options: vec![], vacant } };
     let usable = |&n: &usize| n != owner && !view.excludes(p, view.eligible[n]);
     let usable: Vec<usize> = (0..view.eligible.len()).filter(usable).collect();
     let is_bound = |&n: &usize| view.is_bound(view.eligible[n]) || view.keeps_copy(p, view.eligible[n]);
     let (bound, options): (Vec<usize>, Vec<usize>) = usable.into_iter().partition(is_bound);
     let keepers = bound.iter().filter(|&&n| view.keeps_copy(p, view.eligible[n])).count();
     let kept: Vec<usize> = bound.into_iter().filter(|n| row[1..].contains(n)).collect();
-    let wanted = view.input.replicas - 1;
-    Places { open: options.len().min(wanted - keepers.min(wanted)), kept, options }
+    let wanted = view.input.replicas - 1 - vacant.len();
+    Places { open: options.len().min(wanted - keepers.min(wanted)), kept, options, vacant }
+}
+
+fn kept_places<'a>(view: &View<'a>, p: usize, row: &[usize]) -> Vec<&'a Absent> {
+    row.first().map(|&owner| view.kept_places(p, owner)).unwrap_or_default()
 }
 
 impl Checked<'_> {
@@ -106,12 +118,12 @@ impl Checked<'_> {
 
     fn copies_are_complete(&self) -> Result<(), String> {
         for (p, row) in self.rows.iter().enumerate().filter(|(_, row)| !row.is_empty()) {
-            let Places { kept, open, options } = &self.places[p];
+            let Places { kept, open, options, vacant } = &self.places[p];
             let filled = row[1..].iter().filter(|n| options.contains(n)).count();
             ensure(filled + kept.len() + 1 == row.len(), || {
                 format!("partition {p}: a node must not hold it: {row:?}")
             })?;
-            let wanted = self.view.input.replicas.min(1 + self.keepers(p, row[0]) + options.len());
+            let wanted = (self.view.input.replicas - vacant.len()).min(1 + self.keepers(p, row[0]) + options.len());
             let complete = filled == *open && row.len() == wanted;
             ensure(complete, || format!("partition {p} has {} copies instead of {wanted}: {row:?}", row.len()))?;
             let newcomer = kept.iter().find(|&&n| !self.view.in_sync(p, self.view.eligible[n]));
@@ -131,12 +143,12 @@ impl Checked<'_> {
 
     fn zones_are_spread(&self) -> Result<(), String> {
         for (p, row) in self.rows.iter().enumerate().filter(|(_, row)| !row.is_empty()) {
-            let Places { kept, open, options } = &self.places[p];
+            let Places { kept, open, options, vacant } = &self.places[p];
             let before: Vec<usize> = row[..1].iter().chain(kept).copied().collect();
             let with_options: Vec<usize> = before.iter().chain(options).copied().collect();
-            let fixed = optimum::distinct_zones(&self.view, &before);
-            let most = optimum::distinct_zones(&self.view, &with_options).min(fixed + open);
-            let zones = optimum::distinct_zones(&self.view, row);
+            let fixed = optimum::distinct_zones(&self.view, &before, vacant);
+            let most = optimum::distinct_zones(&self.view, &with_options, vacant).min(fixed + open);
+            let zones = optimum::distinct_zones(&self.view, row, vacant);
             ensure(zones == most, || format!("partition {p} is in {zones} zones where {most} are possible"))?;
         }
         Ok(())
@@ -146,7 +158,11 @@ impl Checked<'_> {
     fn replicas_are_balanced(&self) -> Result<(), String> {
         let nodes: Vec<usize> = (0..self.view.eligible.len()).collect();
         let equal_weights = self.view.eligible.windows(2).all(|pair| pair[0].weight == pair[1].weight);
-        if !self.view.is_free || !equal_weights || optimum::distinct_zones(&self.view, &nodes) != 1 {
+        if !self.view.is_free
+            || self.view.waits
+            || !equal_weights
+            || optimum::distinct_zones(&self.view, &nodes, &[]) != 1
+        {
             return Ok(());
         }
         let held = |n: &usize| self.rows.iter().filter(|row| row[1..].contains(n)).count();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nats_ring::ring::plan::{Assignment, Candidate, CurrentRow, PlanInput};
+use nats_ring::ring::plan::{Absent, Assignment, Candidate, CurrentRow, PlanInput};
 use nats_ring::types::{NodeName, PartitionCount, PartitionId};
 
 const NODES_MAX: usize = 12;
@@ -51,6 +51,8 @@ pub(crate) enum Profile {
     Constrained,
     /// And two to four copies, in zones.
     Replicated,
+    /// And two to five copies, of nodes that go and may come back.
+    Returning,
     /// One copy; weights or not; operators cordon, pause and pin, partitions are excluded, nodes freeze.
     Operated,
 }
@@ -66,6 +68,7 @@ pub(crate) struct World {
     current: Vec<CurrentRow>,
     paused: bool,
     pins: BTreeMap<PartitionId, NodeName>,
+    absent: Vec<Absent>,
     names_used: usize,
 }
 
@@ -81,7 +84,7 @@ pub(crate) fn rows_of(plan: &Assignment) -> Vec<CurrentRow> {
 impl World {
     pub(crate) fn new(profile: Profile, random: &mut Random) -> Self {
         let partitions = match profile {
-            Profile::Replicated if random.percent(70) => random.between(1, 16),
+            Profile::Replicated | Profile::Returning if random.percent(70) => random.between(1, 16),
             _ if random.percent(60) => 64,
             _ => random.between(1, 128),
         };
@@ -105,21 +108,25 @@ impl World {
     }
 
     fn of_size(profile: Profile, partitions: usize, nodes_max: usize, random: &mut Random) -> Self {
-        let replicated = profile == Profile::Replicated;
+        let returning = profile == Profile::Returning;
+        let replicated = profile == Profile::Replicated || returning;
         let mut world = Self {
             profile,
             weighted: match profile {
                 Profile::Equal => false,
                 Profile::Weighted => true,
-                Profile::Constrained | Profile::Replicated | Profile::Operated => random.percent(50),
+                Profile::Constrained | Profile::Replicated | Profile::Returning | Profile::Operated => {
+                    random.percent(50)
+                }
             },
             zones: if replicated { random.between(0, 4) } else { 0 },
-            replicas: if replicated { random.between(2, 4) } else { 1 },
+            replicas: if replicated { random.between(2, if returning { 5 } else { 4 }) } else { 1 },
             partitions,
             candidates: Vec::new(),
             current: vec![CurrentRow::default(); partitions],
             paused: false,
             pins: BTreeMap::new(),
+            absent: Vec::new(),
             names_used: 0,
         };
         for _ in 0..random.between(1, nodes_max) {
@@ -136,15 +143,17 @@ impl World {
             current: &self.current,
             paused: self.paused,
             pins: &self.pins,
+            absent: &self.absent,
         }
     }
 
     /// The same in another order.
-    pub(crate) fn shuffled(&self, random: &mut Random) -> (Vec<Candidate>, Vec<CurrentRow>) {
+    pub(crate) fn shuffled(&self, random: &mut Random) -> (Vec<Candidate>, Vec<CurrentRow>, Vec<Absent>) {
         let (mut candidates, mut current) = (self.candidates.clone(), self.current.clone());
         random.shuffle(&mut candidates);
+        let absent = self.absent.iter().rev().cloned().collect();
         current.iter_mut().for_each(|row| random.shuffle(&mut row.replicas));
-        (candidates, current)
+        (candidates, current, absent)
     }
 
     /// One thing happens.
@@ -153,8 +162,13 @@ impl World {
             Profile::Equal | Profile::Weighted => 7,
             Profile::Constrained => 11,
             Profile::Replicated | Profile::Operated => 18,
+            Profile::Returning => 28,
         };
         match random.between(1, kinds) {
+            19..=22 => self.go_to_return(random),
+            23..=26 => self.come_back(random),
+            27 => self.give_up(),
+            28 => self.drain_to_return(random),
             1 | 2 => self.join(random),
             3 => self.remove(random, "crash"),
             4 => self.remove_drained(random),
@@ -231,6 +245,55 @@ impl World {
         let gone = self.candidates.swap_remove(at).node;
         self.forget(&gone);
         "leave"
+    }
+
+    /// Evicted, or left with what it had: its places may be kept.
+    fn go_to_return(&mut self, random: &mut Random) -> &'static str {
+        if self.candidates.is_empty() {
+            return self.join(random);
+        }
+        let gone = self.candidates.swap_remove(random.between(0, self.candidates.len() - 1));
+        self.is_absent(&gone);
+        self.forget(&gone.node);
+        "go to return"
+    }
+
+    /// It is there yet, and its copies are in sync.
+    fn drain_to_return(&mut self, random: &mut Random) -> &'static str {
+        if self.candidates.is_empty() {
+            return self.join(random);
+        }
+        let at = random.between(0, self.candidates.len() - 1);
+        self.candidates[at].draining = true;
+        self.is_absent(&self.candidates[at].clone());
+        "drain to return"
+    }
+
+    fn is_absent(&mut self, gone: &Candidate) {
+        let has = |row: &CurrentRow| row.owner.as_ref() == Some(&gone.node) || row.replicas.contains(&gone.node);
+        let ids = (0..).map(PartitionId::new);
+        let places = ids.zip(&self.current).filter(|(_, row)| has(row)).map(|(partition, _)| partition).collect();
+        self.absent.retain(|absent| absent.node != gone.node);
+        self.absent.push(Absent { node: gone.node.clone(), zone: gone.zone.clone(), places });
+    }
+
+    /// With nothing in sync yet.
+    fn come_back(&mut self, random: &mut Random) -> &'static str {
+        let away = |absent: &&Absent| !self.candidates.iter().any(|candidate| candidate.node == absent.node);
+        let Some(absent) = self.absent.iter().find(away).cloned() else { return self.go_to_return(random) };
+        if self.candidates.len() == NODES_MAX {
+            return self.go_to_return(random);
+        }
+        self.join(random);
+        if let Some(candidate) = self.candidates.last_mut() {
+            (candidate.node, candidate.zone) = (absent.node, absent.zone);
+        }
+        "come back"
+    }
+
+    fn give_up(&mut self) -> &'static str {
+        self.absent.clear();
+        "give up"
     }
 
     fn forget(&mut self, gone: &NodeName) {

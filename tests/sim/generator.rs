@@ -34,6 +34,8 @@ const CLIMATES: [Climate; 6] =
 
 /// As the program has it.
 const PARKED_USUAL: usize = 2048;
+/// Of a hundred seeds, so many have what most do not: see [`Rare`].
+const RARE_PERCENT: u32 = 20;
 
 /// A process to be.
 #[derive(Debug, Clone)]
@@ -60,6 +62,8 @@ pub(crate) struct Load {
     pub(crate) execution_ms: u64,
     /// How long it takes to drop what is not owned any more, at the most.
     pub(crate) discard_ms: u64,
+    /// Nodes are called as those of a service are that remembers no names of requests: what is not answered is not sent again.
+    pub(crate) nameless: bool,
 }
 
 /// Copies of partitions, in a run whose service keeps any.
@@ -71,6 +75,25 @@ pub(crate) struct Copying {
     pub(crate) named_percent: u32,
     /// The most that a chunk of a copy has.
     pub(crate) chunk_bytes: usize,
+}
+
+/// What most runs do without. It is drawn apart, so that their other choices do not depend on it.
+#[derive(Debug, Clone, Copy)]
+struct Rare {
+    nameless: bool,
+    /// Where faults happen too, changes are on their way to a watch for a while.
+    watch_lag: Duration,
+}
+
+impl Rare {
+    fn of(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0x005e_ed0f_7a4e);
+        if !percent(&mut rng, RARE_PERCENT) {
+            return Self { nameless: false, watch_lag: Duration::ZERO };
+        }
+        let (nameless, lag_ms) = (percent(&mut rng, 50), one_of(&mut rng, &[0, 20, 100]));
+        Self { nameless, watch_lag: Duration::from_millis(lag_ms) }
+    }
 }
 
 /// A run.
@@ -99,6 +122,8 @@ pub(crate) struct Scenario {
     pub(crate) heals_at: Duration,
     /// `None`: state is handed over by chunks.
     pub(crate) copying: Option<Copying>,
+    /// For how long the places of a node that was evicted are kept for it.
+    pub(crate) evicted_delay: Duration,
 }
 
 pub(crate) fn one_of<T: Copy>(rng: &mut SmallRng, of: &[T]) -> T {
@@ -128,7 +153,8 @@ impl Scenario {
         let calm = climate == Climate::Planned;
         let in_calm = |rng: &mut SmallRng, ms: &[u64]| Duration::from_millis(if calm { one_of(rng, ms) } else { 0 });
         let bus_delay = in_calm(&mut rng, &[0, 0, 0, 3, 10]);
-        let watch_lag = in_calm(&mut rng, &[0, 0, 20, 600]);
+        let rare = Rare::of(seed);
+        let watch_lag = in_calm(&mut rng, &[0, 0, 20, 600]).max(rare.watch_lag);
         // Where nothing may fail, nobody may be told that it is too much.
         let parked = if calm { PARKED_USUAL } else { one_of(&mut rng, &[PARKED_USUAL, 4, 12]) };
         Self {
@@ -139,7 +165,7 @@ impl Scenario {
             store_delay: Duration::from_millis(one_of(&mut rng, &[0, 1, 1, 3, 20, 60])),
             nodes,
             first_nodes,
-            load: load(&mut rng),
+            load: load(&mut rng, rare),
             schedule,
             heals_at,
             bus_delay,
@@ -147,6 +173,7 @@ impl Scenario {
             watch_lag,
             parked,
             copying: copying(&mut rng),
+            evicted_delay: evicted_delay(seed),
         }
     }
 }
@@ -181,6 +208,12 @@ fn copying(rng: &mut SmallRng) -> Option<Copying> {
     percent(rng, 67).then_some(copying)
 }
 
+/// Drawn apart, so that all else of a seed stays as it was before there was one.
+fn evicted_delay(seed: u64) -> Duration {
+    let mut rng = SmallRng::seed_from_u64(seed ^ 0x00e7_1c7e_dde1_a45e);
+    Duration::from_secs(one_of(&mut rng, &[0, 0, 0, 0, 0, 4, 12]))
+}
+
 fn node(rng: &mut SmallRng) -> NodeSpec {
     NodeSpec {
         zone: percent(rng, 60).then(|| rng.random_range(0..3)),
@@ -189,7 +222,7 @@ fn node(rng: &mut SmallRng) -> NodeSpec {
     }
 }
 
-fn load(rng: &mut SmallRng) -> Load {
+fn load(rng: &mut SmallRng, rare: Rare) -> Load {
     Load {
         clients: rng.random_range(3..=8),
         keys: one_of(rng, &[4, 16, 40, 120]),
@@ -199,5 +232,6 @@ fn load(rng: &mut SmallRng) -> Load {
         requests: rng.random_range(900..1400),
         execution_ms: one_of(rng, &[0, 0, 5, 300]),
         discard_ms: one_of(rng, &[0, 0, 50, 1000]),
+        nameless: rare.nameless,
     }
 }

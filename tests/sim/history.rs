@@ -266,9 +266,8 @@ impl Witness {
 
     /// Only for the timeline; `what` is not made where there is none.
     pub(crate) fn note(&self, process: Option<ProcessId>, what: impl FnOnce() -> What) {
-        let at = self.now();
         if let Some(kept) = &mut self.seen().kept {
-            kept.add(Line { at, process, what: what() });
+            kept.add(Line { at: self.now(), process, what: what() });
         }
     }
 

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use nats_ring::cache::{CacheClient, Limits, NOT_ENOUGH_REPLICAS, Version};
-use nats_ring::rpc::CallError;
+use nats_ring::node::Ring;
+use nats_ring::rpc::{CallError, Caller, Reply};
 use nats_ring::service::ServiceError;
 use nats_ring::types::Consistency;
 use rand::rngs::SmallRng;
@@ -148,10 +150,24 @@ pub(crate) async fn request(world: &World, client: usize, wanted: Wanted, who: O
     answered
 }
 
+/// Calls as a service's callers do that remembers no names: what is not answered is not sent again, and ends as unknown.
+struct Nameless(Ring);
+
+#[async_trait]
+impl Caller for Nameless {
+    async fn call(&self, key: Bytes, operation: &str, payload: Bytes, timeout: Duration) -> Result<Reply, CallError> {
+        Caller::call(&self.0, key, operation, payload, timeout).await
+    }
+}
+
 /// Through a node: its end, or its standing still, is its caller's.
 async fn native(world: &World, wanted: Wanted, through: Through) -> (Answered, String) {
     let Wanted { key, asked, level } = wanted;
-    let cache = CacheClient::new(Arc::new(through.ring.clone()), LIMITS);
+    let caller: Arc<dyn Caller> = match world.scenario.load.nameless {
+        true => Arc::new(Nameless(through.ring.clone())),
+        false => Arc::new(through.ring.clone()),
+    };
+    let cache = CacheClient::new(caller, LIMITS);
     let cache = match level {
         Some(level) => cache.with_consistency(level),
         None => cache,

@@ -31,10 +31,6 @@ use campaign::Campaign;
 use history::Timeline;
 use run::{REQUESTS_MIN, replay, run_seed};
 
-/// As in the program: runs are many short-lived strings and messages.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 /// Seeds of a plain `cargo test`.
 const FEW: std::ops::Range<u64> = 1..9;
 

@@ -50,4 +50,44 @@ pub(crate) const SEEDS: &[(u64, &str)] = &[
         344,
         "a member that took over in a store which had lost a heartbeat nobody knew of was taken for one that begins with nothing",
     ),
+    // `coord::mem::tests::a_watch_that_nobody_asked_while_it_was_cut_off_...`
+    (
+        5516,
+        "the store's twin: a process stopped for longer than its connection was away lost what was on its way to a watch, and \
+         never saw the lease it waited for",
+    ),
+    // `who_finds_that_the_store_went_back_says_so_before_its_service_has_let_go_...` of tests/returning.rs
+    (
+        1699,
+        "two nodes knew that the store had gone back, and told nobody for 14 s, while their services let go of what they held",
+    ),
+    (
+        4462,
+        "the same, of a bucket made anew: meanwhile a newcomer found it empty, and began a ring that waited for nobody",
+    ),
+    (5644, "the same"),
+    // No test of its own: it takes another store while a service lets go.
+    (4987, "a node agreed on a generation, let go for 14 s, and began it in a store that had been made anew meanwhile"),
+    // No test of its own: it was this simulation that was wrong.
+    (4043, "a suspended owner in a ring begun in a bucket made anew was taken for replaced by the ring before"),
+    (
+        5988,
+        "requests had to succeed while a slow watch had yet to tell that the store had gone back before everything healed",
+    ),
+    (3221, "a partition whose whole set had died was to be served before the eleven leases of its wait were over"),
+    // `replica::tests::following::what_is_let_go_is_not_brought_back_...`
+    (4830, "a replaced owner that went on after it had stood still brought back a copy that had been let go, for ever"),
+    // `ring::machine::tests::recovery::what_the_last_node_gave_back_...`
+    (
+        3798,
+        "what the last node had given back as it left began empty, where operators had said that a loss waits for them",
+    ),
+    // No test of its own: it was this simulation that was wrong.
+    (2990, "a write was lost in a takeover and executed anew when it was sent again, and judged as executed twice"),
+    (3361, "the same, where the partition began with nothing"),
+    (5417, "the same"),
+    // The same.
+    (5547, "what an owner had written as it gave a move up was taken for what all members have"),
+    // The same; docs/protocol.md says that it is not promised.
+    (3456, "a write that had waited with a frozen process lived longer there"),
 ];

@@ -93,6 +93,8 @@ struct State {
     members: Vec<Member>,
     store_faults: StoreFaults,
     bus_faults: BusFaults,
+    /// Until when something may come that a watch was slow to tell.
+    told_by: Duration,
     /// Reads do not work: nobody can start.
     unreadable: bool,
     processes: u16,
@@ -112,7 +114,8 @@ struct Rated {
 
 impl Clock for Rated {
     fn now(&self) -> Time {
-        self.began + self.inner.now().since(self.began).mul_f64(self.rate)
+        let now = self.inner.now();
+        if self.rate == 1.0 { now } else { self.began + now.since(self.began).mul_f64(self.rate) }
     }
 }
 
@@ -136,6 +139,7 @@ impl World {
             members: Vec::new(),
             store_faults: usual_store(&scenario),
             bus_faults: usual,
+            told_by: Duration::ZERO,
             unreadable: false,
             processes: 0,
             of_name: BTreeMap::new(),

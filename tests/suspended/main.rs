@@ -14,6 +14,7 @@ mod common;
 mod doors;
 mod load;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,48 @@ async fn figure(node: &NodeProcess, name: &str) -> u64 {
     line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
 }
 
+/// What a node said of itself meanwhile, as a load balancer and an operator ask it.
+#[derive(Default)]
+struct Heard {
+    /// `/ready` said no, and why.
+    not_ready: Vec<String>,
+    /// For how much longer it serves with its copies, each time that it said it was suspended.
+    remaining: Vec<f64>,
+    /// `nats_ring_suspended` and `/ring` said so as well.
+    elsewhere: bool,
+    /// What `nats-ring owner` printed then, which asks any node.
+    owner: Option<String>,
+}
+
+/// Asks a node again and again until it is told to stop.
+async fn listen(base: String, url: String, stop: Arc<AtomicBool>) -> Heard {
+    let (http, mut heard) = (Http::with_limit(Duration::from_secs(3)), Heard::default());
+    while !stop.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let ready = http.get(&format!("{base}/ready")).await.unwrap();
+        let body = ready.json();
+        if ready.status != 200 {
+            heard.not_ready.push(body.to_string());
+        }
+        let Some(remaining) = body["suspended"]["remaining_seconds"].as_f64() else { continue };
+        heard.remaining.push(remaining);
+        if !heard.elsewhere {
+            let ring = http.get(&format!("{base}/ring")).await.unwrap().json();
+            let figures = http.get(&format!("{base}/metrics")).await.unwrap().text();
+            heard.elsewhere = ring["phase"] == "suspended"
+                && ring["suspended"]["serves_with_copies"] == true
+                && figures.lines().any(|line| line == "nats_ring_suspended 1");
+        }
+        // By then the others, one of whom may answer, are suspended as well.
+        if heard.owner.is_none() && remaining < 26.5 {
+            let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_nats-ring"));
+            let printed = command.args(["owner", "k", "--nats", &url]).output().await.unwrap();
+            heard.owner = Some(String::from_utf8([printed.stdout, printed.stderr].concat()).unwrap());
+        }
+    }
+    heard
+}
+
 async fn doors(cluster: &NatsCluster, nodes: &[NodeProcess]) -> Vec<(&'static str, Arc<dyn Door>)> {
     let ring = RingName::new("cache-platform").unwrap();
     let client = RingClient::connect(cluster.connect_options(), ring).await.unwrap();
@@ -103,6 +146,11 @@ async fn the_jetstream_leader_killed_under_load_fails_nothing_but_what_was_in_fl
     let load = Load::start(&doors(&cluster, &nodes).await);
     tokio::time::sleep(Duration::from_secs(3)).await;
     let led = leader(&cluster.url()).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut listeners = Vec::new();
+    for node in &nodes {
+        listeners.push(tokio::spawn(listen(node.url("").await, cluster.url(), Arc::clone(&stop))));
+    }
     let killed = Instant::now();
     cluster.server(led).kill9();
     let up: Vec<String> = (0..3).filter(|n| *n != led).map(|n| cluster.server(n).url()).collect();
@@ -115,6 +163,8 @@ async fn the_jetstream_leader_killed_under_load_fails_nothing_but_what_was_in_fl
     })
     .await;
     let resumed = killed.elapsed();
+    stop.store(true, Ordering::SeqCst);
+    let heard = futures::future::try_join_all(listeners).await.unwrap();
     whole(&nodes).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (outcome, mut confirmed) = (load.stop().await, Vec::new());
@@ -136,6 +186,24 @@ async fn the_jetstream_leader_killed_under_load_fails_nothing_but_what_was_in_fl
         confirmed.iter().all(|count| *count > 0),
         "each node has served while its lease was suspended: {confirmed:?}"
     );
+    let suspended = "is suspended: it serves what all copies confirm, for ";
+    let owners: Vec<_> = heard.iter().filter_map(|heard| heard.owner.as_ref()).collect();
+    assert!(owners.iter().any(|text| text.contains(suspended)), "{owners:#?}");
+    for (node, heard) in nodes.iter().zip(&heard) {
+        let most = heard.remaining.iter().copied().fold(0.0, f64::max);
+        eprintln!(
+            "    {}: said {} times that it was suspended, at first for {most} s more",
+            node.name,
+            heard.remaining.len()
+        );
+        let owner = heard.owner.as_deref().unwrap_or_default();
+        assert!(owner.contains("owns partition"), "JetStream is away, and nodes can be asked: {owner}");
+        // Ten leases, of which 3/4 of the first one are over.
+        assert!(heard.elsewhere && (15.0..=27.75).contains(&most), "{}: {:?}", node.name, heard.remaining);
+        // Its connection to the killed server may be the one that is lost.
+        let refused: Vec<_> = heard.not_ready.iter().filter(|text| !text.contains("not connected")).collect();
+        assert!(refused.is_empty(), "a load balancer would have sent nothing any more: {refused:?}");
+    }
     assert!(told.failed.is_empty(), "{} failed: {:#?}", told.failed.len(), &told.failed[..told.failed.len().min(8)]);
     assert!(told.lost.is_empty(), "{:#?}", told.lost);
     assert!(told.slowest <= SLOWEST, "{:?}", told.slowest);

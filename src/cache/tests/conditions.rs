@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::executor::block_on;
 use serde_json::{Value, json};
 
+use super::copies::Kept;
 use super::*;
+use crate::cache::native::encode_operation;
 use crate::cache::{MAX_VERSIONS, Matching};
+use crate::types::Consistency;
 
 fn json_of(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
@@ -40,6 +43,33 @@ async fn what_a_failed_precondition_refuses_leaves_no_trace() {
     assert_eq!((after.entries, after.bytes, after.with_ttl), (before.entries, before.bytes, before.with_ttl));
     // Not even a number was taken.
     assert_eq!(node.set(&grant, b"k", b"2", None).await, version(1, 2));
+}
+
+#[tokio::test]
+async fn a_refusal_that_tells_of_an_entry_waits_until_that_is_committed() {
+    let log = Kept::new(2, 3);
+    let (node, grant) = (node(), grant(0, 1).with_log(log.clone()));
+    node.own(&grant).await;
+    let stale = Condition::if_version(version(1, 99));
+    for (operation, code) in [
+        (put(b"2", b"", Condition::if_absent()), "precondition_failed"),
+        (Operation::Delete { condition: stale.clone() }, "precondition_failed"),
+        (Operation::Touch { ttl_ms: 5, condition: stale }, "precondition_failed"),
+        (Operation::Increment { by: 1, ttl_ms: None }, "bad_request"),
+    ] {
+        let written = node.set(&grant, b"k", b"\"x\"", None).await;
+        let payload = encode_operation(&operation, Some(Consistency::Quorum), 0).unwrap();
+        let asked = request(operation.name(), b"k", payload, Form::Native);
+        let refused = node.cache.handle(&grant, asked);
+        tokio::pin!(refused);
+        assert!(futures::poll!(&mut refused).is_pending(), "{operation:?} tells of what is not committed");
+        log.commit(written);
+        assert_eq!(refused.await.unwrap_err().code, code, "{operation:?}");
+    }
+    // At the ring's own level, which here is eventual, nothing is waited for.
+    node.set(&grant, b"k", b"1", None).await;
+    let absent = put(b"2", b"", Condition::if_absent());
+    assert_eq!(node.native(&grant, b"k", &absent).await.unwrap_err().code, "precondition_failed");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use crate::cache::NOT_ENOUGH_REPLICAS;
 use crate::cache::native::encode_operation;
 use crate::replica::Change;
 use crate::service::{ChangeLog, Copies, NotCommitted, Release};
-use crate::types::Consistency;
+use crate::types::{Consistency, Time};
 
 /// Keeps the changes, and commits what it is told to.
 #[derive(Debug)]
@@ -139,6 +139,44 @@ async fn what_a_change_and_a_chunk_took_on_their_way_is_taken_off_a_time_to_live
     let left = |got: Option<Got>| got.and_then(|got| got.remaining_ttl_ms);
     assert_eq!(left(copy.get(&two, b"chunk").await), Some(3_000), "3 s on its way, then 4 s here");
     assert_eq!(left(copy.get(&two, b"change").await), Some(6_000));
+}
+
+/// The copy comes to the changes when the entry as it was written, and as it was touched first, has ended for long.
+#[tokio::test]
+async fn a_new_time_to_live_reaches_a_copy_that_takes_the_entry_for_expired() {
+    for (chunk_before, persists) in [(false, false), (true, false), (false, true), (true, true)] {
+        let log = Kept::new(2, 3);
+        let (owner, one) = owner(1, &log).await;
+        let copy = node();
+        copy.clock.advance(Duration::from_secs(1_000));
+        let begun = copy.clock.now();
+        copy.cache.clear(PARTITION);
+        owner.set(&one, b"k", b"[1]", Some(30_000)).await;
+        if chunk_before {
+            owner.clock.advance(Duration::from_secs(5));
+            copy.clock.advance(Duration::from_secs(5));
+            let chunk = owner.cache.snapshot(&one, 4096).await.unwrap().next().await.unwrap().unwrap();
+            copy.cache.copy_chunk(PARTITION, chunk, Duration::ZERO).unwrap();
+        }
+        for at in [20, 40] {
+            owner.clock.advance(Duration::from_secs(at) - owner.clock.now().since(Time::ZERO));
+            let ttl_ms = (!persists || at == 20).then_some(30_000);
+            assert!(owner.set_ttl(&one, b"k", ttl_ms).await.is_some());
+        }
+        copy.clock.advance(Duration::from_secs(45) - copy.clock.now().since(begun));
+        copy.sweep(100);
+        owner.clock.advance(Duration::from_secs(5));
+        // Both clocks are at 45 s now; a change was made as long after the beginning there as here.
+        let made = |change: &Change| begun + change.made.since(Time::ZERO);
+        let changes = log.take().into_iter().map(|change| Change { made: made(&change), ..change });
+        copy.cache.copy_changes(PARTITION, &changes.collect::<Vec<_>>()).unwrap();
+        let two = grant(0, 2);
+        copy.own(&two).await;
+        let expected = owner.get(&one, b"k").await.unwrap();
+        assert_eq!((expected.version, expected.age_ms), (version(1, 3), 45_000));
+        assert_eq!(expected.remaining_ttl_ms, (!persists).then_some(25_000));
+        assert_eq!(copy.get(&two, b"k").await, Some(expected), "chunk {chunk_before}, persists {persists}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! The memory bound: kept, shared between partitions, and never a silent refusal.
 
 use super::*;
+use crate::cache::item::{Item, NEVER, Written};
+use crate::cache::map::{BoundedMap, Gone};
+use crate::types::Time;
 
 const BOUND_BYTES: u64 = 1 << 20;
 
@@ -26,6 +29,22 @@ async fn the_bound_holds_and_live_entries_that_make_room_are_counted() {
             assert_eq!(stats.entries + stats.evicted, written);
         }
     }
+}
+
+#[test]
+fn an_entry_whose_successor_was_not_admitted_counts_as_evicted() {
+    let now = Time::ZERO;
+    let mut map = BoundedMap::new(1);
+    map.resize(2000, now);
+    let mut put = |len| {
+        let (value, written) = (text(len), Written::before(now, Duration::ZERO));
+        let item =
+            Item { key: b"k", value: &value, content_type: b"", version: version(1, 1), deadline: NEVER, written };
+        map.insert(&item, now)
+    };
+    assert_eq!(put(100), (Gone::default(), true));
+    assert_eq!(put(5000), (Gone { evicted: 1, expired: 0 }, false));
+    assert!(map.look(b"k", now).is_none());
 }
 
 #[tokio::test]

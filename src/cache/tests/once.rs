@@ -9,7 +9,7 @@ use crate::cache::change::Effect;
 use crate::cache::native::encode_operation;
 use crate::cache::once::{Executed, Memory, Named, Outcome, REMEMBERED_FOR, REMEMBERED_MAX, Remembered};
 use crate::replica::Change;
-use crate::types::{Consistency, Once, RequestId, Time};
+use crate::types::{Chance, Consistency, Once, RequestId, Time};
 
 const PARTITION: PartitionId = PartitionId::new(0);
 const INCR: Operation<'static> = Operation::Increment { by: 1, ttl_ms: None };
@@ -222,9 +222,143 @@ async fn what_a_release_before_hands_over_or_writes_leaves_unknown_what_was_sent
         assert_eq!(next.named(&two, &INCR, again(first_sent)).await.unwrap_err().code, "unknown");
     }
     assert!(next.named(&two, &INCR, Once { again: false, ..again(made) }).await.is_ok(), "it was not sent before");
-    next.clock.advance(Duration::from_secs(2));
+    next.clock.advance(Duration::from_secs(6));
     let later = Once { id: id(10), ..again(next.clock.now()) };
     assert!(next.named(&two, &INCR, later).await.is_ok());
+}
+
+/// As a release before names writes it.
+fn nameless(effect: &Effect<'_>) -> Bytes {
+    postcard::to_extend(effect, vec![1]).unwrap().into()
+}
+
+#[tokio::test]
+async fn what_was_sent_before_a_copy_without_names_became_the_owner_is_unknown_however_quiet_its_owner_was() {
+    let (second, third) = (node(), node());
+    let body = nameless(&Effect::Delete { key: b"x" });
+    for copy in [&second, &third] {
+        copy.cache.clear(PARTITION);
+        let change = Change { version: version(1, 1), made: copy.clock.now(), body: body.clone() };
+        copy.cache.copy_changes(PARTITION, &[change]).unwrap();
+        copy.clock.advance(Duration::from_secs(20));
+    }
+    let (log, sent) = (Kept::new(1, 1), second.clock.now());
+    let two = grant(0, 2).with_log(log.clone());
+    second.own(&two).await;
+    let again = Once { id: id(9), first_sent: sent, again: true };
+    assert_eq!(second.named(&two, &INCR, again).await.unwrap_err().code, "unknown");
+    // Nor does a copy of both owners know it: the former one may have executed it, and passed it on to the later one, without a name.
+    second.set(&two, b"k", b"1", None).await;
+    third.cache.copy_changes(PARTITION, &log.take()).unwrap();
+    third.clock.advance(Duration::from_secs(1));
+    let three = grant(0, 3).with_log(Kept::new(1, 1));
+    third.own(&three).await;
+    assert_eq!(third.named(&three, &INCR, again).await.unwrap_err().code, "unknown");
+    third.clock.advance(Duration::from_secs(20));
+    let later = Once { first_sent: third.clock.now(), ..again };
+    assert!(third.named(&three, &INCR, later).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_kept_copy_that_looks_older_than_what_is_remembered_leaves_unknown_what_was_sent_before() {
+    let (owner, one, _) = owner(1).await;
+    let early = once(&owner, 1, true);
+    owner.named(&one, &INCR, early).await.unwrap();
+    let chunks: Vec<Bytes> = owner.cache.snapshot(&one, 4096).await.unwrap().try_collect().await.unwrap();
+    let (kept, two) = (node(), grant(0, 2));
+    kept.clock.advance(Duration::from_secs(1000));
+    for chunk in chunks {
+        kept.cache.copy_chunk(PARTITION, chunk, REMEMBERED_FOR * 2).unwrap();
+    }
+    kept.own(&two).await;
+    kept.sweep(10);
+    let again = Once { first_sent: at(999), ..early };
+    assert_eq!(kept.named(&two, &INCR, again).await.unwrap_err().code, "unknown");
+}
+
+/// What changed nothing when it was sent again was answered, and what its caller did then counts: the first sending, late, does
+/// nothing, at this owner and at the next.
+#[tokio::test]
+async fn a_late_first_sending_of_what_changed_nothing_changes_nothing_either() {
+    let none = Condition::NONE;
+    let (touch, persist) =
+        (Operation::Touch { ttl_ms: 1000, condition: none.clone() }, Operation::Persist { condition: none });
+    let found_or_stored = Operation::GetOrSet { value: b"5", content_type: b"", ttl_ms: None };
+    let (owner, one, log) = owner(1).await;
+    let again = |number| once(&owner, number, true);
+    let missing = owner.named(&one, &touch, again(1)).await.unwrap();
+    owner.set(&one, b"k", b"1", None).await;
+    let endless = owner.named(&one, &persist, again(2)).await.unwrap();
+    let found = owner.named(&one, &found_or_stored, again(3)).await.unwrap();
+    let copy = node();
+    copy.cache.clear(PARTITION);
+    let chunks: Vec<Bytes> = owner.cache.snapshot(&one, 4096).await.unwrap().try_collect().await.unwrap();
+    let handed = node();
+    handed.cache.restore(&grant(0, 2), chunks, Duration::ZERO).await.unwrap();
+    copy.cache.copy_changes(PARTITION, &log.take()).unwrap();
+    for (node, epoch) in [(&owner, 1), (&copy, 2), (&handed, 2)] {
+        let grant = grant(0, epoch).with_log(Kept::new(1, 1));
+        node.own(&grant).await;
+        let late = |number| Once { again: false, ..once(&owner, number, false) };
+        assert_eq!(node.named(&grant, &touch, late(1)).await.unwrap(), missing);
+        assert_eq!(node.get(&grant, b"k").await.unwrap().remaining_ttl_ms, None);
+        node.set_ttl(&grant, b"k", Some(9000)).await;
+        assert_eq!(node.named(&grant, &persist, late(2)).await.unwrap(), endless);
+        assert_eq!(node.get(&grant, b"k").await.unwrap().remaining_ttl_ms, Some(9000));
+        node.set_ttl(&grant, b"k", None).await;
+        let Answer::Got(Some(before)) = decode(&found).unwrap() else { panic!("not found") };
+        let here = node.named(&grant, &found_or_stored, late(3)).await.unwrap();
+        let Answer::Got(Some(here)) = decode(&here).unwrap() else { panic!("not found") };
+        assert_eq!(here.value, before.value);
+        node.delete(&grant, b"k").await;
+        assert_eq!(node.named(&grant, &found_or_stored, late(3)).await.unwrap_err().code, "unknown");
+        assert_eq!(node.get(&grant, b"k").await, None);
+    }
+}
+
+#[tokio::test]
+async fn what_changes_nothing_is_no_change_to_the_copies_unless_it_may_come_again() {
+    let (owner, one, log) = owner(1).await;
+    owner.set(&one, b"k", b"1", None).await;
+    log.take();
+    let drawn = Once { id: RequestId::draw(&Chance::seeded(1)), ..once(&owner, 0, false) };
+    let read = Operation::GetOrSet { value: b"5", content_type: b"", ttl_ms: None };
+    owner.named(&one, &read, drawn).await.unwrap();
+    assert_eq!(log.take(), []);
+    owner.named(&one, &read, Once { again: true, ..drawn }).await.unwrap();
+    owner.named(&one, &read, once(&owner, 1, false)).await.unwrap();
+    assert_eq!(log.take().len(), 2);
+    assert_eq!(owner.get(&one, b"k").await.unwrap().version, version(1, 1));
+}
+
+#[test]
+fn a_sending_that_was_on_its_way_for_seconds_is_not_taken_for_a_later_one() {
+    let mut memory = Memory::default();
+    let micros = |micros| Time::ZERO + Duration::from_micros(micros);
+    // 5000 a second, for two seconds: of the first 360 ms nothing is known any more.
+    for sequence in 0..10_000 {
+        memory.remember(remembered(sequence, micros(sequence * 200)));
+    }
+    // The 51st came again as 250 ms old, after 1.75 s in the network.
+    let again = asking(50, micros(1_750_000));
+    assert_eq!(memory.recall(&again).unwrap_err().code, "unknown");
+    // Nor is a first sending known that waited somewhere while all was forgotten that may have been its second.
+    let late = |first_sent| Named { once: Once { again: false, first_sent, ..again.once }, ..again };
+    assert_eq!(memory.recall(&late(micros(300_000))).unwrap_err().code, "unknown");
+    assert_eq!(memory.recall(&late(micros(400_000))).unwrap(), None);
+}
+
+#[test]
+fn a_name_that_was_executed_anew_is_known_as_of_then() {
+    let mut memory = Memory::default();
+    let anew = Remembered { version: version(1, 9), ..remembered(1, at(70)) };
+    for one in [remembered(1, at(1)), anew, remembered(1, at(1))] {
+        memory.remember(one);
+    }
+    assert_eq!(memory.recall(&asking(1, at(1))).unwrap(), Some((version(1, 9), Outcome::Lifetime)));
+    memory.expire(at(71));
+    assert_eq!(memory.recall(&asking(1, at(1))).unwrap(), Some((version(1, 9), Outcome::Lifetime)));
+    assert_eq!(memory.newest(9).0.count(), 1);
 }
 
 #[test]
@@ -239,7 +373,12 @@ fn so_many_are_remembered_and_what_was_first_sent_before_the_newest_forgotten_is
     assert_eq!(memory.recall(&asking(11, at(11))).unwrap(), Some((version(1, 11), Outcome::Lifetime)));
     assert_eq!(memory.recall(&asking(10, at(10))).unwrap_err().code, "unknown");
     assert_eq!(memory.recall(&asking(99_999, at(10))).unwrap_err().code, "unknown");
-    assert_eq!(memory.recall(&asking(99_999, at(12))).unwrap(), None);
+    assert_eq!(
+        memory.recall(&asking(99_999, at(15))).unwrap_err().code,
+        "unknown",
+        "so long it may have been on its way"
+    );
+    assert_eq!(memory.recall(&asking(99_999, at(16))).unwrap(), None);
     let (newest, forgotten_until) = memory.newest(2);
     let newest: Vec<u64> = newest.map(|one| one.version.sequence).collect();
     assert_eq!(newest, [REMEMBERED_MAX as u64 + 9, REMEMBERED_MAX as u64 + 10]);

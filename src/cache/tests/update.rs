@@ -109,7 +109,7 @@ async fn the_copies_get_the_sum_and_nothing_of_what_was_only_read() {
     let changes = log.take();
     let effects: Vec<_> =
         changes.iter().map(|change| (change.version, Effect::decode(&change.body).unwrap().0)).collect();
-    let set = |key, value, ttl_ns| Effect::Set { key, value, content_type: b"", ttl_ns };
+    let set = |key, value, ttl_ns| Effect::Set { key, value, content_type: b"", ttl_ns, age_ns: 0 };
     let expected = [
         (version(1, 1), set(&b"n"[..], &b"4"[..], None)),
         (version(1, 2), set(b"n", b"7", Some(9_000_000))),

@@ -9,12 +9,14 @@ use serde_json::value::RawValue;
 
 use super::super::exit::{Code, Failure};
 use super::super::nats_args::NatsArgs;
+use super::super::told::while_suspended;
 use super::output::Output;
 use crate::admin::Admin;
 use crate::connect::Connection;
 use crate::rpc::nats::NatsBus;
+use crate::rpc::status::Suspended;
 use crate::rpc::{Bus, BusError, Message, RequestError, subject};
-use crate::types::RingName;
+use crate::types::{NodeName, RingName};
 
 /// How long to wait where nothing is said.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,6 +60,12 @@ impl ClientArgs {
         Ok(Connection::open(&options).await?)
     }
 
+    /// The same, for requests to nodes, which answer while JetStream is away.
+    async fn connect_core(&self) -> Result<Connection, Failure> {
+        let options = self.nats.clone().connect_options(self.timeout())?;
+        Ok(Connection::open_core(&options).await?)
+    }
+
     /// The ring, to be looked at and steered.
     pub(super) async fn admin(&self) -> Result<Admin, Failure> {
         let admin = Admin::open(&self.connect().await?, &self.platform).await?;
@@ -66,13 +74,34 @@ impl ClientArgs {
 
     /// Sends one request to `<ring>.<operation>` and gives the JSON of the answer, as it came.
     pub(super) async fn ask(&self, operation: &str, body: String) -> Result<Box<RawValue>, Failure> {
-        let bus = NatsBus::new(self.connect().await?);
+        let bus = NatsBus::new(self.connect_core().await?);
         let timeout = self.timeout();
         let patience = timeout.saturating_sub(HEAD_START).max(timeout / 2);
         let headers = vec![(TIMEOUT_HEADER.to_owned(), patience.as_millis().max(1).to_string())];
         let to = subject::entry(&self.platform, operation);
         let answer = bus.request(&to, headers, Bytes::from(body), timeout).await;
         read_answer(answer.map_err(|error| self.not_answered(&error))?)
+    }
+
+    /// Why the ring's bucket cannot be read, with what a node says of itself: JetStream may be away while the nodes serve on.
+    pub(super) async fn with_word_of_a_node(&self, failure: Failure) -> Failure {
+        #[derive(Deserialize)]
+        struct Stats {
+            node: NodePart,
+        }
+        #[derive(Deserialize)]
+        struct NodePart {
+            name: NodeName,
+            phase: String,
+            suspended: Option<Suspended>,
+        }
+        if failure.code != Code::Nats {
+            return failure;
+        }
+        let Ok(answer) = self.ask("stats", String::new()).await else { return failure };
+        let Ok(Stats { node }) = serde_json::from_str(answer.get()) else { return failure };
+        let does = node.suspended.map_or(String::new(), |suspended| format!(", {}", while_suspended(suspended)));
+        Failure::new(failure.code, format!("{}; node '{}' says: {}{does}", failure.message, node.name, node.phase))
     }
 
     fn not_answered(&self, error: &RequestError) -> Failure {

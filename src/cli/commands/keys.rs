@@ -9,12 +9,15 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD as STANDARD;
 use clap::Args;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
 use super::super::exit::{Code, Failure};
+use super::super::told;
 use super::client::ClientArgs;
 use super::output::{Done, Output, Table};
+use crate::rpc::status::{Suspended, Waits};
 use crate::types::Consistency;
 
 /// More than any server's `max_payload` lets through, and no reason to fill the memory.
@@ -307,20 +310,39 @@ pub(super) async fn owner(args: KeyArgs) -> Done {
     }
     let text = |name: &str| Ok::<_, Failure>(field(&answer, name)?.map_or_else(|| "?".to_owned(), shown));
     let (partition, epoch) = (text("partition")?, text("epoch")?);
+    let waits = known::<Waits>(&answer, "waits")?;
     match text("owner")?.as_str() {
-        "null" => output.line(&format!("nobody owns partition {partition} at the moment")),
+        owner if waits.is_some() && owner != "null" => {
+            output.line(&format!("{owner} owned partition {partition} at epoch {epoch}, and is gone"))?;
+        }
+        "null" => output.line(&format!("nobody owns partition {partition} at the moment"))?,
         owner => {
             let owner = output.paint(Style::new().bold(), owner);
-            output.line(&format!("{owner} owns partition {partition} at epoch {epoch}{}", followers(&answer)?))
+            output.line(&format!("{owner} owns partition {partition} at epoch {epoch}{}", followers(&answer)?))?;
         }
     }
+    if let Some(waits) = waits {
+        output.line(&told::waits(&waits))?;
+    }
+    match known::<Suspended>(&answer, "suspended")? {
+        Some(suspended) => {
+            let node = text("node")?;
+            output.line(&format!("{node}, which answers, is suspended: it {}", told::while_suspended(suspended)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A field that an older node does not have.
+fn known<T: DeserializeOwned>(answer: &RawValue, name: &str) -> Result<Option<T>, Failure> {
+    let value = field(answer, name)?.map_or("null", RawValue::get);
+    serde_json::from_str(value).map_err(|error| Failure::internal("a node's answer is not as it should be", error))
 }
 
 /// Who else has a copy, as an older node does not say.
 fn followers(answer: &RawValue) -> Result<String, Failure> {
-    let Some(replicas) = field(answer, "replicas")? else { return Ok(String::new()) };
-    let replicas: Vec<String> = serde_json::from_str(replicas.get())
-        .map_err(|error| Failure::internal("a node's answer is not as it should be", error))?;
+    let in_sync = known::<Vec<String>>(answer, "in_sync")?;
+    let replicas = in_sync.or(known(answer, "replicas")?).unwrap_or_default();
     let owner = field(answer, "owner")?.map(shown);
     let others: Vec<&str> =
         replicas.iter().map(String::as_str).filter(|name| owner.as_deref() != Some(*name)).collect();

@@ -67,6 +67,9 @@ pub(in crate::cli) struct DrainArgs {
     /// Also where nobody can take its partitions: what it holds for them is lost
     #[arg(long)]
     force: bool,
+    /// It does not come back: its copies are made elsewhere before it goes, although it has --keep
+    #[arg(long)]
+    for_good: bool,
     /// How long to watch it; it goes on beyond
     #[arg(long = "for", value_name = "DURATION", default_value = "90s", value_parser = humantime::parse_duration)]
     limit: Duration,
@@ -112,7 +115,8 @@ pub(super) async fn drain(args: DrainArgs) -> Done {
     let mut signals = Signals::listen()?;
     let mut output = args.client.output();
     let admin = args.client.admin().await?;
-    let steps = admin.drain(&args.node, DrainOptions { force: args.force, limit: args.limit }).await?;
+    let steps =
+        admin.drain(&args.node, DrainOptions { force: args.force, limit: args.limit, for_good: args.for_good }).await?;
     tokio::select! {
         done = follow(steps, &args.node, &mut output) => done,
         _ = signals.next() => {

@@ -7,10 +7,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::super::exit::{Code, Failure};
+use super::super::told;
 use super::client::ClientArgs;
 use super::output::{Cell, Done, Output, Table};
 use super::picture;
-use crate::admin::{ConfigView, NodeOverview, NodeState, Overview, PartitionMove, PartitionOverview};
+use crate::admin::{
+    ConfigView, NodeOverview, NodeState, Overview, PartitionMove, PartitionOverview, PlacesKeptFor, Told,
+};
 use crate::types::NodeName;
 
 pub(super) const STATUS_EXAMPLES: &str = "\
@@ -37,7 +40,7 @@ Examples:
   nats-ring ring --color always | less -R
   nats-ring ring --json | jq '.partitions[17].owner'";
 
-/// So many moves are listed one by one.
+/// So many moves, and copies under way, are listed one by one.
 const MOVES_LISTED: usize = 8;
 
 #[derive(Args)]
@@ -92,12 +95,17 @@ struct Summary<'a> {
     under_replicated: usize,
     /// Whose copies are being made or dropped.
     copying: usize,
+    /// For nodes that are away and may come back.
+    places_kept: &'a [PlacesKeptFor],
     copies_wanted: usize,
     plan_version: u64,
     coordinator: Option<&'a NodeName>,
     config: &'a ConfigView,
     nodes: &'a [NodeOverview],
     warnings: &'a [String],
+    /// What the nodes say of themselves.
+    #[serde(flatten)]
+    told: &'a Told,
 }
 
 /// What `nodes --json` says, its fields in the order that `status --json` has them in.
@@ -108,7 +116,7 @@ struct Nodes<'a> {
 }
 
 impl<'a> Summary<'a> {
-    fn of(overview: &'a Overview) -> Self {
+    fn of(overview: &'a Overview, told: &'a Told) -> Self {
         let (unowned, orphaned) = (overview.unowned.len(), overview.orphaned.len());
         let suspects: Vec<_> = overview.nodes.iter().filter(|node| node.state == NodeState::Suspect).collect();
         Self {
@@ -122,12 +130,14 @@ impl<'a> Summary<'a> {
             moving: overview.moves.len(),
             under_replicated: overview.under_replicated.len(),
             copying: overview.copying.len(),
+            places_kept: &overview.places_kept,
             copies_wanted: overview.copies_wanted,
             plan_version: overview.plan_version,
             coordinator: overview.coordinator.as_ref(),
             config: &overview.config,
             nodes: &overview.nodes,
             warnings: &overview.warnings,
+            told,
         }
     }
 }
@@ -139,9 +149,19 @@ impl OverviewArgs {
 }
 
 pub(super) async fn status(args: StatusArgs) -> Done {
-    let overview = args.overview.look().await?;
-    let mut output = args.overview.client.output();
-    let summary = Summary::of(&overview);
+    let OverviewArgs { client, observe } = &args.overview;
+    let mut output = client.output();
+    let looked = async {
+        let admin = client.admin().await?;
+        let overview = admin.overview(*observe).await?;
+        let told = admin.ask_nodes(&overview).await;
+        Ok((overview, told))
+    };
+    let (overview, told) = match looked.await {
+        Ok(looked) => looked,
+        Err(failure) => return Err(client.with_word_of_a_node(failure).await.into()),
+    };
+    let summary = Summary::of(&overview, &told);
     if output.json { output.document(&summary) } else { write_status(&summary, &mut output) }?;
     if args.check && !summary.healthy {
         let why = format!("ring '{}' is not healthy: {}", summary.ring, partitions(&summary));
@@ -160,13 +180,33 @@ fn write_status(summary: &Summary<'_>, output: &mut Output) -> Done {
     let mut table = Table::default();
     table.row(vec!["partitions".into(), partitions(summary).into()]);
     table.row(vec!["copies".into(), copies(summary).into()]);
+    for kept in summary.places_kept {
+        table.row(vec!["kept".into(), places_kept(kept).into()]);
+    }
+    if let Some(text) = told::copies_together(&summary.told.copies_under_way) {
+        table.row(vec!["copying".into(), text.into()]);
+    }
     table.row(vec!["nodes".into(), counted(summary.nodes).into()]);
+    if let Some(text) = told::suspended_nodes(&summary.told.suspended) {
+        table.row(vec!["suspended".into(), text.into()]);
+    }
     let coordinator = summary.coordinator.map_or("none", NodeName::as_str);
     table.row(vec!["plan".into(), format!("version {}, coordinator {coordinator}", summary.plan_version).into()]);
     for (name, text) in asked(summary.config) {
         table.row(vec![name.into(), text.into()]);
     }
     output.table(&table)?;
+    for line in told::copy_lines(&summary.told.copies_under_way, MOVES_LISTED) {
+        output.line(&format!("            {line}"))?;
+    }
+    for line in told::waiting_lines(summary.told) {
+        output.line(&output.paint(picture::alarm(), &line))?;
+    }
+    if !summary.told.silent.is_empty() {
+        let silent = told::names(&summary.told.silent);
+        let text = format!("not asked for copies and waits: {silent} (no answer within a second)");
+        output.line(&output.paint(AnsiColor::Yellow.on_default(), &text))?;
+    }
     for warning in summary.warnings {
         output.line(&output.paint(AnsiColor::Yellow.on_default(), &format!("warning: {warning}")))?;
     }
@@ -203,6 +243,13 @@ fn copies(summary: &Summary<'_>) -> String {
         }
     }
     format!("{text}; consistency {consistency}, on loss {on_loss}")
+}
+
+/// `the places of node-3 in 48 partitions, for 30s since it left: it may come back`.
+fn places_kept(kept: &PlacesKeptFor) -> String {
+    let PlacesKeptFor { node, places, for_ms } = kept;
+    let limit = humantime::format_duration(Duration::from_millis(*for_ms));
+    format!("the places of {node} in {places} partitions, for {limit} since it was gone: it may come back")
 }
 
 /// `3 active, 1 draining in zones a, b`.

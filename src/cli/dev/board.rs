@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::member::seconds;
 use super::reading::{PartitionSeen, Reading};
-use crate::types::Time;
+use crate::admin::Told;
+use crate::rpc::status::{CopiesUnderWay, CopyStatus, LISTED_MAX, LearnerStatus, Suspended, Waiting};
+use crate::types::{NodeName, PartitionId, Time};
 
 /// Lines that are kept to be shown.
 const EVENTS_MAX: usize = 200;
@@ -37,6 +39,9 @@ pub(super) struct Happened {
 pub(super) struct Board {
     pub(super) cells: Vec<Cell>,
     pub(super) moves: Vec<String>,
+    pub(super) copies: CopiesUnderWay,
+    /// Partitions that wait, every copy of them lost.
+    pub(super) waiting: Told,
     pub(super) events: VecDeque<Happened>,
     /// Since when some partition is not served; the first time around, since the start.
     gap_since: Option<Time>,
@@ -70,6 +75,8 @@ impl Board {
     pub(super) fn look(&mut self, readings: &Readings<'_>, now: Time) -> Vec<String> {
         let next = merge(readings);
         self.moves = under_way(readings);
+        self.copies = copies(readings);
+        self.waiting = waiting(readings);
         if next.is_empty() {
             return self.all_gone(now);
         }
@@ -120,11 +127,47 @@ fn said<'a>(readings: &Readings<'a>) -> impl Iterator<Item = (&'a str, &'a Readi
 }
 
 fn cell(seen: &PartitionSeen, readings: &Readings<'_>) -> Cell {
-    // A process that has ended serves nothing, whatever the others still believe; one that was suspended says so.
+    // A process that has ended serves nothing, whatever the others still believe; a suspended one says what it does.
     let owner = seen.owner.as_deref().and_then(|owner| readings.get(owner));
-    let runs = owner.is_some_and(|said| said.is_none_or(|reading| reading.phase != "suspended"));
+    let serves = |reading: &Reading| reading.phase != "suspended" || does_serve(reading.suspended);
+    let runs = owner.is_some_and(|said| said.is_none_or(serves));
     let moving = seen.state == "moving";
     Cell { owner: seen.owner.clone(), epoch: seen.epoch, moving, served: runs && (moving || seen.state == "serving") }
+}
+
+fn does_serve(suspended: Option<Suspended>) -> bool {
+    suspended.is_some_and(|suspended| suspended.serves_with_copies)
+}
+
+/// What owners say of the copies they make.
+fn copies(readings: &Readings<'_>) -> CopiesUnderWay {
+    let of = |node: &str, reading: &Reading| {
+        let from = NodeName::new(node).ok();
+        let numbered = reading.partitions.iter().zip(0_u16..);
+        let copies = numbered.flat_map(|(seen, number)| {
+            let (from, partition) = (from.clone(), PartitionId::new(number));
+            let copy = move |learner: &LearnerStatus| {
+                Some(CopyStatus { partition, from: from.clone()?, learner: learner.clone() })
+            };
+            seen.learners.iter().filter_map(copy)
+        });
+        CopiesUnderWay::of(copies, LISTED_MAX)
+    };
+    CopiesUnderWay::together(said(readings).map(|(node, reading)| of(node, reading)), LISTED_MAX)
+}
+
+/// As whichever node sees them.
+fn waiting(readings: &Readings<'_>) -> Told {
+    let of = |reading: &Reading| {
+        let numbered = reading.partitions.iter().zip(0_u16..);
+        numbered
+            .filter_map(|(seen, number)| {
+                Some(Waiting { partition: PartitionId::new(number), waits: seen.waits.clone()? })
+            })
+            .collect::<Vec<_>>()
+    };
+    let waiting = said(readings).map(|(_, reading)| of(reading)).max_by_key(Vec::len).unwrap_or_default();
+    Told { waiting_partitions: waiting.len(), waiting, ..Told::default() }
 }
 
 /// `17: node-1 → node-3`.
@@ -154,6 +197,7 @@ fn changes(before: &[Cell], now: &[Cell]) -> Vec<String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::rpc::status::Waits;
 
     fn at(seconds: u64) -> Time {
         Time::from_nanos(seconds * 1_000_000_000)
@@ -164,7 +208,8 @@ mod tests {
         let parse = |text: &&str| {
             let parts: Vec<&str> = text.split(':').collect();
             let owner = (!parts[0].is_empty()).then(|| parts[0].to_owned());
-            PartitionSeen { owner, epoch: parts[1].parse().unwrap(), state: parts[2].to_owned() }
+            let (epoch, state) = (parts[1].parse().unwrap(), parts[2].to_owned());
+            PartitionSeen { owner, epoch, state, ..PartitionSeen::default() }
         };
         let partitions = partitions.iter().map(parse).collect();
         Reading { phase: "active".to_owned(), partitions, ..Reading::default() }
@@ -196,6 +241,31 @@ mod tests {
         assert_eq!((board.served(), board.held("b")), (1, 2));
         let lines = look(&mut board, &[("a", reading(&["a:1:serving", "a:2:serving", "a:2:serving"]))], at(5));
         assert_eq!(lines, ["2 partitions: b → a", "all 3 partitions are served again after 3.0 s"]);
+    }
+
+    #[test]
+    fn copies_are_those_that_owners_make_and_a_suspended_node_serves_what_it_says() {
+        let learner = LearnerStatus {
+            node: NodeName::new("b").unwrap(),
+            caught_up: false,
+            copied_bytes: 5,
+            total_bytes: Some(9),
+            bytes_per_second: None,
+            remaining_seconds: None,
+        };
+        let mut a = reading(&["b:1:serving", "a:1:serving"]);
+        a.partitions[1].learners = vec![learner];
+        a.partitions[0].waits = Some(Waits::until_accepted(Vec::new()));
+        a.phase = "suspended".to_owned();
+        let mut board = Board::default();
+        look(&mut board, &[("a", a.clone()), ("b", reading(&["b:1:serving", "a:1:serving"]))], at(0));
+        let copies = &board.copies;
+        let listed: Vec<_> = copies.listed.iter().map(|copy| (copy.partition.get(), copy.from.as_str())).collect();
+        assert_eq!((copies.learners, copies.copied_bytes, listed), (1, 5, vec![(1, "a")]));
+        assert_eq!((board.waiting.waiting.len(), board.served()), (1, 1));
+        a.suspended = Some(Suspended { serves_with_copies: true, remaining_seconds: 3.0 });
+        look(&mut board, &[("a", a), ("b", reading(&["b:1:serving", "a:1:serving"]))], at(1));
+        assert_eq!(board.served(), 2);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use super::super::told::while_suspended;
 use super::node::{Process, What};
 use super::reading::Reading;
 use crate::types::Time;
@@ -129,6 +130,15 @@ impl Member {
             }
             What::Seen(reading) => self.seen(*reading, now),
             What::Ended(status) => Some(self.ended(status, last_line)),
+        }
+    }
+
+    /// One word for how it is, and what there is to say beside it.
+    pub(super) fn shown(&self) -> (&'static str, Option<String>) {
+        let suspended = self.reading.as_ref().and_then(|reading| reading.suspended);
+        match suspended.filter(|_| self.state == State::Ready) {
+            Some(suspended) => ("suspended", Some(while_suspended(suspended))),
+            None => (self.state.word(), self.state.detail().map(str::to_owned)),
         }
     }
 

@@ -6,6 +6,7 @@ use std::str;
 use serde::Deserialize;
 
 use super::http::{Answer, Http};
+use crate::rpc::status::{LearnerStatus, Suspended, Waits};
 
 /// One look at one node.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -16,16 +17,23 @@ pub(super) struct Reading {
     pub(super) phase: String,
     pub(super) partitions: Vec<PartitionSeen>,
     pub(super) moves: Vec<MoveSeen>,
+    /// What it does while it is suspended; `None` where it is not.
+    pub(super) suspended: Option<Suspended>,
     /// Requests executed or refused there since its start.
     pub(super) requests: u64,
 }
 
 /// One partition, as that node sees it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub(super) struct PartitionSeen {
     pub(super) owner: Option<String>,
     pub(super) epoch: u64,
     pub(super) state: String,
+    /// Whom its owner brings up to date: known there only.
+    #[serde(default)]
+    pub(super) learners: Vec<LearnerStatus>,
+    /// What it waits for, every copy of it lost.
+    pub(super) waits: Option<Waits>,
 }
 
 /// A move that node has under way as the giving side.
@@ -45,6 +53,7 @@ struct Stats {
 struct NodePart {
     phase: String,
     not_ready: Option<String>,
+    suspended: Option<Suspended>,
 }
 
 #[derive(Deserialize)]
@@ -63,7 +72,8 @@ pub(super) async fn take(http: &Http, node: SocketAddr) -> Result<Reading, Strin
     let Ring { partitions } = parse(&http.get(node, "/ring").await?)?;
     let metrics = http.get(node, "/metrics").await?;
     let requests = str::from_utf8(&metrics.body).map_or(0, count_requests);
-    Ok(Reading { not_ready: about.not_ready, phase: about.phase, partitions, moves: ring.moves, requests })
+    let NodePart { phase, not_ready, suspended } = about;
+    Ok(Reading { not_ready, phase, partitions, moves: ring.moves, suspended, requests })
 }
 
 fn parse<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, String> {
@@ -96,7 +106,7 @@ mod tests {
         let body =
             r#"{"version":3,"partitions":[{"partition":0,"owner":null,"epoch":0,"state":"unowned"}],"nodes":[]}"#;
         let ring: Ring = parse(&Answer { status: 200, body: body.into() }).unwrap();
-        assert_eq!(ring.partitions, [PartitionSeen { owner: None, epoch: 0, state: "unowned".into() }]);
+        assert_eq!(ring.partitions, [PartitionSeen { state: "unowned".into(), ..PartitionSeen::default() }]);
         assert_eq!(parse::<Ring>(&Answer { status: 503, body: body.into() }).err(), Some("HTTP 503".to_owned()));
     }
 }

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::super::told;
 use super::board::Board;
 use super::member::Member;
 
 /// Lines of the past that come along.
 const EVENTS_SHOWN: usize = 10;
+/// Copies under way that are listed one by one.
+const COPIES_SHOWN: usize = 8;
 
 /// What runs where.
 pub(super) struct Whole<'a> {
@@ -20,7 +23,7 @@ pub(super) struct Whole<'a> {
     pub(super) board: &'a Board,
 }
 
-/// `{"ring","nats","pid","uptime_seconds","nodes":[…],"partitions":{…},"moves":[…],"events":[…]}`.
+/// `{"ring","nats","pid","uptime_seconds","nodes":[…],"partitions":{…},"moves":[…],"copies_under_way":{…},"waiting":[…],"lines":[…],"events":[…]}`.
 pub(super) fn json(whole: &Whole<'_>) -> Value {
     let board = whole.board;
     let nodes: Vec<Value> = whole.members.iter().map(|member| node(member, board)).collect();
@@ -34,16 +37,27 @@ pub(super) fn json(whole: &Whole<'_>) -> Value {
         "nodes": nodes,
         "partitions": { "total": board.cells.len(), "served": board.served() },
         "moves": board.moves,
+        "copies_under_way": board.copies,
+        "waiting": board.waiting.waiting,
+        "lines": lines(board),
         "events": board.events.iter().skip(skipped).map(event).collect::<Vec<_>>(),
     })
 }
 
+/// Copies under way and partitions that wait, for people.
+fn lines(board: &Board) -> Vec<String> {
+    let together = told::copies_together(&board.copies).map(|text| format!("copies {text}"));
+    let copies = told::copy_lines(&board.copies, COPIES_SHOWN).into_iter().map(|line| format!("  {line}"));
+    together.into_iter().chain(copies).chain(told::waiting_lines(&board.waiting)).collect()
+}
+
 fn node(member: &Member, board: &Board) -> Value {
+    let (state, detail) = member.shown();
     json!({
         "node": member.name,
         "zone": member.zone,
-        "state": member.state.word(),
-        "detail": member.state.detail(),
+        "state": state,
+        "detail": detail,
         "http": member.address.map(|address| format!("http://{address}")),
         "pid": member.process.as_ref().map(|process| process.pid),
         "partitions": board.held(&member.name),
@@ -80,6 +94,9 @@ fn table(answer: &Value, nodes: &[Value]) -> String {
     }
     let partitions = &answer["partitions"];
     let _ = writeln!(out, "{} of {} partitions served", said(&partitions["served"]), said(&partitions["total"]));
+    for line in answer["lines"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "{}", said(line));
+    }
     for event in answer["events"].as_array().into_iter().flatten() {
         let _ = writeln!(out, "{:>8.1} s  {}", event["seconds"].as_f64().unwrap_or(0.0), said(&event["text"]));
     }

@@ -6,6 +6,7 @@ use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Borders, Cell as TableCell, Paragraph, Row, Table, Wrap};
 
+use super::super::told;
 use super::board::{Board, Cell};
 use super::member::{Member, State};
 
@@ -116,7 +117,7 @@ fn node_row(at: usize, member: &Member, (held, most): (usize, usize), selected: 
         TableCell::from((at + 1).to_string()).style(colour(at)),
         TableCell::from(member.name.as_str()),
         TableCell::from(member.zone.as_str()),
-        TableCell::from(member.state.word()).style(tone),
+        TableCell::from(member.shown().0).style(tone),
         TableCell::from(http),
         TableCell::from(pid),
         TableCell::from(share),
@@ -188,7 +189,15 @@ fn move_lines(picture: &Picture<'_>, height: u16) -> Vec<Line<'static>> {
     let moves = &picture.board.moves;
     let room = usize::from(height).saturating_sub(1).max(1);
     let mut lines = vec![Line::from(format!("moves under way: {}", moves.len())).fg(Color::DarkGray)];
-    lines.extend(moves.iter().take(room).map(|text| Line::from(text.clone())));
+    let copies = &picture.board.copies;
+    // Beside copies, the first few moves have to do.
+    let moves_shown = if copies.learners > 0 { room / 2 } else { room };
+    lines.extend(moves.iter().take(moves_shown).map(|text| Line::from(text.clone())));
+    if let Some(text) = told::copies_together(copies) {
+        lines.push(Line::from(format!("copies {text}")).fg(Color::DarkGray));
+        let room = usize::from(height).saturating_sub(lines.len() + 1);
+        lines.extend(told::copy_lines(copies, room).into_iter().map(Line::from));
+    }
     lines
 }
 
@@ -211,12 +220,14 @@ fn draw_rest(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
 /// The latest at the bottom.
 fn draw_events(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
     let events = &picture.board.events;
-    let room = usize::from(area.height.saturating_sub(2));
+    let waiting = told::waiting_lines(&picture.board.waiting);
+    let room = usize::from(area.height.saturating_sub(2)).saturating_sub(waiting.len());
     let shown = events.iter().skip(events.len().saturating_sub(room)).map(|event| {
         let when = Span::raw(format!("{:>8.1} s  ", event.after.as_secs_f64())).fg(Color::DarkGray);
         Line::from(vec![when, Span::raw(event.text.as_str())])
     });
-    frame.render_widget(Paragraph::new(shown.collect::<Vec<_>>()).block(framed(" events ")), area);
+    let waiting = waiting.iter().map(|text| Line::from(text.as_str()).fg(Color::Red));
+    frame.render_widget(Paragraph::new(waiting.chain(shown).collect::<Vec<_>>()).block(framed(" events ")), area);
 }
 
 /// Whole lines without a frame beside them, to be copied.
@@ -259,6 +270,7 @@ mod tests {
             owner: Some(nodes[at % nodes.len()].to_owned()),
             epoch: 1,
             state: if at == 0 { "moving" } else { "serving" }.to_owned(),
+            ..PartitionSeen::default()
         };
         let moves = vec![MoveSeen { partition: 0, to: "node-2".to_owned() }];
         let partitions = (0..count).map(seen).collect();

@@ -39,7 +39,8 @@ pub(super) fn start(store: MemStore, scope: WatchScope, position: Position) -> W
     let state = store.state();
     let (life, floors) = (state.life, state.floors.len());
     drop(state);
-    let follower = Follower { store, scope, life, floors, at: None, position, again: None, ended: false };
+    let cuts = store.cuts();
+    let follower = Follower { store, scope, life, floors, cuts, at: None, position, again: None, ended: false };
     Box::pin(futures::stream::unfold(follower, |mut follower| async move {
         follower.next().await.map(|item| (item, follower))
     }))
@@ -51,6 +52,8 @@ struct Follower {
     scope: WatchScope,
     life: u64,
     floors: usize,
+    /// How often its connection had been cut as it was last asked.
+    cuts: u64,
     /// Everything up to this revision was yielded; `None` where a snapshot is due.
     at: Option<Revision>,
     /// The latest revision that its reader ever saw, here or elsewhere: a store that went back meanwhile is known by it.
@@ -74,8 +77,11 @@ impl Follower {
     }
 
     fn step(&mut self) -> Option<WatchItem> {
-        if !self.store.is_connected() {
+        let cuts = self.store.cuts();
+        if std::mem::replace(&mut self.cuts, cuts) != cuts {
             self.at = None;
+        }
+        if !self.store.is_connected() {
             return None;
         }
         let store = self.store.clone();

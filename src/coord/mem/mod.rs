@@ -6,7 +6,7 @@
 mod follower;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,7 +62,20 @@ pub struct WatchesFired {
 #[derive(Debug, Clone)]
 pub struct MemStore {
     shared: Arc<Shared>,
-    connected: Arc<AtomicBool>,
+    connection: Arc<Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    up: AtomicBool,
+    /// How often it was cut: a watch that nobody asked meanwhile, its process being stopped, knows it by this.
+    cuts: AtomicU64,
+}
+
+impl Connection {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { up: AtomicBool::new(true), cuts: AtomicU64::new(0) })
+    }
 }
 
 #[derive(Debug)]
@@ -107,19 +120,20 @@ impl MemStore {
             held: false,
         };
         let shared = Shared { state: Mutex::new(state), changed: Notify::new() };
-        Self { shared: Arc::new(shared), connected: Arc::new(AtomicBool::new(true)) }
+        Self { shared: Arc::new(shared), connection: Connection::new() }
     }
 
     /// Another connection to the same store.
     #[must_use]
     pub fn connect(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), connected: Arc::new(AtomicBool::new(true)) }
+        Self { shared: Arc::clone(&self.shared), connection: Connection::new() }
     }
 
     /// Cuts this connection or mends it. While it is cut its writes are not sent, and its watches stand still; they go
     /// on with a new snapshot.
     pub fn set_connected(&self, connected: bool) {
-        self.connected.store(connected, Ordering::SeqCst);
+        let was = self.connection.up.swap(connected, Ordering::SeqCst);
+        self.connection.cuts.fetch_add(u64::from(was && !connected), Ordering::SeqCst);
         self.wake();
     }
 
@@ -195,7 +209,11 @@ impl MemStore {
     }
 
     fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::SeqCst)
+        self.connection.up.load(Ordering::SeqCst)
+    }
+
+    fn cuts(&self) -> u64 {
+        self.connection.cuts.load(Ordering::SeqCst)
     }
 }
 

@@ -108,6 +108,19 @@ async fn a_watch_cut_off_goes_on_with_a_snapshot_and_a_held_one_with_the_changes
     assert!(matches!(watch.next().await, Some(WatchItem::Change(entry)) if entry.revision == Revision(2)));
 }
 
+/// As that of a process that was stopped for longer than its connection was away.
+#[tokio::test]
+async fn a_watch_that_nobody_asked_while_it_was_cut_off_goes_on_with_a_snapshot_too() {
+    let store = MemStore::new(1);
+    let other = store.connect();
+    let mut watch = other.watch(WatchScope::Ring).await.unwrap();
+    assert_eq!(watch.next().await, Some(WatchItem::Snapshot(Vec::new())));
+    other.set_connected(false);
+    put(&store, "own.1", 0).await.unwrap();
+    other.set_connected(true);
+    assert!(matches!(watch.next().await, Some(WatchItem::Snapshot(all)) if all.len() == 1));
+}
+
 #[tokio::test]
 async fn watch_faults_repeat_changes_or_put_a_snapshot_in_their_place() {
     let store = MemStore::new(1);

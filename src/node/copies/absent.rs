@@ -14,10 +14,31 @@ struct Held {
     bytes: usize,
 }
 
+/// What is kept, and its sum: this is looked at each turn of each partition.
+#[derive(Default)]
+struct All {
+    of: BTreeMap<PartitionId, Held>,
+    bytes: usize,
+}
+
+impl All {
+    fn insert(&mut self, partition: PartitionId, held: Held) {
+        self.remove(partition);
+        self.bytes += held.bytes;
+        self.of.insert(partition, held);
+    }
+
+    fn remove(&mut self, partition: PartitionId) -> Option<Held> {
+        let held = self.of.remove(&partition)?;
+        self.bytes -= held.bytes;
+        Some(held)
+    }
+}
+
 /// See the [module](self).
 pub(super) struct Absent {
     max_bytes: usize,
-    held: Mutex<BTreeMap<PartitionId, Held>>,
+    held: Mutex<All>,
 }
 
 impl Absent {
@@ -31,15 +52,13 @@ impl Absent {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         match kept {
             Some((until, bytes)) => held.insert(led.partition(), Held { led: Arc::downgrade(led), until, bytes }),
-            None => held.remove(&led.partition()),
-        };
-        let mut total: usize = held.values().map(|held| held.bytes).sum();
+            None => _ = held.remove(led.partition()),
+        }
         let mut beyond = Vec::new();
-        while total > self.max_bytes {
-            let longest = held.iter().filter(|(_, held)| held.bytes > 0).min_by_key(|(_, held)| held.until);
+        while held.bytes > self.max_bytes {
+            let longest = held.of.iter().filter(|(_, held)| held.bytes > 0).min_by_key(|(_, held)| held.until);
             let Some(partition) = longest.map(|(partition, _)| *partition) else { break };
-            let Some(gone) = held.remove(&partition) else { break };
-            total -= gone.bytes;
+            let Some(gone) = held.remove(partition) else { break };
             beyond.push((partition, gone));
         }
         drop(held);
@@ -53,6 +72,6 @@ impl Absent {
 
     /// A partition is led here no more.
     pub(super) fn end(&self, partition: PartitionId) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&partition);
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(partition);
     }
 }

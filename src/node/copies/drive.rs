@@ -73,10 +73,10 @@ impl Tools {
 pub(super) async fn drive(led: Arc<Led>, tools: Arc<Tools>) {
     let (partition, epoch) = (led.partition(), led.epoch());
     let mut under_way = FuturesUnordered::new();
-    while let Some(Turn { due, reports, set, wake, difference_bytes }) = led.turn(tools.clock.now()) {
+    while let Some(Turn { due, reports, wake, difference_bytes }) = led.turn(tools.clock.now()) {
         tools.difference_bytes.fetch_add(difference_bytes, Ordering::Relaxed);
         tools.absent.weigh(&led);
-        for report in reports {
+        for (report, set) in reports {
             let input = match (report, set) {
                 (Report::CaughtUp(node), Some(op)) => Input::CaughtUp { partition, epoch, node, op },
                 (Report::Silent(node), Some(_)) => Input::Silent { partition, epoch, node },

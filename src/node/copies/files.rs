@@ -198,7 +198,7 @@ impl Place<'_> {
     /// What could be read, and the partitions of which something may have been read that is worth nothing.
     fn read_all(&self) -> (BTreeMap<PartitionId, Follower>, Vec<PartitionId>) {
         let (mut kept, mut refused) = (BTreeMap::new(), Vec::new());
-        let bounds = bounds(&self.parts.timing, self.parts.returning.delay);
+        let bounds = bounds(&self.parts.timing, self.parts.returning.delay, self.parts.bus.max_payload());
         for partition in self.shape.partitions.ids() {
             let path = self.file(partition);
             let Ok(file) = File::open(&path) else { continue };

@@ -20,6 +20,8 @@ use crate::types::{Epoch, Generation, PartitionId};
 pub(in crate::node) struct Kept {
     of: Option<(Uuid, Generation)>,
     pub(super) followers: BTreeMap<PartitionId, Follower>,
+    /// What is held of these goes on from nowhere.
+    rest: Vec<PartitionId>,
 }
 
 /// Where it is from the end of one incarnation to the beginning of the next.
@@ -27,7 +29,12 @@ pub(in crate::node) type KeptCell = Arc<Mutex<Kept>>;
 
 impl Kept {
     pub(in crate::node) fn new(shape: &RingShape, followers: BTreeMap<PartitionId, Follower>) -> Self {
-        Self { of: Some((shape.nonce, shape.generation)), followers }
+        Self { of: Some((shape.nonce, shape.generation)), followers, rest: Vec::new() }
+    }
+
+    /// Nothing of it goes on: it is to be freed.
+    pub(in crate::node) fn nothing_of(partitions: Vec<PartitionId>) -> Self {
+        Self { rest: partitions, ..Self::default() }
     }
 
     /// Takes it out for an incarnation of this ring: what is another's is none.
@@ -44,7 +51,7 @@ impl Kept {
     /// Frees it all.
     pub(in crate::node) async fn drop_all(cell: &KeptCell, service: &dyn Service) {
         let kept = Self::take_all(cell);
-        discard(service, kept.followers.into_keys().collect()).await;
+        discard(service, kept.followers.into_keys().chain(kept.rest).collect()).await;
     }
 }
 

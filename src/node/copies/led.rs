@@ -32,9 +32,8 @@ pub(super) enum Came {
 /// What one turn of the driving task has to do.
 pub(super) struct Turn {
     pub(super) due: Vec<Due>,
-    pub(super) reports: Vec<Report>,
-    /// Names the set that the reports are about.
-    pub(super) set: Option<OpId>,
+    /// With the set that they are about.
+    pub(super) reports: Vec<(Report, Option<OpId>)>,
     pub(super) wake: Option<Time>,
     /// Of the writes in it for those that are not in the set.
     pub(super) difference_bytes: u64,
@@ -46,6 +45,8 @@ struct Inside {
     copies: Copies,
     /// The last set that was told.
     set: Option<OpId>,
+    /// What was to be told when the set became another one.
+    reported: Vec<(Report, Option<OpId>)>,
     /// Those it adds: the ring waits to hear once more that they have everything, now that both sets count.
     to_confirm: BTreeSet<NodeId>,
 }
@@ -85,6 +86,7 @@ impl Led {
                 leader: Some(leader),
                 copies: Copies::ONE,
                 set: None,
+                reported: Vec::new(),
                 to_confirm: BTreeSet::new(),
             }),
             woken: Notify::new(),
@@ -133,35 +135,39 @@ impl Led {
     }
 
     fn set_members(&self, op: Option<OpId>, members: &Members, copies: Copies) {
-        let mut inside = self.inside();
-        (inside.copies, inside.set) = (copies, op);
+        let mut held = self.inside();
+        let inside = &mut *held;
+        let before = std::mem::replace(&mut inside.set, op);
+        inside.copies = copies;
         inside.to_confirm =
             members.pending.iter().flatten().filter(|node| !members.in_sync.contains(node)).cloned().collect();
         if let Some(leader) = &mut inside.leader {
+            // Who caught up did so as a learner of the set before: of this one it says nothing. Who is silent is so in any set.
+            for report in leader.reports() {
+                let of = if matches!(report, Report::CaughtUp(_)) { before } else { op };
+                inside.reported.push((report, of));
+            }
             leader.set_members(members);
         }
-        self.publish(&inside);
-        drop(inside);
+        self.publish(inside);
+        drop(held);
         self.woken.notify_one();
     }
 
     /// What is to be done now; `None` at the end.
     pub(super) fn turn(&self, now: Time) -> Option<Turn> {
         let mut inside = self.inside();
-        let Inside { leader, set, to_confirm, .. } = &mut *inside;
+        let Inside { leader, set, to_confirm, reported, .. } = &mut *inside;
         let leader = leader.as_mut()?;
         let due = leader.due(now);
         let missed = due.iter().filter(|due| !leader.is_member(&due.to)).map(|due| written_bytes(&due.send));
         let difference_bytes = missed.sum();
-        let mut reports = leader.reports();
-        if !to_confirm.is_empty() {
-            let committed = leader.committed();
-            let there = |follower: &Progress| follower.acknowledged.is_some_and(|at| at >= committed);
-            for follower in leader.progress().into_iter().filter(there) {
-                reports.extend(to_confirm.take(&follower.node).map(Report::CaughtUp));
-            }
+        let mut reports = std::mem::take(reported);
+        reports.extend(leader.reports().into_iter().map(|report| (report, *set)));
+        for node in leader.joined() {
+            reports.extend(to_confirm.take(node).map(|node| (Report::CaughtUp(node), *set)));
         }
-        let turn = Turn { due, reports, set: *set, wake: leader.next_wake(), difference_bytes };
+        let turn = Turn { due, reports, wake: leader.next_wake(), difference_bytes };
         self.publish(&inside);
         Some(turn)
     }
@@ -189,6 +195,11 @@ impl Led {
 
     pub(super) fn copy_tail(&self, to: &NodeId, stream: u64) -> Option<Version> {
         self.inside().leader.as_ref()?.copy_tail(to, stream)
+    }
+
+    /// See [`Leader::outpaced`].
+    pub(super) fn outpaced(&self, to: &NodeId, stream: u64) -> Option<usize> {
+        self.inside().leader.as_ref()?.outpaced(to, stream)
     }
 
     /// A copy begins anew, of about so many bytes.

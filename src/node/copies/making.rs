@@ -14,6 +14,7 @@ use super::drive::Tools;
 use super::led::Led;
 use super::progress::Copied;
 use super::wire::Heard;
+use crate::node::hooks::{caught, caught_now};
 use crate::replica::{Ask, CHUNK_WINDOW, Failure, Told};
 use crate::ring::Event;
 use crate::types::{NodeId, Throttle, Time, Version};
@@ -46,7 +47,13 @@ impl Making<'_> {
 
     /// The owner's tail; fails where the copy is not wanted any more.
     fn tail(&self) -> Result<Version, Failure> {
-        self.led.copy_tail(self.to, self.stream).ok_or(Failure::Timeout)
+        self.led.copy_tail(self.to, self.stream).ok_or_else(|| match self.led.outpaced(self.to, self.stream) {
+            Some(bytes) => Failure::Told(Told::Refused(format!(
+                "more than {bytes} bytes were written to the partition meanwhile: it has to be copied faster (--copy-rate, \
+                 --copy-parallel) or written less"
+            ))),
+            None => Failure::Timeout,
+        })
     }
 
     fn begin(&self) -> Ask {
@@ -166,11 +173,12 @@ pub(super) async fn copy(led: &Led, tools: &Tools, to: &NodeId, stream: u64) -> 
     let Ok(_permit) = tools.copying.acquire().await else { return Err(Failure::Timeout) };
     let since = led.copy_begins(to, stream).ok_or(Failure::Timeout)?;
     let (now, partition) = (tools.clock.now(), led.partition());
-    let of_bytes = tools.service.held_bytes(partition);
+    let of_bytes = caught_now(|| tools.service.held_bytes(partition)).unwrap_or_default();
     led.copying_begins(to, now, of_bytes);
     tools.events.emit(Event::CopyStarted { partition, to: to.node.clone(), of_bytes });
     let making = Making { led, tools, to, stream, since, heard: Mutex::new(now), told: Throttle::new(TOLD_EVERY) };
-    let result = making.run().await;
+    // Of a service that panics over its snapshot it has failed, and begins anew like any other.
+    let result = caught(making.run()).await.unwrap_or_else(|panic| Err(failed(panic.into())));
     making.tell_end(&result);
     result
 }

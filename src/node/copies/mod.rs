@@ -9,14 +9,17 @@ mod drive;
 pub(super) mod files;
 mod growing;
 mod kept;
+mod leaving;
 mod led;
 mod making;
 mod pace;
 mod progress;
 mod recover;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;
 mod wire;
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::atomic::{self, AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,11 +28,13 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 
 pub(super) use kept::{Kept, KeptCell, discard};
+pub(super) use leaving::Unwanted;
 pub(super) use led::{Led, LedLog};
 pub(super) use progress::{Copied, Shortage};
 pub(super) use wire::{Heard, SwitchHead, open_ask, seal_told};
 
 use super::events::EventSender;
+use super::hooks::{caught, caught_now};
 use super::parts::NodeParts;
 use super::supervise::Supervisor;
 use crate::replica::{Apply, Ask, Bounds, Follower, Leader, Log, Told};
@@ -40,7 +45,7 @@ use absent::Absent;
 use drive::Tools;
 use pace::Pace;
 
-/// Writes in one message, unless a single one is larger.
+/// Writes in one message, unless a single one is larger, or the server takes less.
 const BATCH_BYTES: usize = 128 * 1024;
 /// Newest writes that each copy keeps.
 const LOG_BYTES: usize = 128 * 1024;
@@ -61,6 +66,14 @@ impl Slot {
     fn follows(follower: Follower) -> Self {
         Self::Follows(Box::new(follower))
     }
+
+    /// No lower epoch counts here.
+    fn promised(&self) -> Epoch {
+        match self {
+            Self::Follows(follower) => follower.promised(),
+            Self::Leads(led) => led.epoch(),
+        }
+    }
 }
 
 /// All partitions of one incarnation.
@@ -80,20 +93,6 @@ pub(super) struct Copies {
     over: AtomicBool,
     /// Told before the partition was led.
     sets: Mutex<HashMap<PartitionId, (OpId, Epoch, CopySet)>>,
-}
-
-/// What becomes of a copy that does not belong here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unwanted {
-    /// It goes.
-    Drop,
-    /// A later owner feeds it.
-    Keep,
-    /// The owner is to be asked first.
-    Ask {
-        /// The last that was heard of it.
-        heard: u64,
-    },
 }
 
 /// Where the state of a partition comes from as its ownership begins.
@@ -117,7 +116,7 @@ impl Copies {
         (inputs, events): (mpsc::Sender<Input>, EventSender),
         kept: Kept,
     ) -> Arc<Self> {
-        let bounds = bounds(&parts.timing, parts.returning.delay);
+        let bounds = bounds(&parts.timing, parts.returning.delay, parts.bus.max_payload());
         let tools = Arc::new(Tools {
             ring: parts.ring.clone(),
             bus: Arc::clone(&parts.bus),
@@ -164,12 +163,20 @@ impl Copies {
     pub(super) fn lead(&self, grant: &Grant, heritage: Heritage) -> Result<Arc<Led>, String> {
         let (partition, epoch) = (grant.partition, grant.epoch());
         let mut slot = self.slot(partition).ok_or_else(|| format!("there is no partition {partition}"))?;
+        // Looked at before anything is touched: one that comes too late leaves what is there as it is.
+        let promised = slot.promised();
+        if promised > epoch {
+            return Err(format!("partition {partition} follows epoch {promised} here, which is later than {epoch}"));
+        }
         let former = std::mem::replace(&mut *slot, Slot::follows(Follower::new(epoch, self.bounds)));
         let leader = match (heritage, former) {
             (Heritage::None | Heritage::Handed, former) => {
                 end(former);
-                self.service.clear(partition);
-                Leader::new(epoch, Log::starting_at(Version::default(), self.bounds.log_bytes), self.bounds)
+                // Nobody begins on what may be left of it.
+                caught_now(|| self.service.clear(partition))?;
+                // A place of this epoch alone: what the former owner handed over is before it, and no other copy stands there.
+                let begins_at = Version { epoch, sequence: 0 };
+                Leader::new(epoch, Log::starting_at(begins_at, self.bounds.log_bytes), self.bounds)
             }
             (Heritage::Copy, Slot::Follows(follower)) => follower.into_leader(epoch).ok_or_else(|| {
                 format!("the copy of partition {partition} that is here is not whole, or a later epoch is known")
@@ -188,8 +195,22 @@ impl Copies {
         if let Some((op, _, set)) = self.sets().remove(&partition).filter(|(_, of, _)| *of == epoch) {
             led.set(op, &set, &self.me);
         }
-        self.supervisor.once(drive::drive(Arc::clone(&led), Arc::clone(&self.tools)));
+        let (driven, tools) = (Arc::clone(&led), Arc::clone(&self.tools));
+        self.supervisor.once(async move {
+            if let Err(panic) = caught(drive::drive(driven, Arc::clone(&tools))).await {
+                let why = format!("partition {partition}: its copies are looked after no more: {panic}");
+                let _ = tools.inputs.send(Input::GiveUp(why)).await;
+            }
+        });
         Ok(led)
+    }
+
+    /// The service forgets it all. One that panics over that has forgotten it: what is still there is asked for by nobody, and
+    /// cleared again before a copy begins.
+    fn clear(&self, partition: PartitionId) {
+        if let Err(error) = caught_now(|| self.service.clear(partition)) {
+            tracing::error!(%partition, %error, "the service could not clear a partition");
+        }
     }
 
     /// The partition as this node leads it at this epoch.
@@ -250,43 +271,34 @@ impl Copies {
     }
 
     fn step_down(&self, led: &Led) -> Follower {
-        self.service.follow(led.partition());
-        match led.end() {
-            Some(leader) => Follower::from_leader(led.epoch(), leader),
-            None => Follower::new(led.epoch(), self.bounds),
+        let partition = led.partition();
+        let follows = caught_now(|| self.service.follow(partition));
+        match (led.end(), follows) {
+            (Some(leader), Ok(())) => Follower::from_leader(led.epoch(), leader),
+            (None, Ok(())) => Follower::new(led.epoch(), self.bounds),
+            (_, Err(error)) => {
+                tracing::warn!(%partition, %error, "what was owned here is no copy, and goes");
+                self.clear(partition);
+                Follower::new(led.epoch(), self.bounds)
+            }
         }
     }
 
-    /// Another node owns the partition at this epoch, and no copy belongs here: whether it can go right now. One that this
-    /// owner feeds may become a member at any moment: the owner has to say that it will not.
-    pub(super) fn unwanted(&self, partition: PartitionId, epoch: Epoch) -> Unwanted {
-        self.slot(partition).map_or(Unwanted::Keep, |slot| unwanted(&slot, epoch))
+    /// What is here of the partition goes, whatever it is: this node begins with nothing. Its owner is known up to this epoch.
+    pub(super) fn drop_copy(&self, partition: PartitionId, known: Epoch) {
+        if let Some(mut slot) = self.slot(partition) {
+            self.empty(partition, &mut slot, known);
+        }
     }
 
-    /// Asks the owner whether the copy that is here may go; drops it if so, and if nothing came from the owner meanwhile. Says
-    /// whether that is settled.
-    pub(super) async fn ask_to_leave(&self, partition: PartitionId, epoch: Epoch, owner: &NodeId) -> bool {
-        let Unwanted::Ask { heard } = self.unwanted(partition, epoch) else { return true };
-        let ask = Ask::Leave { epoch, node: self.me.clone() };
-        let accepted = self.tools.ask(partition, owner, &ask).await == Ok(Told::Accepted);
-        accepted && self.drop_if(partition, |slot| unwanted(slot, epoch) == Unwanted::Ask { heard })
-    }
-
-    /// What is here of the partition goes.
-    pub(super) fn drop_copy(&self, partition: PartitionId) {
-        let _ = self.drop_if(partition, |_| true);
-    }
-
-    /// The service forgets it in the same moment: later it would be a copy begun since that it forgets. Says whether it went.
-    fn drop_if(&self, partition: PartitionId, goes: impl FnOnce(&Slot) -> bool) -> bool {
-        let Some(mut slot) = self.slot(partition).filter(|slot| goes(slot)) else { return false };
-        let promised = match &*slot {
-            Slot::Follows(follower) => follower.promised(),
-            Slot::Leads(led) => led.epoch(),
+    /// The service forgets it in the same moment: later it would be a copy begun since that it forgets.
+    fn empty(&self, partition: PartitionId, slot: &mut Slot, known: Epoch) {
+        let left = match slot {
+            Slot::Follows(follower) => follower.let_go(known),
+            Slot::Leads(led) => Follower::new(led.epoch().max(known), self.bounds),
         };
-        end(std::mem::replace(&mut *slot, Slot::follows(Follower::new(promised, self.bounds))));
-        self.service.clear(partition);
-        true
+        end(std::mem::replace(slot, Slot::follows(left)));
+        self.clear(partition);
     }
 
     /// Whether a whole copy is here that stands exactly there.
@@ -350,13 +362,18 @@ impl Copies {
             Ok(()) => told,
             Err(error) => {
                 tracing::warn!(%partition, %error, "a copy cannot be kept up, and begins anew");
-                self.service.clear(partition);
+                self.clear(partition);
                 follower.failed()
             }
         }
     }
 
+    /// What the service is to do. One that panics could not: nothing of it is acknowledged, as after an error.
     fn apply(&self, partition: PartitionId, apply: Vec<Apply>) -> Result<(), BoxError> {
+        caught_now(|| self.applied(partition, apply))?
+    }
+
+    fn applied(&self, partition: PartitionId, apply: Vec<Apply>) -> Result<(), BoxError> {
         for apply in apply {
             match apply {
                 Apply::Clear => {
@@ -371,27 +388,16 @@ impl Copies {
     }
 }
 
-fn unwanted(slot: &Slot, epoch: Epoch) -> Unwanted {
-    match slot {
-        Slot::Leads(led) if led.epoch() < epoch => Unwanted::Drop,
-        Slot::Leads(_) => Unwanted::Keep,
-        Slot::Follows(follower) => match follower.promised().cmp(&epoch) {
-            Ordering::Less => Unwanted::Drop,
-            Ordering::Equal => Unwanted::Ask { heard: follower.heard() },
-            Ordering::Greater => Unwanted::Keep,
-        },
-    }
-}
-
 fn end(slot: Slot) {
     if let Slot::Leads(led) = slot {
         led.end();
     }
 }
 
-fn bounds(timing: &Timing, return_delay: Duration) -> Bounds {
+fn bounds(timing: &Timing, return_delay: Duration, max_payload_bytes: usize) -> Bounds {
     Bounds {
-        batch_max_bytes: BATCH_BYTES,
+        // What goes around them has its room too; a single write fits as the request did that it came by.
+        batch_max_bytes: BATCH_BYTES.min(max_payload_bytes / 2),
         log_bytes: LOG_BYTES,
         pinned_max_bytes: PINNED_BYTES,
         held_max_bytes: HELD_BYTES,

@@ -50,6 +50,17 @@ fn at_three() -> Follower {
 }
 
 #[test]
+fn what_is_let_go_is_not_brought_back_by_an_owner_that_is_known_to_be_replaced() {
+    let mut left = at_three().let_go(Epoch::new(5));
+    assert_eq!(left.at(), None);
+    let stale = Told::Stale { promised: Epoch::new(5) };
+    assert_eq!(ask(&mut left, begin(3, 9, v(3, 1))), (vec![], stale), "frozen, it has not heard of its successors");
+    assert_eq!(ask(&mut left, begin(5, 1, v(5, 1))), (vec![Apply::Clear], Told::Accepted));
+    // What was promised already stays promised.
+    assert_eq!(left.let_go(Epoch::new(4)).promised(), Epoch::new(5));
+}
+
+#[test]
 fn a_log_keeps_the_newest_writes_and_more_only_while_they_are_needed() {
     let weight = change(1, 1).weight();
     let mut log = Log::starting_at(v(1, 0), 2 * weight);

@@ -8,14 +8,14 @@ use crate::types::guard::{Guard, without};
 /// The rules of this room and of what it asks of a service, each with the lowest seed that breaks without it.
 const CAUGHT: &[(Guard, u64)] = &[
     (Guard::ReplicaPrev, 1),
-    (Guard::ReplicaPromise, 12),
-    (Guard::ReplicaEpoch, 12),
-    (Guard::ReplicaLate, 33),
-    (Guard::ReplicaWhole, 28),
+    (Guard::ReplicaPromise, 65),
+    (Guard::ReplicaEpoch, 9),
+    (Guard::ReplicaLate, 73),
+    (Guard::ReplicaWhole, 5),
     (Guard::BothSets, 1),
-    (Guard::CaughtUpCounts, 1),
+    (Guard::CaughtUpCounts, 5),
     (Guard::ClearBeforeCopy, 1),
-    (Guard::NewestWins, 1),
+    (Guard::NewestWins, 2),
     (Guard::ConfirmAfterExecution, 1),
     (Guard::ConfirmByAll, 1),
 ];

@@ -153,6 +153,47 @@ fn a_copy_begins_at_the_tail_and_keeps_the_log_up_to_its_bound() {
     assert_eq!(leader.copy_begins(&to, again[0].number), None, "nobody in the set is cleared");
 }
 
+/// Nothing is written, so that nothing else would be sent to it.
+#[test]
+fn who_joins_says_once_more_where_it_stands_after_the_change_has_named_it() {
+    for (told, joins) in [(Told::At(v(1, 5)), true), (Told::Elsewhere { at: None }, false)] {
+        let mut leader = leader(&members(&[], None, &[1]));
+        placed(&mut leader, v(1, 5));
+        assert_eq!(leader.reports(), [Report::CaughtUp(id(1, 1))]);
+        assert_eq!(leader.due(ms(1)), []);
+        let both = members(&[], Some(&[1]), &[]);
+        leader.set_members(&both);
+        assert_eq!(leader.joined().count(), 0, "what it said before is not enough");
+        let asked = leader.due(ms(2));
+        assert_eq!(sent(&asked[0]), (v(1, 5), vec![]));
+        leader.set_members(&both);
+        leader.told(ms(3), &asked[0].to, asked[0].number, Ok(told));
+        assert_eq!(leader.joined().count(), usize::from(joins));
+        assert_eq!(leader.reports(), if joins { vec![] } else { vec![Report::Silent(id(1, 1))] });
+        assert_eq!(leader.due(ms(4)), [], "it is asked once");
+        leader.set_members(&members(&[1], None, &[]));
+        assert_eq!(leader.joined().count(), 0);
+    }
+}
+
+#[test]
+fn a_copy_that_more_is_written_meanwhile_than_is_kept_for_it_says_so() {
+    let mut leader = leader(&members(&[], None, &[1]));
+    let asked = due(&mut leader, 0);
+    leader.told(ms(0), &asked[0].0, asked[0].1, Ok(Told::Elsewhere { at: None }));
+    let (to, stream) = due(&mut leader, 0).remove(0);
+    assert_eq!(leader.copy_begins(&to, stream), Some(v(1, 5)));
+    let mut sequence = 0;
+    while leader.copy_tail(&to, stream).is_some() {
+        assert_eq!(leader.outpaced(&to, stream), None);
+        sequence += 1;
+        leader.append(change(2, sequence)).unwrap();
+    }
+    assert_eq!(leader.outpaced(&to, stream), Some(BOUNDS.pinned_max_bytes));
+    leader.set_members(&members(&[], None, &[]));
+    assert_eq!(leader.outpaced(&to, stream), None, "it is not wanted any more");
+}
+
 #[test]
 fn a_member_is_silent_once_and_again_after_it_has_answered() {
     let mut leader = leader(&members(&[1, 2], None, &[]));

@@ -4,16 +4,16 @@
 //! evicts the silent ones and writes the plan: no election. Two nodes that both think so do no harm: an eviction is a
 //! compare-and-set at the revision last seen, and so is a plan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::away::Absence;
 use super::{Action, Event, Machine, OpId};
 use crate::coord::{
-    CasError, Key, Lease, LeaseState, Member, MemberState, PlanMember, PlanRecord, Record, Revision, RingConfig,
-    WatchScope,
+    CasError, KeptPlaces, Key, Lease, LeaseState, MemberState, PlanMember, PlanRecord, Record, Revision, WatchScope,
 };
 use crate::ring::event::MemberChange;
-use crate::ring::plan;
+use crate::ring::plan::{self, Planned, Wishes};
 use crate::types::guard::{self, Guard};
 use crate::types::{Incarnation, NodeId, NodeName, Time};
 
@@ -27,12 +27,15 @@ pub(super) struct Coordination {
     evictions: BTreeMap<OpId, (NodeId, Duration)>,
     plan_op: Option<PlanWrite>,
     plan_retry_at: Time,
-    newcomers: BTreeMap<NodeId, Time>,
+    pub(super) newcomers: BTreeMap<NodeId, Time>,
+    /// Members of the plan whose leases were not seen yet, and since when that is so.
+    pub(super) awaited: BTreeMap<NodeId, Time>,
     known_members: BTreeMap<NodeName, bool>,
     plan_failed: bool,
+    pub(super) absences: BTreeMap<NodeId, Absence>,
     /// The plan at this revision is known to be what this node would plan with nobody frozen. Any other is computed
     /// again once nobody is.
-    sound_at: Option<Revision>,
+    pub(super) sound_at: Option<Revision>,
     /// What the plan was found to be right for, last time.
     pub(super) right_for: Option<Circumstances>,
 }
@@ -46,6 +49,7 @@ pub(super) struct Circumstances {
     pub(super) claims_version: u64,
     pub(super) plan: Option<Revision>,
     config: Option<Revision>,
+    kept: Vec<KeptPlaces>,
 }
 
 /// A plan on its way to the store.
@@ -66,6 +70,7 @@ struct Elder {
 impl Machine {
     pub(super) fn coordinate(&mut self) {
         self.note_member_changes();
+        self.note_absences();
         let elders = self.elders();
         let coordinating = !elders.iter().any(|elder| self.may_plan(&elder.id));
         let scope = if coordinating { WatchScope::AllLeases } else { self.scope_of(&elders) };
@@ -103,9 +108,15 @@ impl Machine {
         let announced = announced.map(|(node, seen)| {
             (NodeId { node: node.clone(), incarnation: seen.record.incarnation }, seen.record.since)
         });
-        let older: BTreeMap<NodeId, Revision> =
-            planned.chain(announced).filter(|(id, since)| *since < own.since && id.node != self.who.node).collect();
-        let mut elders: Vec<Elder> = older.into_iter().map(|(id, since)| Elder { id, since }).collect();
+        let older = planned.chain(announced).filter(|(id, since)| *since < own.since && id.node != self.who.node);
+        let mut elders: Vec<Elder> = older.map(|(id, since)| Elder { id, since }).collect();
+        elders.sort_by(|one, other| one.id.cmp(&other.id));
+        // Of one that is both, what it says of itself.
+        elders.dedup_by(|announced, planned| {
+            let same = announced.id == planned.id;
+            planned.since = if same { announced.since } else { planned.since };
+            same
+        });
         elders.sort_by_key(|elder| elder.since);
         elders
     }
@@ -116,10 +127,12 @@ impl Machine {
         let left: Vec<&Elder> = elders.iter().filter(|elder| !self.view.is_gone(&elder.id)).collect();
         let silent = left.iter().take_while(|elder| !self.may_plan(&elder.id)).count();
         let watched = left.into_iter().take(2 * silent + 1).map(|elder| elder.id.node.clone());
-        let names: BTreeSet<_> = watched.collect();
+        let mut names: Vec<NodeName> = watched.collect();
         names.iter().for_each(|elder| self.observer.looks_for(elder, self.now));
-        let own = std::iter::once(self.who.node.clone());
-        WatchScope::Leases(own.chain(names).collect::<BTreeSet<_>>().into_iter().collect())
+        names.push(self.who.node.clone());
+        names.sort_unstable();
+        names.dedup();
+        WatchScope::Leases(names)
     }
 
     fn follow(&mut self, scope: WatchScope) {
@@ -225,42 +238,6 @@ impl Machine {
         }
     }
 
-    /// Live members by their own records and leases, oldest first. Newcomers count once they were seen for the
-    /// debounce, so that nodes that start together are planned together.
-    fn live_members(&mut self) -> Vec<PlanMember> {
-        let planned: BTreeSet<NodeId> =
-            self.view.plan.iter().flat_map(|plan| &plan.record.members).map(|member| member.id.clone()).collect();
-        let mut live: Vec<PlanMember> = self
-            .view
-            .members
-            .iter()
-            .filter(|(node, seen)| self.holds_lease(node, &seen.record))
-            .map(|(node, seen)| PlanMember::announced(node, &seen.record))
-            .collect();
-        live.sort_by_key(|member| member.since);
-        let (now, debounce) = (self.now, self.timing.join_debounce);
-        let newcomers: BTreeMap<NodeId, Time> = live
-            .iter()
-            .filter(|member| !planned.contains(&member.id))
-            .map(|member| (member.id.clone(), *self.coordination.newcomers.get(&member.id).unwrap_or(&now)))
-            .collect();
-        // Every further newcomer extends the wait a little, up to four times the debounce.
-        let (first, last) = (newcomers.values().min().copied(), newcomers.values().max().copied());
-        let waiting = first.zip(last).is_some_and(|(first, last)| now < (last + debounce).min(first + debounce * 4));
-        if waiting {
-            live.retain(|member| planned.contains(&member.id));
-        }
-        self.coordination.newcomers = newcomers;
-        live
-    }
-
-    fn holds_lease(&self, node: &NodeName, member: &Member) -> bool {
-        member.state != MemberState::Left
-            && self.view.leases.get(node).is_some_and(|seen| {
-                seen.record.state == LeaseState::Live && seen.record.incarnation == member.incarnation
-            })
-    }
-
     fn plan_if_needed(&mut self) {
         let members = self.live_members();
         if !self.have_former_sets_ended() {
@@ -269,26 +246,28 @@ impl Machine {
         if members.is_empty() || self.coordination.plan_op.is_some() || self.now < self.coordination.plan_retry_at {
             return;
         }
-        let circumstances = self.circumstances(&members);
-        if self.coordination.right_for.as_ref() == Some(&circumstances) {
+        let places = self.places_to_keep(&members);
+        if self.coordination.right_for.as_ref().is_some_and(|known| self.is_as_then(known, (&members, &places))) {
             return;
         }
+        let circumstances = self.circumstances(&members, &places);
         let frozen = circumstances.frozen.contains(&true);
         let current = self.view.plan.as_ref().filter(|plan| plan.record.generation == self.who.generation);
         let was_sound = current.is_some_and(|plan| self.coordination.sound_at == Some(plan.revision));
         let config = self.view.config_in_force();
         let kept = current.filter(|plan| {
             let same = plan.record.members == members && plan.record.config == config;
-            same && (frozen || was_sound) && !self.outdated_by_a_claim(&plan.record, plan.revision)
+            same && plan.record.kept == places
+                && (frozen || was_sound)
+                && !self.outdated_by_a_claim(&plan.record, plan.revision)
         });
         let sound = if kept.is_some() { was_sound } else { !frozen };
-        // None: as they are.
-        let rows = match kept.is_some() {
-            true => Ok(None),
-            false => self.plan_rows(&members, &config).map(Some),
+        let planned = match kept.map(|plan| &plan.record) {
+            Some(plan) => Ok(Planned { rows: plan.rows.clone(), kept: plan.kept.clone() }),
+            None => self.plan_rows(&members, Wishes { config: &config, kept: &places }),
         };
-        let rows = match rows {
-            Ok(rows) => rows,
+        let Planned { rows, kept } = match planned {
+            Ok(planned) => planned,
             Err(reason) => return self.plan_failed(reason),
         };
         self.coordination.plan_failed = false;
@@ -296,7 +275,7 @@ impl Machine {
         let unchanged = self.view.plan.as_ref().filter(|plan| {
             let plan = &plan.record;
             let same_input = plan.generation == self.who.generation && plan.members == members && plan.config == config;
-            same_input && plan.gone == gone && rows.as_ref().is_none_or(|rows| plan.rows == *rows)
+            same_input && plan.gone == gone && plan.rows == rows && plan.kept == kept
         });
         match unchanged.map(|plan| plan.revision) {
             Some(revision) => {
@@ -307,16 +286,27 @@ impl Machine {
             }
             None => {
                 let Some(author) = self.id() else { return };
-                let as_they_are = || self.view.plan.as_ref().map(|plan| plan.record.rows.clone()).unwrap_or_default();
-                let rows = rows.unwrap_or_else(as_they_are);
                 let version = self.view.plan.as_ref().map_or(0, |plan| plan.record.version) + 1;
                 let generation = self.who.generation;
-                self.write_plan(PlanRecord { version, author, generation, members, gone, rows, config }, sound);
+                self.write_plan(PlanRecord { version, author, generation, members, gone, rows, config, kept }, sound);
             }
         }
     }
 
-    fn circumstances(&self, members: &[PlanMember]) -> Circumstances {
+    /// Whether [`Machine::circumstances`] are still these: asked at each step.
+    fn is_as_then(&self, then: &Circumstances, (members, kept): (&[PlanMember], &[KeptPlaces])) -> bool {
+        let Circumstances { members: known, frozen, leases, claims_version, plan, config, kept: known_kept } = then;
+        let now = self.view.leases.iter().map(|(name, seen)| (name, seen.record.incarnation, seen.record.state));
+        *claims_version == self.view.claims_version
+            && *plan == self.view.plan.as_ref().map(|plan| plan.revision)
+            && *config == self.view.config.as_ref().map(|config| config.revision)
+            && members == known
+            && kept == known_kept
+            && members.iter().map(|member| self.is_frozen(member)).eq(frozen.iter().copied())
+            && now.eq(leases.iter().map(|(name, incarnation, state)| (name, *incarnation, *state)))
+    }
+
+    fn circumstances(&self, members: &[PlanMember], kept: &[KeptPlaces]) -> Circumstances {
         let leases = self.view.leases.iter();
         Circumstances {
             members: members.to_vec(),
@@ -325,6 +315,7 @@ impl Machine {
             claims_version: self.view.claims_version,
             plan: self.view.plan.as_ref().map(|plan| plan.revision),
             config: self.view.config.as_ref().map(|config| config.revision),
+            kept: kept.to_vec(),
         }
     }
 
@@ -383,10 +374,10 @@ impl Machine {
         self.view.named().filter(|id| self.view.is_gone(id)).cloned().collect()
     }
 
-    fn plan_rows(&self, members: &[PlanMember], config: &RingConfig) -> Result<Vec<Vec<NodeName>>, String> {
+    fn plan_rows(&self, members: &[PlanMember], wishes: Wishes<'_>) -> Result<Planned, String> {
         let claim = |partition| self.view.claims.get(&partition).map(|seen| &seen.record);
         let frozen = |member: &PlanMember| self.is_frozen(member);
-        plan::plan_rows(self.who.partitions, members, claim, frozen, config).map_err(|error| error.to_string())
+        plan::plan_rows(self.who.partitions, members, claim, frozen, wishes).map_err(|error| error.to_string())
     }
 
     /// Not renewed for half a lease: may be suspended. It keeps what it has and gets nothing new.
@@ -398,6 +389,10 @@ impl Machine {
     /// Tells of members that came, drain or went, by the plan.
     fn note_member_changes(&mut self) {
         let Some(plan) = &self.view.plan else { return };
+        let (members, known) = (&plan.record.members, &self.coordination.known_members);
+        if members.len() == known.len() && members.iter().all(|m| known.get(&m.id.node) == Some(&m.draining)) {
+            return;
+        }
         let now: BTreeMap<NodeName, bool> =
             plan.record.members.iter().map(|member| (member.id.node.clone(), member.draining)).collect();
         if now == self.coordination.known_members {
@@ -427,11 +422,9 @@ impl Machine {
             .map(|(node, seen)| self.observer.expires_at(node, seen))
             .collect();
         wakes.extend(self.observer.missing().map(|(_, since)| since + self.timing.lease));
-        let newcomers = self.coordination.newcomers.values();
-        wakes.extend(
-            newcomers.flat_map(|seen| [*seen + self.timing.join_debounce, *seen + self.timing.join_debounce * 4]),
-        );
+        wakes.extend(self.member_wakes());
         wakes.extend(self.former_wake());
+        wakes.extend(self.places_wakes());
         if self.coordination.plan_op.is_none() {
             wakes.push(self.coordination.plan_retry_at);
         }

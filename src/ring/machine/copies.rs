@@ -356,7 +356,10 @@ impl Machine {
             return;
         }
         let (now, calm) = (self.now, self.timing.backoff_max);
-        let silent = &mut self.slots[partition.index()].copies.silent;
+        let (view, slots) = (&self.view, &mut self.slots);
+        let silent = &mut slots[partition.index()].copies.silent;
+        // Of a name that has come back nobody asks for the incarnation before.
+        silent.retain(|id, _| view.plan_member(&id.node).is_none_or(|known| known == id));
         let before = silent.get(node).filter(|silence| now.since(silence.at) < calm);
         let failures = before.map_or(0, |silence| silence.failures) + 1;
         let until = now + self.timing.backoff_after(failures);

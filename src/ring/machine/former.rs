@@ -4,7 +4,8 @@
 //! may be written. A set that is cut off from the store, and has not heard that it went back, goes on by itself for ten leases
 //! at most. So the first plan waits for twelve, since within one everybody has heard or renews nothing any more; but not where
 //! everybody is here that could be in such a set: each member of the newest plan
-//! that anybody remembers, in the life after the one it had there. Nobody but one of them can have written a newer plan.
+//! that anybody remembers, in the life after the one it had there, and those that it counts as gone while claims name them. Nobody
+//! but one of its members can have written a newer plan.
 
 use super::{Event, Machine};
 use crate::coord::{Claim, Knew, Resumed};
@@ -23,7 +24,7 @@ impl Machine {
         if before.as_ref().is_some_and(|before| (before.generation, before.version) > seen) {
             return before;
         }
-        let members = plan.members.iter().map(|member| member.id.clone()).collect();
+        let members = plan.members.iter().map(|member| &member.id).chain(&plan.gone).cloned().collect();
         Some(Former { generation: plan.generation, version: plan.version, members, was: lease.incarnation })
     }
 

@@ -18,6 +18,11 @@ impl Machine {
         }
     }
 
+    pub(super) fn drain_for_good(&mut self) {
+        self.leaves_for_good = true;
+        self.drain_asked();
+    }
+
     /// Leaves once nothing is owned here any more and nothing is under way.
     pub(super) fn advance_leaving(&mut self) {
         let Some(asked) = self.drain_asked_at else { return };
@@ -55,7 +60,7 @@ impl Machine {
     /// Something on this node is beyond repair: leaves as if asked to, and says why in the end.
     pub(super) fn leave_because(&mut self, reason: String) {
         self.leaving_because.get_or_insert(reason);
-        self.drain_asked();
+        self.drain_for_good();
     }
 
     fn is_empty(&self) -> bool {

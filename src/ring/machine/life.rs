@@ -43,6 +43,8 @@ pub(super) struct Acquisition {
     first_sent: Time,
     last_sent: Time,
     unsettled: bool,
+    /// Nothing of it landed: what was seen of this name is not the newest.
+    refused: bool,
     retry_at: Time,
 }
 
@@ -148,6 +150,7 @@ impl Machine {
             first_sent: now,
             last_sent: now,
             unsettled: false,
+            refused: false,
             retry_at: now,
         });
     }
@@ -204,8 +207,9 @@ impl Machine {
                 let (incarnation, sent) = (acquisition.incarnation, acquisition.last_sent);
                 self.hold(incarnation, *revision, sent);
             }
+            // The watch will tell what there is; asked again at once the store would refuse again, until then.
             Err(CasError::Conflict) if !acquisition.unsettled => {
-                self.stage = Stage::Seeking { beats: 0, announced: false };
+                (acquisition.refused, acquisition.retry_at) = (true, retry_at);
             }
             // One sent before may have landed, as the watch will tell; or it was lost, and a change of the store's leader
             // refused this one: the same write again settles that.
@@ -241,8 +245,11 @@ impl Machine {
             let (incarnation, revision, sent) = (acquisition.incarnation, seen.revision, acquisition.first_sent);
             return match mine {
                 true => self.hold(incarnation, revision, sent),
-                false => self.stage = Stage::Seeking { beats: 0, announced: false },
+                false => self.seek_anew(),
             };
+        }
+        if self.now >= acquisition.retry_at && acquisition.refused {
+            return self.seek_anew();
         }
         if self.now >= acquisition.retry_at {
             self.last_op += 1;
@@ -251,6 +258,12 @@ impl Machine {
             let (expected, incarnation) = (acquisition.expected, acquisition.incarnation);
             self.write_lease(op, expected, incarnation, 0, LeaseState::Live);
         }
+    }
+
+    fn seek_anew(&mut self) {
+        self.stage = Stage::Seeking { beats: 0, announced: false };
+        self.seek();
+        self.advance_acquisition();
     }
 
     fn hold(&mut self, incarnation: Incarnation, revision: Revision, sent: Time) {
@@ -372,6 +385,11 @@ impl Machine {
         let lease = self.lease.as_ref()?;
         let excluded = self.slots.excluded(self.now).collect();
         let state = if self.is_draining() { MemberState::Draining } else { MemberState::Active };
+        let returns = match (self.is_draining(), self.leaves_for_good) {
+            (false, _) => self.timing.returns_after_eviction,
+            (true, false) => self.timing.returns_after_leaving,
+            (true, true) => Duration::ZERO,
+        };
         Some(Member {
             incarnation: lease.incarnation,
             since: lease.since,
@@ -382,6 +400,7 @@ impl Machine {
             version: self.who.version.clone(),
             excluded,
             replicates: self.who.replicates,
+            return_ms: u64::try_from(returns.as_millis()).unwrap_or(u64::MAX),
         })
     }
 

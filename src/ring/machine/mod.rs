@@ -5,15 +5,17 @@
 //! level-triggered, as controllers are, so that an input lost or repeated changes nothing but the time it takes.
 //!
 //! `life` is this node's lease from first sight on, `leaving` how it ends, `coordinate` judging others and planning,
-//! `former` when a new generation may begin,
+//! `away` whose places are kept, `former` when a new generation may begin,
 //! `partition` and `moves` the phases of each partition here, `copies` its set of replicas, `recovery` taking it over.
 
+mod away;
 mod coordinate;
 mod copies;
 mod former;
 mod hooks;
 mod leaving;
 mod life;
+mod members;
 mod moves;
 mod partition;
 mod recovery;
@@ -35,7 +37,8 @@ use crate::coord::{CasError, Key, Member, Record, Revision, WatchScope};
 use crate::types::guard::{self, Guard};
 use crate::types::{NodeId, NodeName, PartitionId, Time};
 
-pub use report::{CopiesReport, MemberReport, MoveReport, Report, Standing};
+pub use away::PlacesReport;
+pub use report::{CopiesReport, MemberReport, MoveReport, Report, Standing, Wait, WaitReport};
 
 use coordinate::Coordination;
 use life::Stage;
@@ -66,6 +69,7 @@ pub struct Machine {
     suspended_at: Option<Time>,
     disconnected_at: Option<Time>,
     drain_asked_at: Option<Time>,
+    leaves_for_good: bool,
     leaving_because: Option<String>,
     member_op: Option<(OpId, Member)>,
     member_retry_at: Time,
@@ -98,6 +102,7 @@ impl Machine {
             suspended_at: None,
             disconnected_at: None,
             drain_asked_at: None,
+            leaves_for_good: false,
             leaving_because: None,
             member_op: None,
             member_retry_at: Time::ZERO,
@@ -166,6 +171,7 @@ impl Machine {
             Input::Connection(up) => self.connection(up),
             Input::StoreReset(reason) => self.store_reset(reason),
             Input::Drain => self.drain_asked(),
+            Input::DrainForGood => self.drain_for_good(),
             Input::LetGone => self.let_go(),
             Input::GiveUp(reason) => self.leave_because(reason),
         }

@@ -165,14 +165,10 @@ impl Machine {
     }
 
     /// Whether a later revision of the claim names somebody else: not this node's to serve any more, whatever it
-    /// believed.
+    /// believed. Its lease has ended then, and it cannot act: it only has not heard of that yet (`docs/guards.md`).
     fn superseded(&self, partition: PartitionId, revision: Revision) -> bool {
-        guard::holds(Guard::SupersededClaim)
-            && self
-                .view
-                .claims
-                .get(&partition)
-                .is_some_and(|seen| seen.revision > revision && !seen.record.holder().is_some_and(|id| self.is_me(id)))
+        let later = self.view.claims.get(&partition).filter(|seen| seen.revision > revision);
+        later.is_some_and(|seen| !seen.record.holder().is_some_and(|id| self.is_me(id)))
     }
 
     /// Claims what the plan gives this node and nobody owns: never claimed, given back, or its owner's incarnation in

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::copies::ClaimChange;
 use super::partition::{Bid, Phase};
+use super::report::{Wait, WaitReport};
 use super::{Action, Event, Machine};
 use crate::coord::{CasError, Claim, ClaimState, Key, OnLoss, PlanMember, Record, Revision};
 use crate::ring::event::Origin;
@@ -30,7 +31,13 @@ impl Machine {
     pub(super) fn estate(&mut self, partition: PartitionId, me: &NodeId, own_already: bool) -> Option<Estate> {
         let planned = self.plan_is_current() && self.planned(partition).as_ref() == Some(me);
         let seen = self.view.claims.get(&partition).filter(|_| self.who.replicates);
-        let Some(seen) = seen.filter(|seen| !seen.record.replicas.is_empty()) else {
+        // Nobody was left to take it as its last owner left: there were copies, and all of them are gone.
+        let given_up = seen.filter(|seen| seen.record.replicas.is_empty()).map(|seen| seen.revision);
+        if let Some(revision) = given_up.filter(|_| planned && self.waits_for_operators()) {
+            self.tell_loss(partition, revision);
+            return None;
+        }
+        let Some(seen) = seen.filter(|_| given_up.is_none()) else {
             return (planned || own_already).then_some(Estate::Nothing);
         };
         let (claim, revision) = (seen.record.clone(), seen.revision);
@@ -66,8 +73,7 @@ impl Machine {
     /// what all its members confirm; not the owner alone. Who is merely recovering may have claimed without having promised
     /// anything to the set before: that one may go on.
     fn has_set_ended(&mut self, partition: PartitionId, claim: &Claim, revision: Revision) -> bool {
-        let alone = claim.state == ClaimState::Held && claim.replicas.len() < 2;
-        if alone || claim.state == ClaimState::Released || !guard::holds(Guard::WaitBeforeEmptyStart) {
+        if cannot_go_on(claim) || !guard::holds(Guard::WaitBeforeEmptyStart) {
             return true;
         }
         if !self.view.plan_says_gone(&claim.owner) {
@@ -79,6 +85,32 @@ impl Machine {
             self.slots[partition.index()].copies.orphaned = Some((revision, since));
         }
         self.now >= since + self.timing.set_ends_after()
+    }
+
+    /// What a partition without an owner waits for, whichever node is to start it: all that its claim records are gone.
+    pub fn waits(&self, partition: PartitionId) -> Option<WaitReport> {
+        let seen = self.view.claims.get(&partition)?;
+        let claim = &seen.record;
+        let gone = |id: &NodeId| self.view.plan_says_gone(id);
+        let given_up = claim.replicas.is_empty() && claim.state == ClaimState::Released;
+        if !given_up && (claim.replicas.is_empty() || !claim.replicas.iter().all(gone)) {
+            return None;
+        }
+        let had = claim.replicas.iter().chain(given_up.then_some(&claim.owner));
+        let lost = had.map(|id| id.node.clone()).collect();
+        if self.waits_for_operators() {
+            return Some(WaitReport { wait: Wait::Acceptance, lost });
+        }
+        let (_, since) = self.slot(partition).copies.orphaned.filter(|(of, _)| *of == seen.revision)?;
+        let left = (since + self.timing.set_ends_after()).since(self.now);
+        let waits = !cannot_go_on(claim) && !left.is_zero();
+        waits.then_some(WaitReport { wait: Wait::EmptyStart { left }, lost })
+    }
+
+    /// Whether a loss is not accepted, where there are copies.
+    fn waits_for_operators(&self) -> bool {
+        let plan = self.view.plan.as_ref().filter(|_| self.is_replicating());
+        plan.is_some_and(|plan| plan.record.config.on_loss == OnLoss::Wait)
     }
 
     /// Tells, once, until when it is waited for a set of which nobody is left. No.
@@ -219,4 +251,9 @@ impl Machine {
             self.view.apply(Key::Own(partition), *revision, Record::Own(claim));
         }
     }
+}
+
+/// Whether the claim's set cannot go on by itself once its owner is gone: it was given back, or was the owner alone.
+fn cannot_go_on(claim: &Claim) -> bool {
+    claim.state == ClaimState::Released || (claim.state == ClaimState::Held && claim.replicas.len() < 2)
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Machine;
+use super::away::PlacesReport;
 use super::life::Stage;
 use super::moves::Step;
 use super::partition::Phase;
@@ -65,6 +66,27 @@ pub struct CopiesReport {
     pub learners: Vec<(NodeName, bool)>,
 }
 
+/// What a partition waits for that all its copies are lost of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// It starts empty, once a set that is merely cut off can go on by itself no more.
+    EmptyStart {
+        /// From now, as far as this node can tell.
+        left: Duration,
+    },
+    /// Operators are to accept the loss; for ever.
+    Acceptance,
+}
+
+/// A partition that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitReport {
+    /// For what.
+    pub wait: Wait,
+    /// Who had a copy, by its claim: all of them are gone.
+    pub lost: Vec<NodeName>,
+}
+
 /// Everything at once.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
@@ -88,10 +110,14 @@ pub struct Report {
     pub partitions: Vec<(Option<NodeName>, Epoch, Standing)>,
     /// Copies of each partition.
     pub copies: Vec<CopiesReport>,
+    /// What partitions wait for of which every copy is lost.
+    pub waits: Vec<(PartitionId, WaitReport)>,
     /// What is asked for of copies.
     pub rules: CopyRules,
     /// How many copies of each partition there can be of those asked for: not more than members that stay.
     pub copies_wanted: usize,
+    /// Whose places among the copies are kept, because they may come back.
+    pub places_kept: Vec<PlacesReport>,
     /// Moves away from here.
     pub moves: Vec<MoveReport>,
     /// Whether the state of the ring was read.
@@ -112,8 +138,10 @@ impl Machine {
             members: self.member_reports(),
             partitions: self.who.partitions.ids().map(|p| self.partition_report(p)).collect(),
             copies: self.who.partitions.ids().map(|p| self.copies_report(p)).collect(),
+            waits: self.who.partitions.ids().filter_map(|p| Some((p, self.waits(p)?))).collect(),
             rules: self.view.config_in_force().copy_rules(),
             copies_wanted: self.copies_wanted(),
+            places_kept: self.places_reports(),
             moves: self.move_reports(),
             table_seen: self.ring_seen,
         }
@@ -186,7 +214,7 @@ impl Machine {
         self.view.config_in_force().factor().get().min(staying)
     }
 
-    fn is_planned(&self, id: &NodeId) -> bool {
+    pub(super) fn is_planned(&self, id: &NodeId) -> bool {
         self.view.plan_member(&id.node) == Some(id)
     }
 

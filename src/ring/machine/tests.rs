@@ -4,6 +4,7 @@
 //! loses and reorders, and `explore` follows every interleaving of a small one; `invariants` is what both are judged by.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod away;
 mod coordinate;
 mod copies;
 mod explore;

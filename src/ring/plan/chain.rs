@@ -52,8 +52,8 @@ impl Graph<'_> {
             return None;
         }
         let (zone, to_zone) = (rules.zones[from], rules.zones[to]);
-        let others = || holders.iter().chain(&rules.placed[partition]).filter(|&&other| other != from);
-        let stays = |zone: usize| others().any(|&other| rules.zones[other] == zone);
+        let others = holders.iter().filter(|&&other| other != from).map(|&other| rules.zones[other]);
+        let stays = |zone: usize| rules.taken[partition].contains(&zone) || others.clone().any(|other| other == zone);
         let keeps_zones = zone == to_zone || stays(zone) || !stays(to_zone);
         keeps_zones.then(|| i64::from(costs[to]) - i64::from(costs[from]))
     }

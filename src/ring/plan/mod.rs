@@ -30,6 +30,13 @@
 //! its own; then as many different zones as there can be (nodes without a zone
 //! count as one zone), then balance as above, then the fewest copies.
 //!
+//! # Who may come back
+//! While a place is kept for a node that is away, nobody else is planned there: the partition has as many replicas less. It is kept
+//! where the copies in sync, of nodes that stay, are a majority of those asked for, and two at the least; and where others
+//! would get it. Meanwhile copies in sync stay where they are: balance waits, as while all is
+//! paused. Owners are planned as always. Where a place of a node that is back is vacant yet, it counts as in
+//! sync.
+//!
 //! # How it is found
 //! Every partition starts on a node that is cheapest for it: its owner, else one in sync, else any (`start`). That
 //! may be out of balance. A *chain* mends it: `a` gives a partition to `b`, `b` gives one to `c`, and so on; only the
@@ -53,7 +60,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::types::{NodeName, PartitionCount, PartitionId};
 use problem::Problem;
-pub use records::plan_rows;
+pub use records::{Planned, Wishes, plan_rows};
 use rules::Rules;
 
 /// A live member that the plan may use.
@@ -84,6 +91,17 @@ pub struct CurrentRow {
     pub replicas: Vec<NodeName>,
 }
 
+/// A node that had places among the copies and may come back. One that is a candidate of this name, and not draining, is back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absent {
+    /// Who.
+    pub node: NodeName,
+    /// Its failure zone: used by the places that are kept for it.
+    pub zone: Option<String>,
+    /// Where it had a place.
+    pub places: BTreeSet<PartitionId>,
+}
+
 /// Everything a plan depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanInput<'a> {
@@ -99,6 +117,8 @@ pub struct PlanInput<'a> {
     pub paused: bool,
     /// Owners that operators want. Names that are no candidates and partitions that are not the ring's are passed over.
     pub pins: &'a BTreeMap<PartitionId, NodeName>,
+    /// Who may come back, in any order, each name once.
+    pub absent: &'a [Absent],
 }
 
 /// The plan.
@@ -106,6 +126,8 @@ pub struct PlanInput<'a> {
 pub struct Assignment {
     /// For each partition the owner-to-be, then the other replicas by name; empty where nobody may own it.
     pub rows: Vec<Vec<NodeName>>,
+    /// For each partition whose place is kept in it, by name.
+    pub kept: Vec<Vec<NodeName>>,
 }
 
 /// Why there is no plan.
@@ -149,19 +171,32 @@ pub enum PlanError {
 /// # Errors
 /// [`PlanError`] where the input contradicts itself.
 pub fn plan(input: &PlanInput<'_>) -> Result<Assignment, PlanError> {
-    let problem = Problem::new(input)?;
+    let planned = solve_all(&Problem::new(input)?)?;
+    let away = |absent: &Absent| !input.candidates.iter().any(|c| c.node == absent.node && !c.draining);
+    if !input.absent.iter().any(away) || planned.kept.iter().any(|kept| !kept.is_empty()) {
+        return Ok(planned);
+    }
+    // There is nothing to wait for: copies need not stay where they are.
+    let back: Vec<Absent> = input.absent.iter().filter(|absent| !away(absent)).cloned().collect();
+    solve_all(&Problem::new(&PlanInput { absent: &back, ..*input })?)
+}
+
+fn solve_all(problem: &Problem<'_>) -> Result<Assignment, PlanError> {
     let owners: Vec<Option<usize>> =
-        solve(&Rules::for_owners(&problem)).iter().map(|holders| holders.first().copied()).collect();
+        solve(&Rules::for_owners(problem)).iter().map(|holders| holders.first().copied()).collect();
     let mut rows: Vec<Vec<usize>> = owners.iter().map(|owner| owner.iter().copied().collect()).collect();
+    let kept = problem.rows.iter().zip(&owners).map(|(row, owner)| problem.kept_places(row, *owner));
+    let kept: Vec<Vec<usize>> = kept.collect();
     if problem.replicas > 1 {
-        for (row, mut others) in rows.iter_mut().zip(solve(&Rules::for_replicas(&problem, owners))) {
+        for (row, mut others) in rows.iter_mut().zip(solve(&Rules::for_replicas(problem, &owners, &kept))) {
             others.sort_unstable();
             row.append(&mut others);
         }
     }
-    validate::check(&problem, &rows)?;
+    validate::check(problem, &rows, &kept)?;
     let named = |row: Vec<usize>| row.into_iter().map(|node| problem.nodes[node].node.clone()).collect();
-    Ok(Assignment { rows: rows.into_iter().map(named).collect() })
+    let absent = |kept: Vec<usize>| kept.into_iter().map(|at| problem.absent[at].node.node.clone()).collect();
+    Ok(Assignment { rows: rows.into_iter().map(named).collect(), kept: kept.into_iter().map(absent).collect() })
 }
 
 fn solve(rules: &Rules<'_>) -> Vec<Vec<usize>> {

@@ -16,8 +16,8 @@ pub(super) struct Rules<'a> {
     pub(super) shares: Vec<Share>,
     /// Places to fill per partition.
     pub(super) places: Vec<usize>,
-    /// Per partition a node placed already: its zone counts as used.
-    pub(super) placed: Vec<Option<usize>>,
+    /// Per partition the zones used already: the owner's, and those of places that are kept.
+    pub(super) taken: Vec<Vec<usize>>,
     costs: Vec<u32>,
     fixed: Vec<bool>,
 }
@@ -45,14 +45,14 @@ impl<'a> Rules<'a> {
                 None => copy,
             }
         };
-        Self::new(problem, vec![None; problem.rows.len()], 1, cost, |_, _| false)
+        let count = problem.rows.len();
+        Self::new(problem, vec![Vec::new(); count], &vec![1; count], cost, |_, _| false)
     }
 
-    /// The places beside the owner's.
-    pub(super) fn for_replicas(problem: &'a Problem<'_>, owners: Vec<Option<usize>>) -> Self {
-        let owners_by_index = owners.clone();
-        let cost = move |row: &Row, node: usize| {
-            let owner = owners_by_index[row.partition.index()];
+    /// The places beside the owner's and those that are kept: `kept` has for each partition which of the absent nodes keep theirs.
+    pub(super) fn for_replicas(problem: &'a Problem<'_>, owners: &[Option<usize>], kept: &[Vec<usize>]) -> Self {
+        let cost = |row: &Row, node: usize| {
+            let owner = owners[row.partition.index()];
             if owner.is_none() || owner == Some(node) || !problem.may_replicate(row, node) {
                 FORBIDDEN
             } else {
@@ -60,13 +60,19 @@ impl<'a> Rules<'a> {
             }
         };
         let fixed = |row: &Row, node: usize| problem.keeps_copy(row, node);
-        Self::new(problem, owners, problem.replicas - 1, cost, fixed)
+        let zones_of = |(owner, kept): (&Option<usize>, &Vec<usize>)| {
+            let owner = owner.iter().map(|&owner| problem.zones[owner]);
+            owner.chain(kept.iter().map(|&absent| problem.absent[absent].zone)).collect()
+        };
+        let taken = owners.iter().zip(kept).map(zones_of).collect();
+        let wanted: Vec<usize> = kept.iter().map(|kept| problem.replicas - 1 - kept.len()).collect();
+        Self::new(problem, taken, &wanted, cost, fixed)
     }
 
     fn new(
         problem: &'a Problem<'_>,
-        placed: Vec<Option<usize>>,
-        wanted: usize,
+        taken: Vec<Vec<usize>>,
+        wanted: &[usize],
         cost: impl Fn(&Row, usize) -> u32,
         fixed: impl Fn(&Row, usize) -> bool,
     ) -> Self {
@@ -75,9 +81,9 @@ impl<'a> Rules<'a> {
         let costs: Vec<u32> = problem.rows.iter().flat_map(|row| (0..nodes).map(move |n| cost(row, n))).collect();
         let fixed = problem.rows.iter().flat_map(|row| (0..nodes).map(move |n| fixed(row, n))).collect();
         let available = |p: usize| costs[p * nodes..][..nodes].iter().filter(|&&cost| cost != FORBIDDEN).count();
-        let places: Vec<usize> = (0..problem.rows.len()).map(|p| available(p).min(wanted)).collect();
+        let places: Vec<usize> = (0..problem.rows.len()).map(|p| available(p).min(wanted[p])).collect();
         let weights: Vec<u32> = problem.nodes.iter().map(|node| node.weight).collect();
-        Self { zones: &problem.zones, shares: Share::of(places.iter().sum(), &weights), places, placed, costs, fixed }
+        Self { zones: &problem.zones, shares: Share::of(places.iter().sum(), &weights), places, taken, costs, fixed }
     }
 
     pub(super) fn nodes(&self) -> usize {

@@ -31,8 +31,8 @@ fn cheapest_nodes(costs: &[u32]) -> usize {
 fn next_holder(rules: &Rules<'_>, placement: &Placement, partition: usize) -> Option<usize> {
     let holders = &placement.holders[partition];
     let zone_used = |node: usize| {
-        let taken = holders.iter().chain(&rules.placed[partition]);
-        taken.into_iter().any(|&other| rules.zones[other] == rules.zones[node])
+        let taken = holders.iter().map(|&other| rules.zones[other]).chain(rules.taken[partition].iter().copied());
+        taken.into_iter().any(|zone| zone == rules.zones[node])
     };
     let first = |node: usize, cost: u32| (Reverse(rules.is_fixed(partition, node)), zone_used(node), cost);
     let next = |node: usize| rules.shares[node].add(placement.held[node].len());

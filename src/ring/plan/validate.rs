@@ -7,16 +7,16 @@ use super::problem::{Problem, Row};
 use super::share::Share;
 
 /// Refuses rows that break a rule.
-pub(super) fn check(problem: &Problem<'_>, rows: &[Vec<usize>]) -> Result<(), PlanError> {
-    for (row, planned) in problem.rows.iter().zip(rows) {
-        if let Some(rule) = broken_rule(problem, row, planned) {
+pub(super) fn check(problem: &Problem<'_>, rows: &[Vec<usize>], kept: &[Vec<usize>]) -> Result<(), PlanError> {
+    for ((row, planned), kept) in problem.rows.iter().zip(rows).zip(kept) {
+        if let Some(rule) = broken_rule(problem, row, planned, kept) {
             return Err(PlanError::Invalid { rule, at: format!("partition {}", row.partition) });
         }
     }
     check_balance(problem, rows)
 }
 
-fn broken_rule(problem: &Problem<'_>, row: &Row, planned: &[usize]) -> Option<&'static str> {
+fn broken_rule(problem: &Problem<'_>, row: &Row, planned: &[usize], kept: &[usize]) -> Option<&'static str> {
     let nodes = 0..problem.nodes.len();
     let Some((&owner, others)) = planned.split_first() else {
         let unowned_in_vain = nodes.into_iter().any(|node| problem.may_own(row, node));
@@ -35,7 +35,22 @@ fn broken_rule(problem: &Problem<'_>, row: &Row, planned: &[usize]) -> Option<&'
         return Some(rule);
     }
     let possible = nodes.into_iter().filter(|&node| node == owner || problem.may_replicate(row, node)).count();
-    (planned.len() != problem.replicas.min(possible)).then_some("as many replicas as asked for and possible")
+    if let Some(rule) = broken_promise(problem, row, planned, kept) {
+        return Some(rule);
+    }
+    let wanted = problem.replicas - kept.len();
+    (planned.len() != wanted.min(possible)).then_some("as many replicas as asked for and possible")
+}
+
+/// What there is to keep where places are kept for nodes that are away.
+fn broken_promise(problem: &Problem<'_>, row: &Row, planned: &[usize], kept: &[usize]) -> Option<&'static str> {
+    let had_it = |&at: &usize| problem.absent[at].node.places.contains(&row.partition);
+    if !kept.iter().all(had_it) {
+        return Some("places are kept for those that had them");
+    }
+    let in_sync = planned.iter().filter(|&&node| row.is_in_sync(node)).count();
+    let enough = problem.are_enough(in_sync) && in_sync + kept.len() <= problem.replicas;
+    (!kept.is_empty() && !enough).then_some("places are kept where enough copies remain")
 }
 
 /// What suspension and operators say of the owner-to-be, the strongest rule first.
@@ -110,8 +125,9 @@ mod tests {
         let partitions = PartitionCount::new(u16::try_from(rows.len()).unwrap()).unwrap();
         let pins = pins.iter().map(|(p, name)| (PartitionId::new(*p), NodeName::new(name).unwrap())).collect();
         let replicas = if rows.len() == 2 { 2 } else { 1 };
-        let input = PlanInput { partitions, replicas, candidates: &candidates, current, paused, pins: &pins };
-        match check(&Problem::new(&input).unwrap(), rows) {
+        let candidates = &candidates[..];
+        let input = PlanInput { partitions, replicas, candidates, current, paused, pins: &pins, absent: &[] };
+        match check(&Problem::new(&input).unwrap(), rows, &vec![vec![]; rows.len()]) {
             Err(PlanError::Invalid { rule, .. }) => Some(rule),
             _ => None,
         }
@@ -159,10 +175,12 @@ mod tests {
         let partitions = PartitionCount::new(2).unwrap();
         let pins = BTreeMap::new();
         let (paused, pins) = (false, &pins);
-        let input = PlanInput { partitions, replicas: 1, candidates: &candidates, current: &current, paused, pins };
+        let (replicas, candidates, current, absent) = (1, &candidates[..], &current[..], &[][..]);
+        let input = PlanInput { partitions, replicas, candidates, current, paused, pins, absent };
         let problem = Problem::new(&input).unwrap();
         let refused = PlanError::Invalid { rule: "owners are balanced by weight", at: "node a".to_owned() };
-        assert_eq!(check(&problem, &[vec![0], vec![1]]), Ok(()));
-        assert_eq!(check(&problem, &[vec![0], vec![0]]), Err(refused));
+        let none = [const { vec![] }; 2];
+        assert_eq!(check(&problem, &[vec![0], vec![1]], &none), Ok(()));
+        assert_eq!(check(&problem, &[vec![0], vec![0]], &none), Err(refused));
     }
 }

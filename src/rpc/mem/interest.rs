@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use tokio::sync::mpsc;
 
@@ -12,27 +14,45 @@ use crate::types::Chance;
 /// Subjects that are remembered with who gets what is sent there.
 const FOUND_MAX: usize = 1024;
 
+/// A subscription. Changed only under the switch's lock: what of it changes is atomic so that it can be shared.
 #[derive(Debug)]
 pub(super) struct Subscriber {
+    pub(super) id: u64,
     pattern: String,
     queue: Option<String>,
     pub(super) to: mpsc::Sender<Message>,
     pub(super) port: Arc<Port>,
-    delivered: u64,
+    delivered: AtomicU64,
     /// Ends after so many.
-    max: Option<u64>,
+    max: AtomicU64,
     /// It has come to the switch.
-    known: bool,
+    known: AtomicBool,
+    /// It has ended.
+    gone: AtomicBool,
+}
+
+impl Subscriber {
+    fn is_reachable(&self) -> bool {
+        self.known.load(Relaxed) && !self.gone.load(Relaxed) && self.port.is_connected() && !self.to.is_closed()
+    }
+}
+
+/// Who gets what is sent to a subject, as far as their patterns say.
+#[derive(Debug, Default)]
+struct Found {
+    plain: Vec<Arc<Subscriber>>,
+    /// By queue group, in the order of their first members.
+    queues: Vec<Vec<Arc<Subscriber>>>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Interest {
-    subscribers: BTreeMap<u64, Subscriber>,
+    subscribers: BTreeMap<u64, Arc<Subscriber>>,
     by_prefix: HashMap<String, Vec<u64>>,
     /// By bus, those that have not come to the switch yet.
     on_the_way: HashMap<u64, Vec<u64>>,
-    /// Whose patterns match a subject, as long as nobody else has subscribed: many messages go to one subject.
-    found: HashMap<String, Vec<u64>>,
+    /// Whose patterns match a subject, as long as nobody comes or goes: many messages go to one subject.
+    found: HashMap<String, Found>,
     last_id: u64,
 }
 
@@ -66,14 +86,17 @@ impl Interest {
         self.on_the_way.entry(port.number).or_default().push(id);
         self.by_prefix.entry(literal_prefix(pattern).to_owned()).or_default().push(id);
         let (pattern, queue, port) = (pattern.to_owned(), queue.map(str::to_owned), Arc::clone(port));
-        self.subscribers.insert(id, Subscriber { pattern, queue, to, port, delivered: 0, max: None, known: false });
+        let (delivered, max) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
+        let (known, gone) = (AtomicBool::new(false), AtomicBool::new(false));
+        let subscriber = Subscriber { id, pattern, queue, to, port, delivered, max, known, gone };
+        self.subscribers.insert(id, Arc::new(subscriber));
         id
     }
 
     /// The subscription has come to the switch.
     pub(super) fn known(&mut self, id: u64) {
-        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
-        subscriber.known = true;
+        let Some(subscriber) = self.subscribers.get(&id) else { return };
+        subscriber.known.store(true, Relaxed);
         let port = subscriber.port.number;
         if let Some(ids) = self.on_the_way.get_mut(&port) {
             ids.retain(|on_the_way| *on_the_way != id);
@@ -85,9 +108,12 @@ impl Interest {
 
     /// All subscriptions of this bus have.
     pub(super) fn all_known(&mut self, port: u64) {
+        if self.on_the_way.is_empty() {
+            return;
+        }
         for id in self.on_the_way.remove(&port).unwrap_or_default() {
-            if let Some(subscriber) = self.subscribers.get_mut(&id) {
-                subscriber.known = true;
+            if let Some(subscriber) = self.subscribers.get(&id) {
+                subscriber.known.store(true, Relaxed);
             }
         }
     }
@@ -95,6 +121,9 @@ impl Interest {
     pub(super) fn remove(&mut self, id: u64) {
         self.known(id);
         let Some(subscriber) = self.subscribers.remove(&id) else { return };
+        subscriber.gone.store(true, Relaxed);
+        // Its reader waits until nobody can send to it any more.
+        self.found.clear();
         let prefix = literal_prefix(&subscriber.pattern);
         if let Some(ids) = self.by_prefix.get_mut(prefix) {
             ids.retain(|known| *known != id);
@@ -106,66 +135,66 @@ impl Interest {
 
     /// The subscription gets so many messages in all, and no more.
     pub(super) fn end_after(&mut self, id: u64, max: u64) {
-        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
-        subscriber.max = Some(max);
-        if subscriber.delivered >= max {
+        let Some(subscriber) = self.subscribers.get(&id) else { return };
+        subscriber.max.store(max, Relaxed);
+        if subscriber.delivered.load(Relaxed) >= max {
             self.remove(id);
         }
     }
 
-    /// Notes that a message goes there, and answers whom it is handed to.
-    pub(super) fn count(&mut self, id: u64) -> Option<(mpsc::Sender<Message>, Arc<Port>)> {
-        let subscriber = self.subscribers.get_mut(&id)?;
-        subscriber.delivered += 1;
-        let handed = (subscriber.to.clone(), Arc::clone(&subscriber.port));
-        if subscriber.max.is_some_and(|max| subscriber.delivered >= max) {
-            self.remove(id);
+    /// Notes that a message goes there; `false` where it has ended meanwhile.
+    pub(super) fn count(&mut self, subscriber: &Subscriber) -> bool {
+        if subscriber.gone.load(Relaxed) {
+            return false;
         }
-        Some(handed)
+        let delivered = subscriber.delivered.fetch_add(1, Relaxed) + 1;
+        if delivered >= subscriber.max.load(Relaxed) {
+            self.remove(subscriber.id);
+        }
+        true
     }
 
     /// Every plain subscription that matches, and one of each queue group.
-    pub(super) fn choose(&mut self, to: &str, chance: &Chance) -> Vec<u64> {
-        let found = match self.found.get(to) {
-            Some(found) => found,
-            None => {
-                let found = self.find(to);
-                if self.found.len() >= FOUND_MAX {
-                    self.found.clear();
-                }
-                &*self.found.entry(to.to_owned()).or_insert(found)
+    pub(super) fn choose(&mut self, to: &str, chance: &Chance) -> Vec<Arc<Subscriber>> {
+        if !self.found.contains_key(to) {
+            if self.found.len() >= FOUND_MAX {
+                self.found.clear();
             }
-        };
-        let mut reachable = Vec::with_capacity(found.len());
-        for id in found {
-            // Whoever was found may have gone since.
-            let Some(subscriber) = self.subscribers.get(id) else { continue };
-            if subscriber.known && subscriber.port.is_connected() && !subscriber.to.is_closed() {
-                reachable.push((*id, subscriber.queue.as_deref()));
-            }
+            self.found.insert(to.to_owned(), self.find(to));
         }
-        let mut chosen: Vec<u64> = reachable.iter().filter(|(_, queue)| queue.is_none()).map(|(id, _)| *id).collect();
-        for (nth, (_, queue)) in reachable.iter().enumerate() {
-            if queue.is_none() || reachable[..nth].iter().any(|(_, before)| before == queue) {
-                continue;
-            }
-            let members = || reachable.iter().filter(|(_, other)| other == queue);
-            let last = u64::try_from(members().count()).unwrap_or(u64::MAX) - 1;
-            let one = usize::try_from(chance.up_to(last)).unwrap_or(0);
-            chosen.extend(members().nth(one).map(|(id, _)| *id));
+        let Some(found) = self.found.get(to) else { return Vec::new() };
+        let reachable = |of: &'_ &Arc<Subscriber>| of.is_reachable();
+        let mut chosen: Vec<_> = found.plain.iter().filter(reachable).cloned().collect();
+        for queue in &found.queues {
+            let last = queue.iter().filter(reachable).count().checked_sub(1);
+            let one = last.map(|last| chance.up_to(u64::try_from(last).unwrap_or(u64::MAX)));
+            let one = one.and_then(|one| queue.iter().filter(reachable).nth(usize::try_from(one).unwrap_or(0)));
+            chosen.extend(one.cloned());
         }
         chosen
     }
 
     /// Whose patterns match, in the order they were subscribed.
-    fn find(&self, to: &str) -> Vec<u64> {
+    fn find(&self, to: &str) -> Found {
         let dots = to.match_indices('.').map(|(at, _)| &to[..at]);
         let prefixes = std::iter::once("").chain(dots).chain(std::iter::once(to));
-        let ids = prefixes.filter_map(|prefix| self.by_prefix.get(prefix)).flatten().copied();
-        let matches = |id: &u64| self.subscribers.get(id).is_some_and(|known| subject::matches(&known.pattern, to));
-        let mut ids: Vec<u64> = ids.filter(matches).collect();
-        ids.sort_unstable();
-        ids
+        let ids = prefixes.filter_map(|prefix| self.by_prefix.get(prefix)).flatten();
+        let known = ids.filter_map(|id| self.subscribers.get(id));
+        let mut matching: Vec<_> = known.filter(|known| subject::matches(&known.pattern, to)).collect();
+        matching.sort_unstable_by_key(|known| known.id);
+        let mut found = Found::default();
+        for subscriber in matching {
+            let of_same =
+                |queue: &&mut Vec<Arc<Subscriber>>| queue.first().is_some_and(|f| f.queue == subscriber.queue);
+            if subscriber.queue.is_none() {
+                found.plain.push(Arc::clone(subscriber));
+            } else if let Some(queue) = found.queues.iter_mut().find(of_same) {
+                queue.push(Arc::clone(subscriber));
+            } else {
+                found.queues.push(vec![Arc::clone(subscriber)]);
+            }
+        }
+        found
     }
 }
 

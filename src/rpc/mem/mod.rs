@@ -29,6 +29,8 @@ pub use post::{BusFaults, BusFired};
 
 /// The server's default.
 const MAX_PAYLOAD: usize = 1024 * 1024;
+/// How the subjects begin that answers are awaited on.
+const INBOX: &str = "_INBOX.";
 
 /// What all buses are plugged into. Clones are the same switch.
 #[derive(Debug, Clone)]
@@ -239,7 +241,7 @@ impl Bus for MemBus {
         let reply = {
             let mut state = self.switch.state();
             state.last_inbox += 1;
-            let reply = format!("_INBOX.{}", state.last_inbox);
+            let reply = format!("{INBOX}{}", state.last_inbox);
             state.waiting.insert(reply.clone(), (tx, Arc::clone(&self.port)));
             reply
         };

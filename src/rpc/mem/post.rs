@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 
 use super::super::Message;
-use super::{MemSwitch, Port, Shared, State};
+use super::interest::Subscriber;
+use super::{INBOX, MemSwitch, Port, Shared, State};
 
 /// What happens to messages: all off by default. Answers are messages like any other.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -54,25 +54,105 @@ pub struct BusFired {
 #[derive(Debug)]
 enum Parcel {
     Switch { from: Arc<Port>, message: Message },
-    Subscriber { to: mpsc::Sender<Message>, port: Arc<Port>, message: Message },
+    Subscriber { to: Arc<Subscriber>, message: Message },
     Requester { reply: String, answer: Option<Message> },
     Subscription { id: u64 },
 }
 
-/// A way on which order is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Way {
-    Out(u64, String),
+/// A way on which order is kept. A subscription goes its own once.
+#[derive(Debug, Clone, Copy)]
+enum Way<'a> {
+    Out(u64, &'a str),
     In(u64),
-    Answer(String),
-    Subscription(u64),
+    Answer(&'a str),
+    Subscription,
+}
+
+impl Parcel {
+    fn way(&self) -> Way<'_> {
+        match self {
+            Self::Switch { from, message } => Way::Out(from.number, &message.subject),
+            Self::Subscriber { to, .. } => Way::In(to.id),
+            Self::Requester { reply, .. } => Way::Answer(reply),
+            Self::Subscription { .. } => Way::Subscription,
+        }
+    }
+}
+
+/// When the last of a way is due, and how many are under way.
+type Turn = (Instant, u64);
+
+/// All ways on which anything is.
+#[derive(Debug, Default)]
+struct Ways {
+    out: HashMap<u64, HashMap<String, Turn>>,
+    into: HashMap<u64, Turn>,
+    answers: HashMap<String, Turn>,
+}
+
+impl Ways {
+    fn is_free(&self, way: Way<'_>) -> bool {
+        match way {
+            Way::Out(port, subject) => self.out.get(&port).is_none_or(|of_port| !of_port.contains_key(subject)),
+            Way::In(id) => !self.into.contains_key(&id),
+            Way::Answer(reply) => !self.answers.contains_key(reply),
+            Way::Subscription => true,
+        }
+    }
+
+    /// One more, that would be due then; answers when it is.
+    fn set_out(&mut self, way: Way<'_>, due: Instant) -> Instant {
+        let later = |turn: &mut Turn| {
+            *turn = (due.max(turn.0), turn.1 + 1);
+            turn.0
+        };
+        let known = match way {
+            Way::Out(port, subject) => {
+                let of_port = self.out.entry(port).or_default();
+                let known = of_port.get_mut(subject).map(later);
+                if known.is_none() {
+                    of_port.insert(subject.to_owned(), (due, 1));
+                }
+                known
+            }
+            Way::In(id) => Some(later(self.into.entry(id).or_insert((due, 0)))),
+            Way::Answer(reply) => Some(later(self.answers.entry(reply.to_owned()).or_insert((due, 0)))),
+            Way::Subscription => None,
+        };
+        known.unwrap_or(due)
+    }
+
+    fn arrived(&mut self, way: Way<'_>) {
+        match way {
+            Way::Out(port, subject) => {
+                if let Some(of_port) = self.out.get_mut(&port) {
+                    one_less(of_port, subject);
+                }
+            }
+            Way::In(id) => one_less(&mut self.into, &id),
+            Way::Answer(reply) => one_less(&mut self.answers, reply),
+            Way::Subscription => {}
+        }
+    }
+}
+
+fn one_less<K, Q>(turns: &mut HashMap<K, Turn>, way: &Q)
+where
+    K: std::borrow::Borrow<Q> + std::hash::Hash + Eq,
+    Q: std::hash::Hash + Eq + ?Sized,
+{
+    let Some((_, waiting)) = turns.get_mut(way) else { return };
+    *waiting -= 1;
+    if *waiting == 0 {
+        turns.remove(way);
+    }
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Post {
-    due: BTreeMap<(Instant, u64), (Way, Parcel)>,
-    /// When the last of each way is due, while any is.
-    last: HashMap<Way, (Instant, u64)>,
+    /// Boxed: they are moved about as others come.
+    due: BTreeMap<(Instant, u64), Box<Parcel>>,
+    ways: Ways,
     /// When the last of each bus is due, whatever its subject: for counting only.
     last_out: HashMap<u64, Instant>,
     count: u64,
@@ -81,8 +161,8 @@ pub(super) struct Post {
 
 impl Post {
     /// Whether nothing of this way is under way.
-    fn is_free(&self, way: &Way) -> bool {
-        self.last.is_empty() || !self.last.contains_key(way)
+    fn is_free(&self, way: Way<'_>) -> bool {
+        self.due.is_empty() || self.ways.is_free(way)
     }
 
     fn first_due(&self) -> Option<Instant> {
@@ -91,14 +171,9 @@ impl Post {
 
     fn take_due(&mut self, now: Instant) -> Option<Parcel> {
         let first = self.due.first_entry().filter(|first| first.key().0 <= now)?;
-        let (way, parcel) = first.remove();
-        if let Some((_, waiting)) = self.last.get_mut(&way) {
-            *waiting -= 1;
-            if *waiting == 0 {
-                self.last.remove(&way);
-            }
-        }
-        Some(parcel)
+        let parcel = first.remove();
+        self.ways.arrived(parcel.way());
+        Some(*parcel)
     }
 }
 
@@ -112,7 +187,7 @@ impl MemSwitch {
             return state.interest.known(id);
         }
         state.fired.subscribed_late += 1;
-        state.post_later(delay, Way::Subscription(id), Parcel::Subscription { id });
+        state.post_later(delay, Parcel::Subscription { id });
         self.carry(state, first);
     }
 
@@ -126,12 +201,11 @@ impl MemSwitch {
         let first = state.post.first_due();
         let (common, own) = (state.faults.delay, from.delay());
         let delay = state.draw(common) + state.draw(own);
-        let way = || Way::Out(from.number, message.subject.clone());
-        if delay.is_zero() && (state.post.last.is_empty() || state.post.is_free(&way())) {
+        if delay.is_zero() && state.post.is_free(Way::Out(from.number, &message.subject)) {
             state.route(from, message);
         } else {
-            let (way, from) = (way(), Arc::clone(from));
-            state.post_later(delay, way, Parcel::Switch { from, message });
+            let from = Arc::clone(from);
+            state.post_later(delay, Parcel::Switch { from, message });
         }
         self.carry(state, first);
     }
@@ -185,25 +259,23 @@ impl State {
         Duration::from_millis(self.chance.up_to(u64::try_from(up_to.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    fn post_later(&mut self, delay: Duration, way: Way, parcel: Parcel) {
-        let mut due = now() + delay;
-        self.fired.delayed += u64::from(!delay.is_zero() && !matches!(way, Way::Subscription(_)));
-        if let Way::Out(port, _) = &way {
-            let last = self.post.last_out.entry(*port).or_insert(due);
+    fn post_later(&mut self, delay: Duration, parcel: Parcel) {
+        let (due, way) = (now() + delay, parcel.way());
+        self.fired.delayed += u64::from(!delay.is_zero() && !matches!(way, Way::Subscription));
+        if let Way::Out(port, _) = way {
+            let last = self.post.last_out.entry(port).or_insert(due);
             self.fired.reordered += u64::from(due < *last);
             *last = due.max(*last);
         }
-        let (last, waiting) = self.post.last.entry(way.clone()).or_insert((due, 0));
-        due = due.max(*last);
-        (*last, *waiting) = (due, *waiting + 1);
+        let due = self.post.ways.set_out(way, due);
         self.post.count += 1;
-        self.post.due.insert((due, self.post.count), (way, parcel));
+        self.post.due.insert((due, self.post.count), Box::new(parcel));
     }
 
     fn arrive(&mut self, parcel: Parcel) {
         match parcel {
             Parcel::Switch { from, message } => self.route(&from, message),
-            Parcel::Subscriber { to, port, message } => self.hand(&to, &port, message),
+            Parcel::Subscriber { to, message } => self.hand(&to, message),
             Parcel::Requester { reply, answer } => self.answer(&reply, answer),
             Parcel::Subscription { id } => self.interest.known(id),
         }
@@ -212,7 +284,7 @@ impl State {
     /// A message is at the switch: on to whoever is interested.
     fn route(&mut self, from: &Arc<Port>, message: Message) {
         self.interest.all_known(from.number);
-        if self.waiting.contains_key(&message.subject) {
+        if message.subject.starts_with(INBOX) && self.waiting.contains_key(&message.subject) {
             let reply = message.subject.clone();
             return self.towards_requester(reply, Some(message));
         }
@@ -231,23 +303,20 @@ impl State {
         }
         let mut message = Some(message);
         let last = chosen.len() - 1;
-        for (nth, id) in chosen.into_iter().enumerate() {
-            if self.is_lost() {
+        for (nth, chosen) in chosen.into_iter().enumerate() {
+            if self.is_lost() || !self.interest.count(&chosen) {
                 continue;
             }
-            let Some((to, port)) = self.interest.count(id) else { continue };
             let copies = if self.is_doubled() { 2 } else { 1 };
             for copy in 1..=copies {
                 // Whoever is the last gets the message itself.
                 let message = if nth == last && copy == copies { message.take() } else { message.clone() };
                 let Some(message) = message else { continue };
-                let delay = self.draw(port.delay()) + self.draw(self.faults.delay_in);
-                let way = Way::In(id);
-                if delay.is_zero() && self.post.is_free(&way) {
-                    self.hand(&to, &port, message);
+                let delay = self.draw(chosen.port.delay()) + self.draw(self.faults.delay_in);
+                if delay.is_zero() && self.post.is_free(Way::In(chosen.id)) {
+                    self.hand(&chosen, message);
                 } else {
-                    let (to, port) = (to.clone(), Arc::clone(&port));
-                    self.post_later(delay, way, Parcel::Subscriber { to, port, message });
+                    self.post_later(delay, Parcel::Subscriber { to: Arc::clone(&chosen), message });
                 }
             }
         }
@@ -265,11 +334,11 @@ impl State {
         doubled
     }
 
-    fn hand(&mut self, to: &mpsc::Sender<Message>, port: &Port, message: Message) {
-        if !port.hears() {
+    fn hand(&mut self, to: &Subscriber, message: Message) {
+        if !to.port.hears() {
             self.fired.swallowed += 1;
-        } else if let Err(TrySendError::Full(_)) = to.try_send(message) {
-            port.dropped.fetch_add(1, Ordering::SeqCst);
+        } else if let Err(TrySendError::Full(_)) = to.to.try_send(message) {
+            to.port.dropped.fetch_add(1, Ordering::SeqCst);
         }
     }
 
@@ -283,8 +352,7 @@ impl State {
             self.answer(&reply, answer);
         } else {
             // The requester may be gone by then; its inbox is its own, and no order of two answers matters.
-            let way = Way::Answer(reply.clone());
-            self.post_later(delay, way, Parcel::Requester { reply, answer });
+            self.post_later(delay, Parcel::Requester { reply, answer });
         }
     }
 

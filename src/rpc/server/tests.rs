@@ -18,7 +18,7 @@ use crate::rpc::mem::MemSwitch;
 use crate::rpc::{Subscription, subject};
 use crate::service::{BoxError, Form, Release, ServiceError, Validity};
 use crate::types::guard::without;
-use crate::types::{FencingToken, Generation, Incarnation, ManualClock, NodeName, RingName};
+use crate::types::{FencingToken, Generation, Incarnation, ManualClock, NodeName, Once, RingName};
 
 const PARTITION: PartitionId = PartitionId::new(0);
 const REPLY: &str = "reply";
@@ -97,6 +97,10 @@ impl Node {
     }
 
     async fn takes(&self, epoch: u64, hops: u8) {
+        self.takes_named(epoch, hops, None, REPLY).await;
+    }
+
+    async fn takes_named(&self, epoch: u64, hops: u8, once: Option<Once>, reply: &str) {
         let remaining = Duration::from_secs(5);
         let request = Request {
             operation: "get".into(),
@@ -104,7 +108,7 @@ impl Node {
             payload: Bytes::new(),
             form: Form::Plain,
             remaining,
-            once: None,
+            once,
         };
         self.server
             .dispatch(Job {
@@ -114,7 +118,7 @@ impl Node {
                 request,
                 trace: None,
                 deadline: Time::from_nanos(u64::MAX),
-                answer: Answer::Plain(REPLY.to_owned()),
+                answer: Answer::Plain(reply.to_owned()),
             })
             .await;
     }

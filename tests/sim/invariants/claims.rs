@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use nats_ring::coord::{Claim, ClaimState};
-use nats_ring::types::{Epoch, FencingToken, NodeId, NodeName, PartitionId};
+use nats_ring::types::{Epoch, FencingToken, Generation, NodeId, NodeName, PartitionId};
 
 use super::leases::Leases;
 use super::{Held, ensure};
@@ -25,13 +25,16 @@ pub(crate) struct Claims {
     replicates: bool,
     /// For each partition the write that its present epoch began with.
     begun_by: Vec<u64>,
+    /// The ring's, as far as the store said so since it last forgot.
+    generation: Option<Generation>,
 }
 
 impl Claims {
     pub(crate) fn new(partitions: u16, replicates: bool) -> Self {
         let count = usize::from(partitions);
         let (claims, forsaken) = (vec![None; count], vec![Epoch::ZERO; count]);
-        Self { claims, offered: HashSet::new(), forsaken, written: 0, replicates, begun_by: vec![0; count] }
+        let (offered, begun_by) = (HashSet::new(), vec![0; count]);
+        Self { claims, offered, forsaken, written: 0, replicates, begun_by, generation: None }
     }
 
     /// A claim is about to count: it may be the first of its epoch.
@@ -52,6 +55,21 @@ impl Claims {
         self.claims.fill(None);
         self.forsaken.fill(Epoch::new(u64::MAX));
         self.offered.clear();
+        self.generation = None;
+    }
+
+    /// The ring goes on under this one: whoever owned before is told that it is over.
+    pub(crate) fn generation(&mut self, generation: Generation) {
+        self.generation = Some(generation);
+    }
+
+    /// Whether of the set of some partition nobody is left, who may go on by itself as long as it is not known to have ended.
+    pub(crate) fn is_a_set_lost(&self, leases: &Leases) -> bool {
+        self.claims.iter().flatten().any(|claim| {
+            let several = claim.replicas.len() > 1 || claim.state == ClaimState::Recovering;
+            let held = claim.state != ClaimState::Released;
+            held && several && claim.replicas.iter().all(|id| leases.is_live(id) != Some(true))
+        })
     }
 
     pub(crate) fn offered(&mut self, partition: PartitionId, epoch: Epoch, from: NodeId, to: NodeName) {
@@ -106,9 +124,11 @@ impl Claims {
         })
     }
 
-    /// Nobody listened to a partition's own subject as a client asked there.
+    /// Nobody listened to a partition's own subject as a client asked there. Who owns by a former generation ceases to as it
+    /// hears of the next one, its lease being live until somebody evicts it.
     pub(crate) fn unheard(&self, partition: PartitionId, leases: &Leases) -> Held {
-        let there = self.holder(partition).filter(|holder| leases.is_there(holder));
+        let claim = self.claim(partition).filter(|claim| self.generation.is_none_or(|now| claim.generation >= now));
+        let there = claim.and_then(Claim::holder).filter(|holder| leases.is_there(holder));
         ensure(there.is_none(), HEARD, || format!("partition {partition} is {there:?}'s, and nobody listens"))
     }
 

@@ -43,6 +43,8 @@ struct Place {
     may_be_gone: HashMap<Bytes, Version>,
     /// The latest epoch that began with nothing.
     empty_since: Epoch,
+    /// The latest epoch that a member took it over at, until it owns.
+    taken_over: Option<Epoch>,
     /// The epoch of the first claim since the store went back.
     first_since: Option<Epoch>,
 }
@@ -177,6 +179,7 @@ impl Copies {
             }
             Came::TakenOver => {
                 self.takeovers += 1;
+                place.taken_over = Some(claim.epoch);
                 ensure(before.replicas.contains(&claim.owner), BY_MEMBER, || {
                     format!("partition {partition}: {} takes over, and was no member of {before:?}", claim.owner)
                 })?;
@@ -218,24 +221,37 @@ impl Copies {
         })
     }
 
-    /// A process is the owner from now on: it holds all that was committed, and what else it holds is at all members.
-    pub(crate) fn owned(&mut self, partition: PartitionId, term: Term, by: &NodeProcess) -> Held {
+    /// A process is the owner from now on: it holds all that was committed. Where it took the partition over, what else it holds
+    /// is at all members; answers up to where it has everything then. An owner that gave a move up goes on as before: what some
+    /// member lacked is still on its way there.
+    pub(crate) fn owned(
+        &mut self,
+        partition: PartitionId,
+        term: Term,
+        by: &NodeProcess,
+    ) -> Result<Option<Version>, super::Broken> {
         if self.void.is_some_and(|void| term.generation <= void) {
-            return Ok(());
+            return Ok(None);
         }
         let (Some(place), Some(cache)) = (self.places.get_mut(partition.index()), self.caches.get(by)) else {
-            return Ok(());
+            return Ok(None);
         };
-        let Some(claim) = place.claim.clone().filter(|claim| claim.is_of(term)) else { return Ok(()) };
-        if place.tail.iter().any(|wrote| wrote.version.epoch < term.epoch) && claim.owner.node == by.node {
-            for wrote in std::mem::take(&mut place.tail) {
-                let held = cache.held(partition, &wrote.key).map(|(version, _)| version);
-                if !wrote.deletes && held.is_some_and(|held| held >= wrote.version) {
+        let Some(claim) = place.claim.clone().filter(|claim| claim.is_of(term)) else { return Ok(None) };
+        let held = |key: &Bytes| cache.held(partition, key).map(|(version, _)| version);
+        let mut kept = None;
+        if let Some(epoch) = place.taken_over.filter(|epoch| *epoch <= term.epoch && claim.owner.node == by.node) {
+            place.taken_over = None;
+            kept = Some(place.kept(held));
+            let (former, later): (VecDeque<_>, _) = place.tail.drain(..).partition(|wrote| wrote.version.epoch < epoch);
+            place.tail = later;
+            for wrote in former {
+                if !wrote.deletes && held(&wrote.key).is_some_and(|held| held >= wrote.version) {
                     place.note(wrote);
                 }
             }
         }
-        self.has_all(partition, &claim.owner, &claim)
+        self.has_all(partition, &claim.owner, &claim)?;
+        Ok(kept)
     }
 
     /// The owner wrote: `may_end` where the entry has a time to live.
@@ -303,6 +319,13 @@ impl Place {
         while self.tail.front().is_some_and(|wrote| upto.is_none_or(|upto| wrote.version <= upto)) {
             self.tail.pop_front().into_iter().for_each(|wrote| self.note(wrote));
         }
+    }
+
+    /// Up to where a copy has everything, going by what it holds of each key: copies are prefixes of what was written.
+    fn kept(&self, held: impl Fn(&Bytes) -> Option<Version>) -> Version {
+        let committed = self.committed.iter().flat_map(|(key, (version, _))| [Some(*version), held(key)]);
+        let tail = self.tail.iter().map(|wrote| held(&wrote.key));
+        committed.chain(tail).flatten().max().unwrap_or_default()
     }
 
     fn note(&mut self, wrote: Wrote) {

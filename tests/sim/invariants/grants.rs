@@ -14,6 +14,8 @@ const ONE_GRANT: &str = "one grant of a partition holds at a time";
 #[derive(Default)]
 pub(crate) struct Grants {
     given: HashMap<PartitionId, Vec<(ProcessId, Grant)>>,
+    /// The store forgot, so that there may be another ring in it than before.
+    forgot: bool,
 }
 
 impl Grants {
@@ -22,11 +24,18 @@ impl Grants {
         self.given.values_mut().for_each(|known| known.retain(|(by, _)| *by != process));
     }
 
-    /// A process was told that it is the owner.
+    /// The store went back, or is another one.
+    pub(crate) fn store_went_back(&mut self) {
+        self.forgot = true;
+    }
+
+    /// A process was told that it is the owner. Who finds a bucket empty begins a ring of its own and cannot know of one that
+    /// was there before: it waits for nobody, and no sink admits the tokens of both (0009). In one ring nothing excuses.
     pub(crate) fn given(&mut self, process: ProcessId, grant: &Grant) -> Held {
         let known = self.given.entry(grant.partition).or_default();
         known.retain(|(by, grant)| *by != process && grant.is_current());
-        let other = known.first().map(|(by, other)| (*by, other.epoch()));
+        let of_another = |other: &Grant| self.forgot && other.token.ring != grant.token.ring;
+        let other = known.iter().find(|(_, other)| !of_another(other)).map(|(by, other)| (*by, other.epoch()));
         known.push((process, grant.clone()));
         ensure(other.is_none(), ONE_GRANT, || {
             let (partition, epoch) = (grant.partition, grant.epoch());

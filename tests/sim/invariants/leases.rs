@@ -73,6 +73,12 @@ impl Leases {
         (self.store_was_ill, self.went_back) = (at, Some(at));
     }
 
+    /// The ring goes on under another generation: whoever held a lease ends that life as it hears of it, and takes a new one
+    /// once its service has let go of what it held. Until then nobody renews the former one, and it is evicted.
+    pub(crate) fn begins_anew(&mut self, at: Duration) {
+        self.store_was_ill = at;
+    }
+
     pub(crate) fn removed(&mut self, node: &NodeName) {
         self.written.remove(node);
     }

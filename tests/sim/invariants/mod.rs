@@ -3,6 +3,7 @@
 
 mod claims;
 mod copies;
+mod frozen;
 mod gate;
 mod grants;
 mod hooks;
@@ -139,6 +140,11 @@ impl Judge {
         partitions.filter_map(|p| Some((p, self.claims.claim(p)?.replicas.clone()))).collect()
     }
 
+    /// Whether a partition waits for a set of which nobody is left.
+    pub(crate) fn is_a_set_lost(&self) -> bool {
+        self.copies.is_some() && self.claims.is_a_set_lost(&self.leases)
+    }
+
     /// A request begins to be executed.
     pub(crate) fn executed(&mut self, execution: &Execution<'_>, at: Duration) -> Held {
         let Execution { process, of, partition, token, local, request } = *execution;
@@ -164,7 +170,10 @@ impl Judge {
     ) -> Held {
         if let Some(copies) = &mut self.copies {
             self.register.begins((process, partition), term, copies.began(partition, term.epoch));
-            return copies.owned(partition, term, of);
+            if let Some(kept) = copies.owned(partition, term, of)? {
+                self.register.kept(partition, term.epoch, kept);
+            }
+            return Ok(());
         }
         let began_empty = self.register.owned(process, partition, term);
         let forsaken = self.claims.was_forsaken(partition, term.epoch);
@@ -190,6 +199,7 @@ impl Judge {
             Observed::Store(change) => {
                 self.owners.store_went_back(*change == StoreChange::Recreated, at);
                 self.register.store_went_back();
+                self.grants.store_went_back();
                 self.leases.forget(at);
                 self.claims.forget();
                 self.sizes.forget(at);
@@ -214,23 +224,26 @@ impl Judge {
                 }
                 // Of many heartbeats none says so.
                 let leaves = write.key.starts_with("lease.") && write.value.windows(4).any(|part| part == b"left");
-                if let Some((Key::Lease(_), Record::Lease(lease))) = decoded(write).filter(|_| leaves) {
+                if leaves && let Some((Key::Lease(_), Record::Lease(lease))) = decoded(write) {
                     self.leases.sent(&write.by, &lease);
                 }
                 Ok(())
             }
             Observed::Answered { write, outcome: Ok(_), local } if write.key.starts_with("own.") => {
                 let stopped = self.leases.stopped_at(&write.by) >= write.sent_at;
-                let begins = match decoded(write) {
-                    Some((Key::Own(partition), Record::Own(claim))) => {
-                        claim.holder().is_some() && self.claims.has_begun(partition, write.number)
+                // Decoded last: most writes begin nothing.
+                let begins = || match Key::parse(&write.key) {
+                    Some(Key::Own(partition)) if self.claims.has_begun(partition, write.number) => {
+                        let record = Record::decode(&Key::Own(partition), &write.value);
+                        matches!(record, Ok(Record::Own(claim)) if claim.holder().is_some())
                     }
                     _ => false,
                 };
-                if stopped || !begins { Ok(()) } else { self.gates.claimed(write, *local) }
+                if stopped || !begins() { Ok(()) } else { self.gates.claimed(write, *local) }
             }
             Observed::Process { of, change } => {
                 self.leases.process(of, *change, at);
+                self.register.frozen.process(of, *change, at);
                 Ok(())
             }
             Observed::Unheard { .. } | Observed::Decided { .. } | Observed::Answered { .. } => Ok(()),
@@ -282,6 +295,12 @@ impl Judge {
                 self.sizes.planned(&plan, at);
                 let holder = |p: usize| self.claims.holder(PartitionId::new(u16::try_from(p).unwrap_or(0)));
                 self.plans.wrote(plan, holder, (self.calm, write.sent_at))
+            }
+            (Key::Meta, Record::Meta(meta)) => {
+                self.claims.generation(meta.generation);
+                self.leases.begins_anew(at);
+                self.plans.input_changed(at);
+                Ok(())
             }
             (key, record) => {
                 if let (Key::Member(node), Record::Member(member)) = (key, record) {

@@ -38,10 +38,11 @@ impl Owners {
         self.forgotten.fill(true);
     }
 
-    /// Whether somebody executed under a later token already.
+    /// Whether somebody executed under a later token already. Tokens of two rings have no order: one that was begun in a bucket
+    /// made anew, by who never saw the ring before, waits for nobody of that (0011).
     pub(crate) fn is_replaced(&self, partition: PartitionId, token: &FencingToken) -> bool {
         let highest = self.highest.get(partition.index()).and_then(Option::as_ref);
-        highest.is_some_and(|highest| highest != token && !highest.admits(token))
+        highest.is_some_and(|highest| highest.ring == token.ring && highest != token && !highest.admits(token))
     }
 
     /// Nothing is executed under a token after a higher one was executed under, nor under the same term by another

@@ -13,6 +13,7 @@ use crate::optimum::{View, owners_by_flow, owners_cost};
 const FOLLOWS: &str = "each plan is made from the one before";
 const KEEPS: &str = "a plan drops nobody who holds its lease";
 const BALANCED: &str = "a plan is balanced and minimal";
+const SAFE: &str = "places are kept only where enough copies remain";
 
 /// When claims and wishes last changed, for whether the planner can have seen all of them.
 #[derive(Default)]
@@ -65,6 +66,7 @@ impl Plans {
         let before = self.latest.as_ref().filter(|before| before.generation == plan.generation);
         let next = before.is_none_or(|before| plan.version == before.version + 1);
         ensure(next, FOLLOWS, || format!("version {} after {:?}", plan.version, before.map(|before| before.version)))?;
+        places_are_safe(&plan)?;
         let knew = sent >= self.changed + self.lag + Duration::from_millis(2);
         let held = if calm && knew {
             self.judged += 1;
@@ -75,6 +77,22 @@ impl Plans {
         self.latest = Some(plan);
         held
     }
+}
+
+/// Where a place is vacant for somebody, a majority of the copies asked for, and two at the least, are planned; and nobody is planned
+/// in its stead.
+fn places_are_safe(plan: &PlanRecord) -> Held {
+    let factor = plan.config.factor().get();
+    let stays = |node: &NodeName| plan.members.iter().any(|member| member.id.node == *node && !member.draining);
+    let vacant = |p: usize| {
+        let kept = plan.kept.iter().filter(|places| !stays(&places.id.node));
+        kept.filter(|places| places.partitions.iter().any(|partition| partition.index() == p)).count()
+    };
+    let unsafe_row = plan.rows.iter().enumerate().find(|(p, row)| {
+        let vacant = vacant(*p);
+        vacant > 0 && (row.len() < 2 || row.len() <= factor / 2 || row.len() + vacant > factor)
+    });
+    ensure(unsafe_row.is_none(), SAFE, || format!("{unsafe_row:?} of {factor}: {plan:?}"))
 }
 
 /// The rows cost as little as any can.
@@ -95,7 +113,8 @@ pub(crate) fn is_best<'a>(plan: &PlanRecord, holder: impl Fn(usize) -> Option<&'
         (0..plan.rows.len()).map(|p| CurrentRow { owner: owner(p), replicas: Vec::new() }).collect();
     let Some(partitions) = u16::try_from(plan.rows.len()).ok().and_then(PartitionCount::new) else { return Ok(()) };
     let (pins, paused) = (&plan.config.pins, plan.config.paused);
-    let input = PlanInput { partitions, replicas: 1, candidates: &candidates, current: &current, paused, pins };
+    let absent = &[];
+    let input = PlanInput { partitions, replicas: 1, candidates: &candidates, current: &current, paused, pins, absent };
     let view = View::new(input);
     if view.eligible.is_empty() {
         return Ok(());

@@ -4,12 +4,13 @@
 //! began: it may find a later state of the key, never an earlier one. What was acknowledged at quorum or strong is done for good;
 //! what was so at eventual is done until a member of the set takes over without the owner's copy.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use nats_ring::cache::Version;
 use nats_ring::types::{Epoch, PartitionId};
 
+use super::frozen::Frozen;
 use super::{Beginning, Held, ensure};
 use crate::history::{Answered, Asked, ProcessId, Term};
 
@@ -39,9 +40,11 @@ struct Floor {
 #[derive(Debug, Clone, Copy)]
 struct Life {
     ttl: Duration,
-    /// When its write began, and when it was surely done.
+    /// When its write began, and as which version it was surely done by when.
     began: Duration,
-    done: Option<Duration>,
+    done: Option<(Version, Duration)>,
+    /// [`Frozen::until`] as it began.
+    frozen: Duration,
 }
 
 #[derive(Default)]
@@ -50,7 +53,7 @@ struct Key {
     floor: Option<Floor>,
     firm: Option<Floor>,
     values: HashMap<Version, u64>,
-    versions: HashMap<u64, Version>,
+    versions: HashMap<u64, BTreeSet<Version>>,
     lives: HashMap<u64, Life>,
     /// Deletes that may still land, or have: when they began, and until when they may.
     deletes: Vec<(Duration, Duration)>,
@@ -88,11 +91,27 @@ struct Partition {
     takeovers: u32,
 }
 
+/// What an epoch of a partition began without: of the epochs before it all that is beyond a version.
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    since: Epoch,
+    beyond: Version,
+}
+
+impl Lost {
+    /// Whether it took the write at `before` away, so that the same one was executed anew at `after`.
+    fn is_between(&self, before: Version, after: Version) -> bool {
+        before > self.beyond && before.epoch < self.since && self.since <= after.epoch
+    }
+}
+
 /// Every key of the work load.
 pub(crate) struct Register {
     keys: Vec<Key>,
     partition_of: Vec<PartitionId>,
     partitions: Vec<Partition>,
+    lost: Vec<Vec<Lost>>,
+    pub(super) frozen: Frozen,
     generation: u64,
     /// Messages may come twice, and writes with them.
     pub(crate) duplicates: bool,
@@ -105,8 +124,11 @@ pub(crate) struct Register {
 impl Register {
     pub(crate) fn new(partition_of: Vec<PartitionId>, partitions: u16) -> Self {
         let keys = partition_of.iter().map(|_| Key::default()).collect();
+        let lost = vec![Vec::new(); usize::from(partitions)];
         let partitions = vec![Partition::default(); usize::from(partitions)];
-        Self { keys, partition_of, partitions, generation: 0, went_back: false, duplicates: false, losses: 0 }
+        let (generation, went_back, duplicates, losses) = (0, false, false, 0);
+        let frozen = Frozen::default();
+        Self { keys, partition_of, partitions, lost, frozen, generation, went_back, duplicates, losses }
     }
 
     /// State was handed over.
@@ -146,6 +168,7 @@ impl Register {
         known.owned = Some(Own { process, term });
         if empty {
             known.empty_since = known.empty_since.max(term.epoch);
+            self.lost[partition.index()].push(Lost { since: term.epoch, beyond: Version::default() });
             self.losses += u32::from(term.epoch > Epoch::new(1));
         }
         empty && term.epoch > Epoch::new(1)
@@ -161,6 +184,11 @@ impl Register {
         }
     }
 
+    /// This epoch goes on from a member's copy, which had everything up to there.
+    pub(super) fn kept(&mut self, partition: PartitionId, epoch: Epoch, upto: Version) {
+        self.lost[partition.index()].push(Lost { since: epoch, beyond: upto });
+    }
+
     /// The store went back, or was made anew.
     pub(crate) fn store_went_back(&mut self) {
         self.went_back = true;
@@ -169,6 +197,7 @@ impl Register {
     /// What is known of a partition's keys counts no more.
     fn begin_again(&mut self, partition: usize) {
         let known = &mut self.partitions[partition];
+        self.lost[partition].clear();
         *known = Partition { resets: known.resets + 1, takeovers: known.takeovers, ..Partition::default() };
         for (key, of) in self.keys.iter_mut().zip(&self.partition_of) {
             if of.index() == partition {
@@ -185,7 +214,10 @@ impl Register {
         let known = &mut self.keys[key];
         match asked {
             Asked::Delete => known.deletes.push((at, Duration::MAX)),
-            Asked::Set(value, Some(ttl)) => drop(known.lives.insert(value, Life { ttl, began: at, done: None })),
+            Asked::Set(value, Some(ttl)) => {
+                let life = Life { ttl, began: at, done: None, frozen: self.frozen.until(at) };
+                known.lives.insert(value, life);
+            }
             Asked::Set(..) | Asked::Get => {}
         }
         Began { at, floor: known.floor, firm: known.firm, is_firm, takeovers, empty_since, resets }
@@ -221,14 +253,14 @@ impl Register {
             (Asked::Set(value, _), Answered::Stored(version)) => {
                 self.not_before(key, began, version, true)?;
                 self.is_of(key, version, value)?;
-                let may_end = self.done(key, value, at);
+                let may_end = self.done(key, value, (version, at));
                 self.raise(key, began, Floor { version, there: true, began: began.at, may_end });
                 Ok(())
             }
             (_, Answered::Found(value, version)) => {
                 self.not_before(key, began, version, false)?;
                 self.is_of(key, version, value)?;
-                let may_end = self.done(key, value, at);
+                let may_end = self.done(key, value, (version, at));
                 self.is_in_time(key, value, began)?;
                 self.raise(key, began, Floor { version, there: true, began: began.at, may_end });
                 Ok(())
@@ -265,27 +297,40 @@ impl Register {
         })
     }
 
-    /// One version, one value.
+    /// One version, one value; and one write, one version. But a write and its name are lost together (docs/decisions/0012): where
+    /// the owner's copy was, and the one it goes on from did not have it yet, or none is left, a write that was not answered is
+    /// executed when it is sent again, though others may have read it meanwhile.
     fn is_of(&mut self, key: usize, version: Version, value: u64) -> Held {
         let first = *self.keys[key].values.entry(version).or_insert(value);
         ensure(first == value, NO_STALE, || format!("key {key}: {version} is {first} and {value}"))?;
-        let written = *self.keys[key].versions.entry(value).or_insert(version);
-        ensure(written == version || self.duplicates, ONCE, || {
-            format!("key {key}: the write of {value} is version {written} and version {version}")
+        let lost = &self.lost[self.partition_of[key].index()];
+        let written = self.keys[key].versions.entry(value).or_default();
+        written.insert(version);
+        let mut in_turn = written.iter().zip(written.iter().skip(1));
+        let again = in_turn.find(|(before, after)| !lost.iter().any(|lost| lost.is_between(**before, **after)));
+        ensure(again.is_none() || self.duplicates, ONCE, || {
+            let (before, after) = again.unwrap_or((&version, &version));
+            format!("key {key}: the write of {value} is version {before} and version {after}")
         })
     }
 
     /// The write of this value is done; answers from when on it may be gone by its time to live.
-    fn done(&mut self, key: usize, value: u64, at: Duration) -> Option<Duration> {
+    fn done(&mut self, key: usize, value: u64, by: (Version, Duration)) -> Option<Duration> {
         let life = self.keys[key].lives.get_mut(&value)?;
-        life.done.get_or_insert(at);
+        // Executed anew, it begins to live then.
+        if life.done.is_none_or(|(version, _)| version < by.0) {
+            life.done = Some(by);
+        }
         Some(life.began + life.ttl.div_f64(CLOCKS))
     }
 
-    /// No entry outlives its time, whatever became of it: handed over, its time runs on.
+    /// No entry outlives its time, whatever became of it: handed over, its time runs on. Who takes in what came while its process
+    /// was frozen cannot tell how long it waited (docs/protocol.md, what is not promised): it lives longer by that.
     fn is_in_time(&self, key: usize, value: u64, began: Began) -> Held {
-        let Some(Life { ttl, done: Some(done), .. }) = self.keys[key].lives.get(&value).copied() else { return Ok(()) };
-        let over = done + ttl.mul_f64(CLOCKS) + ON_THE_WAY;
+        let Some(life) = self.keys[key].lives.get(&value).copied() else { return Ok(()) };
+        let Life { ttl, done: Some((_, done)), frozen, .. } = life else { return Ok(()) };
+        let waited = self.frozen.until(began.at).saturating_sub(frozen);
+        let over = done + ttl.mul_f64(CLOCKS) + ON_THE_WAY + waited;
         ensure(began.at <= over, IN_TIME, || {
             format!("key {key}: {value} is found at {:?}, stored by {done:?} for {ttl:?}", began.at)
         })
@@ -297,9 +342,44 @@ impl Register {
         let lost = self.partitions[self.partition_of[key].index()].empty_since > floor.version.epoch;
         let deleted = self.keys[key].deletes.iter().any(|(_, until)| *until >= floor.began);
         // A later write that nobody heard of may have given it an end.
-        let later = self.keys[key].lives.values().filter(|life| life.done.is_none_or(|done| done >= floor.began));
+        let later = self.keys[key].lives.values().filter(|life| life.done.is_none_or(|(_, done)| done >= floor.began));
         let replaced = later.into_iter().any(|life| at >= life.began + life.ttl.div_f64(CLOCKS));
         let over = replaced || floor.may_end.is_some_and(|end| at >= end);
         ensure(lost || deleted || over, NO_LOSS, || format!("key {key}: missing after {floor:?} was done"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PartitionId = PartitionId::new(0);
+
+    fn v(epoch: u64, sequence: u64) -> Version {
+        Version { epoch: Epoch::new(epoch), sequence }
+    }
+
+    fn answered(register: &mut Register, asked: Asked, answer: Answered) -> Held {
+        let began = register.began(0, asked, (false, Duration::ZERO));
+        register.ended(0, asked, began, (answer, Duration::ZERO))
+    }
+
+    /// What others have read as 1.5 is 2.1 to who wrote it, after a takeover that kept everything up to `kept`.
+    fn executed_anew(kept: Option<Version>) -> Held {
+        let mut register = Register::new(vec![P], 1);
+        answered(&mut register, Asked::Get, Answered::Found(7, v(1, 5)))?;
+        if let Some(kept) = kept {
+            register.taken_over(P);
+            register.kept(P, Epoch::new(2), kept);
+        }
+        answered(&mut register, Asked::Set(7, None), Answered::Stored(v(2, 1)))
+    }
+
+    #[test]
+    fn a_write_is_executed_anew_only_where_its_first_execution_was_lost() {
+        let once = |held: Held| held.map_err(|broken| broken.invariant);
+        assert_eq!(once(executed_anew(None)), Err(ONCE));
+        assert_eq!(once(executed_anew(Some(v(1, 5)))), Err(ONCE));
+        assert_eq!(once(executed_anew(Some(v(1, 4)))), Ok(()));
     }
 }

@@ -352,8 +352,19 @@ impl World {
     }
 
     fn set_store_faults(&self, faults: StoreFaults) {
-        self.state().store_faults = faults.clone();
+        let now = self.witness.now();
+        let mut state = self.state();
+        if faults.watch_lag < state.store_faults.watch_lag {
+            state.told_by = state.told_by.max(now + state.store_faults.watch_lag);
+        }
+        state.store_faults = faults.clone();
+        drop(state);
         self.ring.set_store_faults(faults);
+    }
+
+    /// How long it may take yet until a slow watch has told what happened before everything healed.
+    pub(crate) fn still_untold(&self) -> Duration {
+        self.state().told_by.saturating_sub(self.witness.now())
     }
 
     fn no_bus_faults(&self) {

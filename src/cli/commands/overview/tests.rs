@@ -73,6 +73,7 @@ fn overview() -> Overview {
         copies_wanted: 2,
         under_replicated: vec![PartitionId::new(2), PartitionId::new(3)],
         copying: vec![PartitionId::new(2)],
+        places_kept: vec![PlacesKeptFor { node: name("d"), places: 2, for_ms: 90_000 }],
         observed: false,
         warnings: vec!["a pin is not in force".to_owned()],
     }
@@ -81,11 +82,12 @@ fn overview() -> Overview {
 #[test]
 fn the_status_says_what_is_wrong_and_what_operators_asked_for() {
     let written = Written::default();
-    write_status(&Summary::of(&overview()), &mut written.output(false, false, false)).unwrap();
+    write_status(&Summary::of(&overview(), &Told::default()), &mut written.output(false, false, false)).unwrap();
     let expected = "r: not healthy\n\
                     partitions  3 of 4 have an owner that lives, 1 without an owner, 1 on their way to another\n\
                     copies      2 of each (3 with more nodes), 2 partitions under-replicated, 1 partitions being copied; \
                     consistency quorum, on loss accept\n\
+                    kept        the places of d in 2 partitions, for 1m 30s since it was gone: it may come back\n\
                     nodes       2 active in zones zone-a, zone-b\n\
                     plan        version 7, coordinator a\n\
                     paused      nothing moves between healthy nodes until resume\n\
@@ -97,20 +99,20 @@ fn the_status_says_what_is_wrong_and_what_operators_asked_for() {
 
 #[test]
 fn a_suspect_or_a_move_shows_in_the_summary() {
-    let mut overview = overview();
+    let (mut overview, told) = (overview(), Told::default());
     overview.unowned.clear();
-    let summary = Summary::of(&overview);
+    let summary = Summary::of(&overview, &told);
     assert_eq!((summary.healthy, summary.at_rest), (true, false));
     overview.nodes[1].state = NodeState::Suspect;
-    let summary = Summary::of(&overview);
+    let summary = Summary::of(&overview, &told);
     assert_eq!((summary.healthy, summary.suspect), (false, 1));
     assert!(partitions(&summary).starts_with("3 of 4 have an owner that lives, 1 with one that does not renew"));
     overview.moves.clear();
-    assert!(!Summary::of(&overview).at_rest, "a copy is still being made");
+    assert!(!Summary::of(&overview, &told).at_rest, "a copy is still being made");
     overview.copying.clear();
-    assert!(Summary::of(&overview).at_rest);
+    assert!(Summary::of(&overview, &told).at_rest);
     overview.plan_current = false;
-    assert!(!Summary::of(&overview).at_rest);
+    assert!(!Summary::of(&overview, &told).at_rest);
 }
 
 #[test]

@@ -179,6 +179,9 @@ fn an_elder_whose_lease_was_removed_is_not_waited_for_beyond_a_lease_and_neither
     assert_eq!(rig.beat_until(at), ["watch all leases"]);
     let own = rig.put(lease("n1", 1, 9, LeaseState::Live));
     rig.feed(Input::LeaseSnapshot { all: true, leases: vec![own] });
+    rig.beat_until(at + LEASE_MS / 2);
+    assert_eq!(planned_for(&rig), ["n2", "n1"], "a member of the plan is planned for during another lease");
+    rig.ack("plan");
     rig.beat_until(at + 2 * LEASE_MS);
     let Some(Record::Plan(written)) = rig.pending.iter().find(|p| p.key == Key::Plan).map(|p| &p.record) else {
         panic!("nobody plans: {:?}", rig.pending)
@@ -269,4 +272,31 @@ fn a_live_lease_that_is_not_among_all_leases_any_more_is_neither_evicted_nor_pla
         _ => None,
     });
     assert_eq!(members.collect::<Vec<_>>(), [1], "this node alone");
+}
+
+/// Who is in the newest plan that was sent.
+fn planned_for(rig: &Rig) -> Vec<String> {
+    let mut plans = rig.pending.iter().filter_map(|pending| match &pending.record {
+        Record::Plan(plan) => Some(plan),
+        _ => None,
+    });
+    plans.next_back().map_or(Vec::new(), |plan| plan.members.iter().map(|member| member.id.node.to_string()).collect())
+}
+
+#[test]
+fn a_member_of_the_plan_whose_lease_is_not_seen_yet_is_planned_for_during_a_lease() {
+    let mut rig = Rig::joined(2, vec![]);
+    rig.beat_until(500);
+    rig.ack("plan");
+    // n2, younger, planned as well; its plan and what it said of itself came, its lease is on another watch.
+    let since = rig.last;
+    rig.see(member("n2", 1, since));
+    rig.see(plan(2, &[(id("n1", 1), 1), (id("n2", 1), since)], &[], "n2"));
+    assert_eq!(planned_for(&rig), ["n1", "n2"]);
+    rig.ack("plan");
+    let at = rig.ms + LEASE_MS;
+    rig.beat_until(at - 1);
+    assert_eq!(planned_for(&rig), [""; 0], "nothing else to plan");
+    rig.beat_until(at);
+    assert_eq!(planned_for(&rig), ["n1"], "nobody renews it: it was removed");
 }

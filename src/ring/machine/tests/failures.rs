@@ -1,5 +1,5 @@
 //! Who dies at which step of a switch, a takeover, a join or a leave, and what becomes of it: the rows of the failure
-//! table in docs/protocol.md that one machine can show.
+//! table in docs/failures.md that one machine can show.
 
 use super::moves::{idle, moving, offered, refused, ring_of_two, transferred};
 use super::rig::{LEASE_MS, Rig, claim, id, lease, member, no_answer, plan};

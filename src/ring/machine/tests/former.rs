@@ -1,7 +1,7 @@
 //! The first plan of a new generation: not before everybody of the last plan is back, or twelve leases have passed.
 
-use super::rig::{LEASE_MS, Rig, id, lease, member};
-use crate::coord::{Key, Knew, LeaseState, Record, Resumed};
+use super::rig::{LEASE_MS, Rig, claim, id, lease, member, plan};
+use crate::coord::{ClaimState, Key, Knew, LeaseState, Record, Resumed};
 use crate::ring::event::Event;
 use crate::ring::io::Input;
 use crate::ring::settings::Former;
@@ -77,6 +77,15 @@ fn whoever_may_still_serve_cut_off_is_waited_for() {
     assert_eq!(waits(knew(3, &both), vec![back(Some((4, was("n2"))))]).len(), 1);
     // A newcomer knows nobody.
     assert_eq!(waits(None, vec![back(Some((3, was("n2"))))]).len(), 1);
+}
+
+#[test]
+fn who_was_evicted_while_claims_name_it_is_remembered_for_its_set_may_serve_on() {
+    let members = [(id("n1", 1), 5)];
+    let mut rig = Rig::joined(1, vec![claim(0, id("n2", 1), 3, ClaimState::Held)]);
+    rig.see(plan(7, &members, &[id("n2", 1)], "n1"));
+    let former = rig.machine.former().unwrap();
+    assert_eq!((former.version, former.members), (7, vec![id("n1", 1), id("n2", 1)]));
 }
 
 #[test]

@@ -58,6 +58,21 @@ fn a_creation_that_was_lost_and_then_refused_without_reason_is_sent_again() {
     assert_eq!(rig.wake_at(BEAT_MS + BEAT_MS / 4 + 1), ["cas lease.n1@0 #1 beat 0 Live"]);
 }
 
+/// What was seen of the name is older than what is there, and the watch lags.
+#[test]
+fn a_creation_that_is_refused_is_not_sent_again_at_once_but_by_what_is_seen_then() {
+    let mut rig = seeking(vec![lease("n1", 1, 3, LeaseState::Left)]);
+    let seen = rig.last;
+    let sent = rig.feed(Input::RingSnapshot(vec![]));
+    assert_eq!(sent, [format!("cas lease.n1@{seen} #2 beat 0 Live")]);
+    assert_eq!(rig.fail("lease.n1", CasError::Conflict), [""; 0]);
+    assert_eq!(rig.wake_at(BEAT_MS / 4 - 1), [""; 0]);
+    assert_eq!(rig.wake_at(BEAT_MS / 4), [format!("cas lease.n1@{seen} #2 beat 0 Live")]);
+    assert_eq!(rig.fail("lease.n1", CasError::Conflict), [""; 0]);
+    let again = rig.see(lease("n1", 2, 1, LeaseState::Left));
+    assert_eq!(again, [format!("cas lease.n1@{} #3 beat 0 Live", rig.last)]);
+}
+
 /// A plan of that generation.
 fn planned_in(generation: u64) -> (Key, Record) {
     let (key, record) = plan(1, &[(id("n2", 1), 1)], &[], "n2");

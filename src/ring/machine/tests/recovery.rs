@@ -7,8 +7,9 @@ use super::rig::{LEASE_MS, Rig, id, lease, no_answer};
 use crate::coord::{CasError, ClaimState, LeaseState, OnLoss, Record, RingConfig};
 use crate::ring::event::Event;
 use crate::ring::io::Input;
+use crate::ring::machine::{Wait, WaitReport};
 use crate::types::guard::{Guard, without};
-use crate::types::{Epoch, NodeId, PartitionId};
+use crate::types::{Epoch, NodeId, NodeName, PartitionId};
 
 const P: PartitionId = PartitionId::new(0);
 const RECOVERING: ClaimState = ClaimState::Recovering;
@@ -152,15 +153,24 @@ fn where_the_whole_set_is_gone_the_planned_owner_starts_empty_if_the_loss_is_acc
     let mut rig = orphaned_as(&set, &gone, "n1,n2", RingConfig::default(), HELD);
     // Cut off from the store, they may go on by themselves for ten leases.
     assert_eq!(rig.events, [Event::StartsEmptyLater { partition: P, after: SET_ENDS }]);
+    let lost: Vec<NodeName> = set.iter().map(|id| id.node.clone()).collect();
+    let waits = |rig: &Rig| rig.machine.report().waits;
+    let left = |left| vec![(P, WaitReport { wait: Wait::EmptyStart { left }, lost: lost.clone() })];
+    assert_eq!(waits(&rig), left(SET_ENDS));
     pass(&mut rig, 11 * LEASE_MS - 1);
     assert_eq!(claims(&rig), 0);
+    assert_eq!(waits(&rig), left(Duration::from_millis(1)));
     pass(&mut rig, LEASE_MS);
+    assert_eq!(waits(&rig), []);
     assert_eq!(rig.events[1..], [Event::Lost { partition: P, accepted: true }]);
     let begun = rig.ack("own.0");
     assert_eq!(begun, ["discard 0", "replicate 0 e4 n1#1 of 3", "on_own 0:e4 Takeover"]);
     // One of them is not known to be gone.
-    assert_eq!(claims(&orphaned_as(&set, &gone[..1], "n1,n2", RingConfig::default(), HELD)), 0);
-    assert_eq!(claims(&orphaned_as(&set, &gone, "n2,n1", RingConfig::default(), HELD)), 0);
+    let unproven = orphaned_as(&set, &gone[..1], "n1,n2", RingConfig::default(), HELD);
+    assert_eq!((claims(&unproven), waits(&unproven)), (0, Vec::new()));
+    // Another node is to start it; this one says the same of it.
+    let other = orphaned_as(&set, &gone, "n2,n1", RingConfig::default(), HELD);
+    assert_eq!((claims(&other), waits(&other)), (0, left(SET_ENDS)));
 }
 
 #[test]
@@ -173,8 +183,24 @@ fn where_the_whole_set_is_gone_the_partition_waits_if_operators_say_so_and_says_
     rig.see(planned(3, &all(), &gone, "n1,n3", wait));
     assert_eq!(rig.events.len(), 1);
     pass(&mut rig, 12 * LEASE_MS);
+    let lost = set.iter().map(|id| id.node.clone()).collect();
+    assert_eq!(rig.machine.report().waits, [(P, WaitReport { wait: Wait::Acceptance, lost })]);
     rig.see(planned(4, &all(), &gone, "n1,n3", RingConfig::default()));
     assert_eq!(claims(&rig), 1, "accepted now, and whoever was cut off serves no more");
+}
+
+#[test]
+fn what_the_last_node_gave_back_as_it_left_waits_if_operators_say_so() {
+    let mut wait = RingConfig::default();
+    wait.on_loss = OnLoss::Wait;
+    let (key, Record::Own(mut last)) = claim(3, &[id("n4", 1)], ClaimState::Released) else { panic!("a claim") };
+    last.replicas.clear();
+    let mut rig = ring((key, Record::Own(last)), wants(1, "n2"));
+    rig.events.clear();
+    rig.see(planned(2, &all(), &[], "n1,n2", wait));
+    assert_eq!((claims(&rig), rig.events.clone()), (0, vec![Event::Lost { partition: P, accepted: false }]));
+    rig.see(planned(3, &all(), &[], "n1,n3", RingConfig::default()));
+    assert_eq!(claims(&rig), 1, "accepted now");
 }
 
 #[test]

@@ -82,6 +82,7 @@ pub(super) fn member(node: &str, start: u64, since: u64) -> (Key, Record) {
         version: "0".to_owned(),
         excluded: Vec::new(),
         replicates: false,
+        return_ms: 0,
     };
     (Key::Member(name(node)), Record::Member(member))
 }
@@ -102,6 +103,7 @@ pub(super) fn plan(version: u64, members: &[(NodeId, u64)], gone: &[NodeId], row
         weight: 1,
         excluded: Vec::new(),
         replicates: false,
+        return_ms: 0,
     };
     let row = |text: &str| if text == "-" { Vec::new() } else { vec![name(text)] };
     let plan = PlanRecord {
@@ -112,6 +114,7 @@ pub(super) fn plan(version: u64, members: &[(NodeId, u64)], gone: &[NodeId], row
         gone: gone.to_vec(),
         rows: rows.split(' ').map(row).collect(),
         config: RingConfig::default(),
+        kept: Vec::new(),
     };
     (Key::Plan, Record::Plan(plan))
 }

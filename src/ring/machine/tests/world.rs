@@ -31,7 +31,7 @@ use crate::ring::io::{Input, Offer, OpId};
 use crate::ring::settings::Timing;
 use crate::types::{NodeId, NodeName, PartitionCount, PartitionId};
 use checker::{Checked, Checker};
-use faults::{Fault, Odds};
+use faults::{Fault, Odds, one_of};
 use process::Process;
 use store::{Kv, Writing};
 
@@ -50,6 +50,9 @@ const SEEDS: u64 = 2000;
 
 /// The same where nodes keep copies, which takes longer.
 const SEEDS_WITH_COPIES: u64 = 1000;
+
+/// And where nodes are waited for.
+const SEEDS_RETURNING: u64 = 300;
 
 /// What is due.
 #[derive(Debug, Clone)]
@@ -158,6 +161,7 @@ impl World {
         }
         world.schedule_faults(nodes);
         world.schedule_wishes();
+        world.schedule_parting(seed, nodes);
         world
     }
 
@@ -247,6 +251,14 @@ fn timing() -> Timing {
     }
 }
 
+/// For how long nodes are waited for that left or were evicted. Drawn apart, so that all else of a seed stays as it is.
+fn returning(seed: u64) -> Timing {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed_4e77);
+    let mut delay = || timing().lease * one_of(&mut rng, &[0, 1, 4, 12]);
+    let (returns_after_leaving, returns_after_eviction) = (delay(), delay());
+    Timing { returns_after_leaving, returns_after_eviction, ..timing() }
+}
+
 /// Runs one seed to its end; the history where it is asked for.
 fn play(seed: u64, history: bool) -> (Checked, Vec<String>) {
     play_in(World::new(seed, history, false))
@@ -255,6 +267,12 @@ fn play(seed: u64, history: bool) -> (Checked, Vec<String>) {
 /// The same, with copies of each partition.
 fn play_with_copies(seed: u64, history: bool) -> (Checked, Vec<String>) {
     play_in(World::new(seed, history, true))
+}
+
+/// The same, where nodes may be waited for.
+fn play_returning(seed: u64, history: bool) -> (Checked, Vec<String>) {
+    let world = World::new(seed, history, true);
+    play_in(World { timing: returning(seed), ..world })
 }
 
 fn play_in(mut world: World) -> (Checked, Vec<String>) {
@@ -310,11 +328,34 @@ fn the_world_with_copies_adds_removes_recovers_moves_and_loses() {
     assert!(counts.iter().all(|(_, count)| *count >= 10) && count("why: Gone") > 0, "{counts:?}");
 }
 
-/// Replays `RING_SEED` with its history; without it, the first seed. With `RING_COPIES`, nodes keep copies.
+#[test]
+fn whatever_goes_wrong_while_places_are_kept_every_recorded_member_has_what_was_committed() {
+    let first = number("RING_FIRST_SEED").unwrap_or(1);
+    let found = failures(play_returning, first, number("RING_SEEDS").unwrap_or(SEEDS_RETURNING));
+    let (seed, reason) = found.first().cloned().unwrap_or_default();
+    assert!(
+        found.is_empty(),
+        "RING_COPIES=returning RING_SEED={seed} cargo test --lib one_seed -- --nocapture replays this: {reason}\n{found:#?}"
+    );
+}
+
+#[test]
+fn the_world_where_places_are_kept_keeps_them_and_gives_them_up() {
+    let histories: Vec<String> = (1..=40).flat_map(|seed| play_returning(seed, true).1).collect();
+    let count = |text: &str| histories.iter().filter(|line| line.contains(text)).count();
+    let counts = ["PlacesKept {", "end: GivenUp"].map(|text| (text, count(text)));
+    assert!(counts.iter().all(|(_, count)| *count > 0), "{counts:?}");
+}
+
+/// Replays `RING_SEED` with its history; without it, the first seed. With `RING_COPIES`, nodes keep copies; where that is `returning`, their places.
 #[test]
 fn one_seed_can_be_replayed() {
     let asked = number("RING_SEED");
-    let play = if number("RING_COPIES").is_some() { play_with_copies } else { play };
+    let play = match std::env::var("RING_COPIES").as_deref() {
+        Ok("returning") => play_returning,
+        Ok(_) => play_with_copies,
+        Err(_) => play,
+    };
     let (result, history) = play(asked.unwrap_or(1), true);
     assert!(!history.is_empty());
     if asked.is_some() {

@@ -163,6 +163,7 @@ fn hash_machine(machine: &Machine, canon: &mut Canon<'_>) {
         suspended_at,
         disconnected_at,
         drain_asked_at,
+        leaves_for_good,
         leaving_because,
         member_op,
         member_retry_at,
@@ -179,7 +180,7 @@ fn hash_machine(machine: &Machine, canon: &mut Canon<'_>) {
     } = machine;
     who.incarnation_id.hash(canon);
     (view, ring_seen, leases_seen, stage, lease).hash(canon);
-    (suspended_at, disconnected_at, drain_asked_at, leaving_because).hash(canon);
+    (suspended_at, disconnected_at, drain_asked_at, leaves_for_good, leaving_because).hash(canon);
     (member_op, member_retry_at, member_refused_at, observer, coordination, slots, looked_at_with).hash(canon);
 }
 

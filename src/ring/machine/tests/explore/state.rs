@@ -289,9 +289,9 @@ fn heritage() -> Kv {
             Claim { generation, epoch, owner: owner.clone(), replicas: Vec::new(), state: ClaimState::Released };
         kv.put(&Key::Own(partition), &Record::Own(claim), Time::ZERO);
     }
-    let (members, gone, config) = (Vec::new(), Vec::new(), RingConfig::default());
+    let (members, gone, config, kept) = (Vec::new(), Vec::new(), RingConfig::default(), Vec::new());
     let rows = vec![Vec::new(); usize::from(PARTITIONS.get())];
-    let plan = PlanRecord { version: VERSIONS, author: owner, generation, members, gone, rows, config };
+    let plan = PlanRecord { version: VERSIONS, author: owner, generation, members, gone, rows, config, kept };
     kv.put(&Key::Plan, &Record::Plan(plan), Time::ZERO);
     kv
 }

@@ -1,7 +1,7 @@
 //! What goes wrong in the simulated world, when, and how everything heals.
 
-use rand::RngExt;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
 use super::checker::Checked;
@@ -15,6 +15,11 @@ use crate::types::{Generation, NodeName, Time};
 
 /// How likely a process that crashed is started again, in percent.
 pub(super) const CRASHED: u32 = 70;
+
+/// One in so many worlds with copies is parted for longer than a suspended owner goes on.
+const PARTED: u64 = 10;
+/// So long does such a world last: by then who is left has waited for those cut off, and begun without them.
+const PARTED_FOR: u64 = 18 * LEASE;
 
 /// How likely what is, in percent, and how long things take; drawn once per seed.
 #[derive(Debug, Clone)]
@@ -32,7 +37,7 @@ pub(super) struct Odds {
     pub(super) trouble_for: u64,
 }
 
-fn one_of<T: Copy>(rng: &mut StdRng, choices: &[T]) -> T {
+pub(super) fn one_of<T: Copy>(rng: &mut StdRng, choices: &[T]) -> T {
     choices[rng.random_range(0..choices.len())]
 }
 
@@ -58,6 +63,8 @@ pub(super) enum Fault {
     Crash(usize),
     Drain(usize),
     Cut(usize),
+    /// Cut off until everything heals.
+    Part(usize),
     Mend(usize),
     NatsAway,
     NatsBack,
@@ -121,6 +128,21 @@ impl World {
         }
     }
 
+    /// Some nodes, and whole sets with them, are cut off together, from the store but not from each other. Drawn apart: no
+    /// other world is another one for it.
+    pub(super) fn schedule_parting(&mut self, seed: u64, nodes: usize) {
+        if !self.replicates || !seed.is_multiple_of(PARTED) || nodes < 2 {
+            return;
+        }
+        let mut rng = StdRng::seed_from_u64(seed);
+        self.odds.trouble_for = PARTED_FOR;
+        let at = rng.random_range(LEASE..3 * LEASE);
+        let (from, parted) = (rng.random_range(0..nodes), rng.random_range(1..nodes));
+        for process in (from..from + parted).map(|process| process % nodes) {
+            self.due_at(at + rng.random_range(0..MS), Due::Fault(Fault::Part(process)));
+        }
+    }
+
     pub(super) fn is_linked(&self, process: usize) -> bool {
         self.processes[process].data_up && !self.nats_away
     }
@@ -151,6 +173,7 @@ impl World {
                 self.due_in(far, Due::Fault(Fault::Mend(process)));
                 self.link(process, false)
             }
+            Fault::Part(process) => self.link(process, false),
             Fault::Mend(process) => self.link(process, true),
             Fault::NatsAway if self.faulty => {
                 self.due_in(far, Due::Fault(Fault::NatsBack));

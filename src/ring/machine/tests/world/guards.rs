@@ -57,6 +57,8 @@ const CAUGHT_WITH_COPIES: &[(Guard, u64)] = &[
     (Guard::UnsettledSet, 18),
     (Guard::CaughtUpFirst, 14),
     (Guard::CaughtUpSince, 2834),
+    (Guard::SuspendLimit, 220),
+    (Guard::WaitBeforeEmptyStart, 220),
 ];
 
 #[test]
